@@ -1,0 +1,38 @@
+"""fastcomb: evaluates millions of combinations of two neural networks.
+
+``evaluate`` is the main job; ``Mixture`` the sequence of networks behind it; the samplers say how the
+mixing coefficients are drawn; ``rebasin.align`` permutes one network to match another.
+"""
+
+from importlib.metadata import version
+
+from fastcomb import rebasin
+from fastcomb.backends import BackendNotice
+from fastcomb.density import Density, Proportion
+from fastcomb.mixture import Mixture
+from fastcomb.program import Program, capture
+from fastcomb.samplers import Bernoulli, Beta, Constant, Law, Normal, Sampler, Uniform
+from fastcomb.stream import STREAM_VERSION
+from fastcomb.sweep import Sweep, evaluate
+
+__version__ = version("fastcomb")
+
+__all__ = [
+    "STREAM_VERSION",
+    "BackendNotice",
+    "Bernoulli",
+    "Beta",
+    "Constant",
+    "Density",
+    "Law",
+    "Mixture",
+    "Normal",
+    "Program",
+    "Proportion",
+    "Sampler",
+    "Sweep",
+    "Uniform",
+    "capture",
+    "evaluate",
+    "rebasin",
+]

@@ -1,0 +1,207 @@
+"""The law: combinations through ``torch.func.functional_call`` under ``torch.func.vmap``.
+
+Runs whatever module runs under ``functional_call``, on any device. Other backends are compared with it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fastcomb.backends.base import BackendNotice, Scores, Sums
+from fastcomb.backends.virtual import VirtualParameter
+from fastcomb.mixture import Mixture
+from fastcomb.normalisation import Normalisation, collecting
+
+#: Most combinations in a block.
+_MAX_BLOCK = 64
+#: Bytes of the weights of one block, and of all values that combinations batched by vmap produce. On
+#: CPUs a batch pays only while it stays near the caches; on accelerators it has to fill the device.
+_BATCH_BYTES = {"cpu": 32 << 20}
+_BATCH_BYTES_ELSEWHERE = 1 << 30
+#: Bytes of the values that one combination may produce on the samples handed over at a time.
+_SAMPLE_BYTES = 128 << 20
+
+State = dict[str, Tensor]
+
+
+class Prepared(NamedTuple):
+    """A block of K combinations before any sample.
+
+    Attributes:
+        indices: int64 [K].
+        mixed: all parameters, [K, ...] each; None where they are generated inside the batched pass.
+        statistics: recomputed running statistics, [K, C] each.
+    """
+
+    indices: Tensor
+    mixed: State | None
+    statistics: State
+
+
+class TorchReference:
+    """Reference backend: batched ``functional_call`` with virtual parameters.
+
+    Combinations whose activations fit the caches together run as one batch under vmap; larger ones, and
+    modules that vmap cannot batch, run one after another with weights generated for the whole block.
+
+    Args:
+        mixture: the networks.
+        model: the module; its weights are not used, its mode is, and neither is changed.
+        dtype: compute dtype of parameters, inputs and buffers.
+        normalisation: what to do with running statistics.
+    """
+
+    name = "torch_reference"
+
+    def __init__(
+        self, mixture: Mixture, model: nn.Module, *, dtype: torch.dtype, normalisation: Normalisation
+    ) -> None:
+        self.mixture = mixture
+        self.model = model
+        self.dtype = dtype
+        self.normalisation = normalisation
+        self.slots = self.block = 1
+        buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
+        self._shared = {n: self._ready(b) for n, b in (buffers | (normalisation.fixed or {})).items()}
+
+    def plan(self, x: Tensor, samples: int) -> tuple[Any, int]:
+        x = self._ready(x)
+        index = self.mixture.index_tensor([0])
+        output, produced = self._measured(index, (x,), {})
+        per_sample = produced / len(x)
+        chunk = min(samples, _power_of_two(_SAMPLE_BYTES / per_sample))
+        self._size(per_sample * max([chunk, *map(len, self.normalisation.batches)]))
+        if self.slots > 1:  # any notice belongs before the work
+            two = self.mixture.index_tensor([0, 1])
+            list(self._outputs(self.prepare(two), (x,), {}))
+        return tree_map(lambda t: t[0], output), chunk
+
+    @torch.no_grad()
+    def prepare(self, index: Tensor) -> Prepared:
+        mixed = self._mixed(index) if self.slots == 1 else None
+        prepared = Prepared(index, mixed, {})
+        totals: State = {}
+        batches = self.normalisation.batches
+        for batch in batches:
+            with collecting(self.model) as names:
+                fresh = {n: self._shared[n].new_zeros(len(index), *self._shared[n].shape) for n in names}
+                for _ in self._outputs(prepared._replace(statistics=fresh), (self._ready(batch),), {}):
+                    pass
+            for name, value in fresh.items():
+                totals[name] = totals.get(name, 0) + value / len(batches)
+        return prepared._replace(statistics=totals)
+
+    def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Sums:
+        y = y.to(self.mixture.device)
+        parts = []
+        for outputs in self._outputs(prepared, (self._ready(x),), {}):
+            wide = tree_map(lambda t: t.float() if t.dtype.itemsize < 4 else t, outputs)
+            parts.append(torch.stack([score(wide, y).double().sum(1) for score in scores]))
+        return Sums(*torch.cat(parts, dim=1))
+
+    def statistics(self, index: int) -> State:
+        recomputed = self.prepare(self.mixture.index_tensor([index])).statistics
+        return (self.normalisation.fixed or {}) | {n: s[0] for n, s in recomputed.items()}
+
+    def call(self, index: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Outputs of combinations ``index`` [K]: the module's own, each tensor with a leading K."""
+        first, produced = self._measured(index[:1] if len(index) else index.new_zeros(1), args, kwargs)
+        if not len(index):
+            return tree_map(lambda t: t[:0], first)
+        self._size(produced)
+        parts = [first]
+        for block in index[1:].split(self.block):
+            if len(block):
+                parts += self._outputs(self.prepare(block), args, kwargs)
+        return tree_map(lambda *tensors: torch.cat(tensors), *parts)
+
+    def _size(self, produced: float) -> None:
+        """Choose how many combinations to run together that each produce so many bytes."""
+        weights = sum(self.mixture.shape(n).numel() for n in self.mixture.names) * self.dtype.itemsize
+        budget = _BATCH_BYTES.get(self.mixture.device.type, _BATCH_BYTES_ELSEWHERE)
+        self.slots = min(_MAX_BLOCK, _power_of_two(budget / (produced + weights)))
+        self.block = min(_MAX_BLOCK, _power_of_two(budget / weights))
+
+    def _measured(self, index: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:
+        """Outputs [1, ...] of one combination, and the bytes of all values produced on the way."""
+        prepared = self.prepare(index)
+        with _ByteCounter() as counter:
+            (output,) = self._outputs(prepared, args, kwargs)
+        return output, counter.total
+
+    def _mixed(self, index: Tensor) -> State:
+        return {n: self.mixture.parameter(n, index, self.dtype) for n in self.mixture.names}
+
+    def _outputs(self, block: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """Outputs [k, ...] of successive parts of a block; its statistics are updated by collecting."""
+        done = 0
+        while done < len(block.indices):
+            part = slice(done, done + self.slots)
+            own = {n: t[part] for n, t in block.statistics.items()}
+            if self.slots > 1:
+                try:
+                    yield self._vmapped(block.indices[part], own, args, kwargs)
+                    done += self.slots
+                    continue
+                except Exception as error:
+                    failure = error
+            mixed = block.mixed or self._mixed(block.indices)
+            while done < len(block.indices):
+                own = {n: t[done] for n, t in block.statistics.items()}
+                yield self._single({n: t[done] for n, t in mixed.items()} | own, args, kwargs)
+                done += 1
+            if self.slots > 1:  # the module itself runs, so vmap is at fault
+                self.slots = 1
+                reason = (str(failure) or type(failure).__name__).splitlines()[0]
+                warnings.warn(
+                    f"{type(self.model).__name__} runs combination by combination, since vmap cannot "
+                    f"batch it: {reason}",
+                    BackendNotice,
+                    stacklevel=2,
+                )
+
+    @torch.no_grad()
+    def _vmapped(self, index: Tensor, own: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def one(index: Tensor, own: State) -> Any:
+            virtual = {n: VirtualParameter(self.mixture, n, index, self.dtype) for n in self.mixture.names}
+            return functional_call(self.model, virtual | self._shared | own, args, kwargs)
+
+        with warnings.catch_warnings():  # vmap's own loop over an operation is slow but right
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            return vmap(one)(index, own)
+
+    @torch.no_grad()
+    def _single(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        shared = {n: b.clone() for n, b in self._shared.items()}  # a module may write to its buffers
+        output = functional_call(self.model, shared | state, args, kwargs)
+        return tree_map(lambda t: t[None], output)
+
+    def _ready(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.mixture.device, self.dtype if tensor.is_floating_point() else None)
+
+
+class _ByteCounter(TorchDispatchMode):
+    """Adds up the bytes of every new tensor that operations produce, generated weights aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and func is not torch.ops.fastcomb.mix.default:
+            self.total += sum(t.nbytes for t in tree_leaves(result) if isinstance(t, Tensor))
+        return result
+
+
+def _power_of_two(value: float) -> int:
+    """The largest power of two up to ``value``, at least 1."""
+    return 1 << max(0, int(value).bit_length() - 1)

@@ -1,0 +1,166 @@
+"""Convex mixing of two parameters with regenerated coefficients, as one operator.
+
+``torch.ops.fastcomb.mix`` is the only place where the reference turns draws into weights. It carries a
+vmap rule, so a forward pass batched over the combination index by :func:`torch.func.vmap` calls it once
+per parameter for all combinations of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastcomb.stream import pieces
+
+_SMALLEST_NORMAL = 2.0**-126
+
+
+def fma(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """``x * y + z`` in float32 with one rounding, on every device and build.
+
+    torch has no fused multiply-add of its own and compilers may or may not fuse ``addcmul``. The product
+    of two float32 numbers is exact in float64; the sum is rounded once there and once to float32, which
+    is wrong only when the float64 sum falls on a rounding boundary of float32. Those few are redone by
+    rounding the float64 sum to odd (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums",
+    IEEE Transactions on Computers, 2008).
+
+    Args:
+        x, y, z: float32 tensors, broadcastable.
+
+    Returns:
+        float32 tensor of the broadcast shape.
+    """
+    total = x.double() * y
+    total = total.add_(z) if total.shape == torch.broadcast_shapes(total.shape, z.shape) else total + z
+    result = total.float()
+    if not result.numel():
+        return result
+    ties = total.view(torch.int64).bitwise_and_(0x1FFFFFFF).bitwise_xor_(0x10000000)  # 0 on a boundary
+    sizes = result.abs()
+    if ties.min() == 0 or sizes.min() < _SMALLEST_NORMAL:
+        exact_zero = (z == 0) & ((x == 0) | (y == 0))
+        doubtful = (ties == 0) | ((sizes < _SMALLEST_NORMAL) & ~exact_zero)
+        x, y, z = (t.expand(result.shape)[doubtful].double() for t in (x, y, z))
+        result[doubtful] = _add_to_odd(x * y, z).float()
+    return result
+
+
+def _add_to_odd(x: Tensor, y: Tensor) -> Tensor:
+    """``x + y`` in float64, rounded to odd where inexact."""
+    total = x + y
+    back = total - x
+    error = (x - (total - back)) + (y - back)  # Knuth's two-sum: exact
+    odd = total.view(torch.int64)
+    step = torch.where((error > 0) == (total > 0), 1, -1)
+    return torch.where((error != 0) & (odd & 1 == 0), odd + step, odd).view(torch.float64)
+
+
+def convex(coefficient: Tensor, a: Tensor, b: Tensor, *, ends: bool) -> Tensor:
+    """``fma(coefficient, b - a, a)`` in float32; exactly ``a`` at 0 and exactly ``b`` at 1.
+
+    Args:
+        coefficient, a, b: float32 tensors, broadcastable.
+        ends: whether a coefficient may be exactly 0 or 1; False saves the looking.
+    """
+    mixed = fma(coefficient, b - a, a)
+    if not ends:
+        return mixed
+    mixed = torch.where(coefficient == 1, b, mixed)
+    return torch.where(coefficient == 0, a, mixed)
+
+
+def coefficients(index: Tensor, table: Tensor, seed: int, unit: int, count: int, bits: int) -> Tensor:
+    """Coefficients of one unit: float32 [K, count] for ``index`` [K] (see :func:`fastcomb.stream.pieces`).
+
+    ``table`` is the law: entry ``k`` is the coefficient that draw ``k`` stands for.
+    """
+    lam = torch.empty((len(index), count), device=index.device)
+    for rows, columns, drawn in pieces(index, seed=seed, unit=unit, count=count, bits=bits):
+        lam[rows, columns] = _look_up(table, drawn)
+    return lam
+
+
+def _look_up(table: Tensor, drawn: Tensor) -> Tensor:
+    return table.index_select(0, drawn.flatten()).view(drawn.shape)
+
+
+@torch.library.custom_op("fastcomb::mix", mutates_args=())
+def mix(
+    index: Tensor,
+    a: Tensor,
+    b: Tensor,
+    table: Tensor,
+    seed_low: int,
+    seed_high: int,
+    unit: int,
+    per_row: bool,
+    count: int,
+    bits: int,
+    ends: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """One parameter of combination ``index``, or of each of K combinations.
+
+    Args:
+        index: int64, shape [] or [K].
+        a, b: the endpoints' parameter, float32, one shape.
+        table: the law (:meth:`fastcomb.samplers.Sampler.table`), float32.
+        seed_low, seed_high: the seed's lower and upper 32 bits (an operator's int is signed).
+        unit: the stream's unit of this parameter.
+        per_row: whether draw ``e`` serves row ``e`` of the parameter (granularity "neuron").
+        count: number of draws: the parameter's size, its rows, or 1.
+        bits: 16 or 32.
+        ends: whether the law has coefficients of exactly 0 or 1 (:func:`convex`).
+        dtype: of the result; the mixing itself is float32 with one rounding at the end.
+
+    Returns:
+        Tensor of shape ``index.shape + a.shape``.
+    """
+    many, seed = index.reshape(-1), seed_low | seed_high << 32
+    out = torch.empty((len(many), *a.shape), dtype=dtype, device=a.device)
+    if count == a.numel():
+        flat, flat_a, flat_b = out.view(len(many), count), a.flatten(), b.flatten()
+        for rows, columns, drawn in pieces(many, seed=seed, unit=unit, count=count, bits=bits):
+            flat[rows, columns] = convex(_look_up(table, drawn), flat_a[columns], flat_b[columns], ends=ends)
+    else:
+        lam = coefficients(many, table, seed, unit, count, bits)
+        for k, row in enumerate(spread(lam, a.shape, per_row=per_row)):
+            out[k] = convex(row, a, b, ends=ends)
+    return out.view(*index.shape, *a.shape)
+
+
+def spread(lam: Tensor, shape: torch.Size, *, per_row: bool) -> Tensor:
+    """Shape [K, count] coefficients so that they broadcast to [K, *shape].
+
+    ``count`` is the number of elements, of rows (``per_row``) or 1.
+    """
+    if per_row:
+        return lam.view(len(lam), *shape[:1], *[1] * (len(shape) - 1))
+    if lam.shape[1] == shape.numel():
+        return lam.view(len(lam), *shape)
+    return lam.view(len(lam), *[1] * len(shape))
+
+
+@mix.register_fake
+def _mix_fake(
+    index: Tensor,
+    a: Tensor,
+    b: Tensor,
+    table: Tensor,
+    seed_low: int,
+    seed_high: int,
+    unit: int,
+    per_row: bool,
+    count: int,
+    bits: int,
+    ends: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return a.new_empty((*index.shape, *a.shape), dtype=dtype)
+
+
+@mix.register_vmap
+def _mix_vmap(info, in_dims, index, *rest):  # type: ignore[no-untyped-def]
+    if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
+        raise RuntimeError("fastcomb::mix is batched over the combination index only")
+    return torch.ops.fastcomb.mix(index.movedim(in_dims[0], 0), *rest), 0

@@ -1,0 +1,235 @@
+"""A mixture: the endless sequence of networks between (and around) two networks."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastcomb import endpoints
+from fastcomb.endpoints import Endpoint, Theta
+from fastcomb.mixing import coefficients, spread
+from fastcomb.samplers import Granularity, Sampler
+from fastcomb.stream import as_signed
+
+_WHOLE_MODEL = 0xFFFFFFFF
+_INDICES = 1 << 64
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Where one parameter's draws come from in the stream.
+
+    Attributes:
+        number: the stream's unit word.
+        count: draws used by the parameter.
+        per_row: whether draw e serves row e along dimension 0.
+    """
+
+    number: int
+    count: int
+    per_row: bool
+
+
+class Mixture:
+    """θ(Λ) = θ_A + Λ ⊙ (θ_B − θ_A) with Λ drawn by a sampler: a random-access sequence of networks.
+
+    Combination ``i`` is a pure function of ``(seed, i)``, for i in [0, 2**64): of nothing else, so any
+    subset can be evaluated in any order on any machine, and no combination is ever stored.
+    Coefficients are drawn and mixed in float32; parameters of other dtypes are rounded to float32 first
+    and the result is rounded once to their dtype. Coefficients of exactly 0 and 1 give θ_A and θ_B.
+
+    Args:
+        theta_a: the first network: a module, a mapping of names to tensors, or a checkpoint's path. Its
+            values are copied.
+        theta_b: the second network, with the same parameters.
+        sampler: the law of Λ, from :mod:`fastcomb.samplers`.
+        seed: integer in [0, 2**64).
+        model: the module that the thetas are weights of; tells parameters from buffers where both
+            thetas are mappings.
+
+    Raises:
+        TypeError, ValueError: the endpoints do not match, hold NaN or infinite values, or an argument is
+            outside its range.
+    """
+
+    def __init__(
+        self,
+        theta_a: Theta,
+        theta_b: Theta,
+        sampler: Sampler,
+        seed: int = 0,
+        *,
+        model: nn.Module | None = None,
+    ) -> None:
+        if not isinstance(sampler, Sampler):
+            raise TypeError(
+                f"sampler is a {type(sampler).__name__}; pass one of fastcomb's, such as Uniform()"
+            )
+        seed = operator.index(seed)
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed={seed} is outside [0, 2**64)")
+        structure = next((t for t in (model, theta_a, theta_b) if isinstance(t, nn.Module)), None)
+        self.a: Endpoint = endpoints.read(theta_a, structure, "theta_a")
+        self.b: Endpoint = endpoints.read(theta_b, structure, "theta_b")
+        endpoints.check_match(self.a, self.b)
+        self.sampler = sampler
+        self.seed = seed
+        self.units = _units(self.a.parameters, sampler.per)
+        self.device = next(iter(self.a.parameters.values())).device
+        self._table = sampler.table().to(self.device)
+        self._ends = bool(((self._table == 0) | (self._table == 1)).any())
+        # contiguous float32 copies: later changes of the networks do not reach the mixture
+        self._pairs = {
+            name: tuple(
+                side.parameters[name].to(self.device, torch.float32, copy=True).contiguous()
+                for side in (self.a, self.b)
+            )
+            for name in self.a.parameters
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the mixed parameters, in the model's order."""
+        return tuple(self._pairs)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' own dtype if they share one, else float32."""
+        dtypes = {value.dtype for value in self.a.parameters.values()}
+        return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+    def to(self, device: torch.device) -> Mixture:
+        """This mixture with its tensors on ``device``."""
+        if device == self.device:
+            return self
+        moved = object.__new__(Mixture)
+        moved.__dict__.update(self.__dict__)
+        moved.device = device
+        moved._table = self._table.to(device)
+        moved._pairs = {n: (a.to(device), b.to(device)) for n, (a, b) in self._pairs.items()}
+        return moved
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """State dict of one combination; buffers (running statistics too) are θ_A's."""
+        one = self.index_tensor([index])[0]
+        mixed = {n: self.parameter(n, one, p.dtype) for n, p in self.a.parameters.items()}
+        state: dict[str, Tensor] = {}
+        for name in self.a.state:
+            first = self.a.aliases.get(name, name)
+            if first in mixed:
+                state[name] = mixed[first]
+            else:
+                carried = self.a.carried[first]
+                state[name] = carried.clone() if isinstance(carried, Tensor) else carried
+        return state
+
+    def coefficients(self, index: int) -> dict[str, Tensor]:
+        """Λ of one combination: for each mixed parameter a float32 tensor of its shape."""
+        one = self.index_tensor([index])
+        result = {}
+        for name, (a, _) in self._pairs.items():
+            unit = self.units[name]
+            lam = coefficients(one, self._table, self.seed, unit.number, unit.count, self.sampler.bits)
+            lam = spread(lam, a.shape, per_row=unit.per_row)
+            result[name] = lam.expand(1, *a.shape)[0].clone()
+        return result
+
+    def parameter(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """One mixed parameter: shape ``index.shape + parameter.shape`` for an int64 index [] or [K]."""
+        a, b = self._pairs[name]
+        unit = self.units[name]
+        mixed: Tensor = torch.ops.fastcomb.mix(
+            index,
+            a,
+            b,
+            self._table,
+            self.seed & 0xFFFFFFFF,
+            self.seed >> 32,
+            unit.number,
+            unit.per_row,
+            unit.count,
+            self.sampler.bits,
+            self._ends,
+            dtype,
+        )
+        return mixed
+
+    def shape(self, name: str) -> torch.Size:
+        """Shape of one mixed parameter."""
+        return self._pairs[name][0].shape
+
+    def functional_call(
+        self,
+        model: nn.Module,
+        indices: Iterable[int] | int,
+        *args: Any,
+        batch_norm: str | None = None,
+        calibration: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Outputs of many combinations on the same inputs, as :func:`torch.func.functional_call`.
+
+        Args:
+            model: the module; runs in its present mode (train or eval) and is left unchanged.
+            indices: K combination indices, for example ``range(0, 64)``; a single int gives K = 1.
+            *args, **kwargs: passed to the module, the same for all combinations.
+            batch_norm, calibration: as in :func:`fastcomb.evaluate`.
+
+        Returns:
+            The module's output with a leading dimension K on every tensor: [K, N, ...].
+
+        Raises:
+            ValueError: an index is outside [0, 2**64), the mixture does not fit the model, or the model
+                has running statistics and ``batch_norm`` is not given.
+        """
+        from fastcomb.backends.torch_reference import TorchReference
+        from fastcomb.normalisation import Normalisation
+
+        single = isinstance(indices, int) or (isinstance(indices, Tensor) and indices.ndim == 0)
+        index = self.index_tensor([indices] if single else indices)  # type: ignore[list-item,arg-type]
+        normalisation = Normalisation.choose(model, self, batch_norm, calibration)
+        runner = TorchReference(self, model, dtype=self.dtype, normalisation=normalisation)
+        return runner.call(index, args, kwargs)
+
+    def index_tensor(self, indices: Iterable[int]) -> Tensor:
+        """Combination indices as the int64 tensor [K] that the stream takes."""
+        if isinstance(indices, Tensor):
+            indices = indices.tolist()
+        try:
+            wanted = [operator.index(index) for index in indices]
+        except TypeError as error:
+            raise TypeError(f"a combination's index is an int: {error}") from None
+        outside = [i for i in wanted if not 0 <= i < _INDICES]
+        if outside:
+            raise IndexError(f"combination index {outside[0]} is outside [0, 2**64)")
+        return torch.tensor([as_signed(i) for i in wanted], dtype=torch.int64, device=self.device)
+
+    def __repr__(self) -> str:
+        total = sum(a.numel() for a, _ in self._pairs.values())
+        return (
+            f"Mixture({self.sampler}, seed={self.seed}: "
+            f"{len(self._pairs)} parameters, {total:,} coefficients)"
+        )
+
+
+def _units(parameters: dict[str, Tensor], per: Granularity) -> dict[str, Unit]:
+    modules = sorted({name.rpartition(".")[0] for name in parameters})
+    module_rank = {module: rank for rank, module in enumerate(modules)}
+    name_rank = {name: rank for rank, name in enumerate(sorted(parameters))}
+    units = {}
+    for name, value in parameters.items():
+        owner = module_rank[name.rpartition(".")[0]]
+        if per == "element":
+            units[name] = Unit(name_rank[name], value.numel(), per_row=False)
+        elif per == "neuron":
+            units[name] = Unit(owner, value.shape[0] if value.ndim else 1, per_row=value.ndim > 0)
+        elif per == "layer":
+            units[name] = Unit(owner, 1, per_row=False)
+        else:
+            units[name] = Unit(_WHOLE_MODEL, 1, per_row=False)
+    return units

@@ -1,0 +1,195 @@
+"""From an ``nn.Module`` to a :class:`Program`, through :func:`torch.export.export`."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
+
+from fastcomb.program.example import example_inputs
+from fastcomb.program.ir import UNKNOWN, Dimension, Node, Program, Value, Weight
+from fastcomb.program.ops import canonical
+
+
+class CaptureError(RuntimeError):
+    """The module could not be captured; the message says where and what to do."""
+
+
+def capture(model: nn.Module, *inputs: Tensor) -> Program:
+    """Capture a module in eval mode as a Program.
+
+    Args:
+        model: the module; unchanged.
+        *inputs: sample inputs, the batch first. Without any, a single random input is guessed from the
+            first layers (:func:`fastcomb.program.example.example_inputs`).
+
+    Returns:
+        the Program, checked against the module on these inputs.
+
+    Raises:
+        CaptureError: torch.export cannot follow the module, or the captured operations do not compute
+            what the module computes.
+    """
+    module = copy.deepcopy(model).eval()
+    inputs = inputs or example_inputs(module)
+    # export treats a batch of one as a constant
+    inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
+    dims = tuple({0: torch.export.Dim.AUTO} if x.ndim else None for x in inputs)
+    try:
+        with _quiet_export(), torch.no_grad():
+            shapes = (dims,) if _variadic(module) else dims
+            exported = torch.export.export(module, inputs, dynamic_shapes=shapes)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CaptureError(
+            f"{type(model).__name__} cannot be captured by torch.export: {reason}. Rewrite the part of "
+            "forward that it names (data-dependent control flow, usually), or pass other sample inputs"
+        ) from error
+    program = _read(exported, module)
+    _check(program, module, inputs)
+    return program
+
+
+def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
+    first = {id(p): name for name, p in module.named_parameters()}
+    names = {n: first[id(p)] for n, p in module.named_parameters(remove_duplicate=False)}
+    refs: dict[Any, Value | Weight] = {}
+    inputs: dict[str, tuple[Dimension, ...]] = {}
+    constants: dict[str, Tensor] = {}
+    symbols = _Symbols()
+    kinds = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
+    nodes: list[Node] = []
+    for fx in exported.graph.nodes:
+        if fx.op == "placeholder":
+            spec = kinds[fx.name]
+            if spec.kind == InputKind.USER_INPUT:
+                refs[fx] = Value(fx.name)
+                inputs[fx.name] = symbols.shape(fx.meta["val"])
+            elif spec.kind == InputKind.PARAMETER:
+                refs[fx] = Weight(names[spec.target], "parameter")
+            elif spec.kind == InputKind.BUFFER:
+                refs[fx] = Weight(spec.target, "buffer")
+            else:
+                refs[fx] = Weight(spec.target, "constant")
+                constants[spec.target] = exported.constants[spec.target]
+        elif fx.op == "call_function":
+            node = _node(fx, refs, symbols)
+            nodes.append(node)
+            refs[fx] = Value(fx.name)
+            if _writes(fx.target):  # whoever reads the overwritten tensor later sees the new values
+                refs[fx.args[0]] = Value(fx.name)
+    results = tree_map(lambda leaf: refs.get(leaf, leaf), exported.graph.output_node().args[0])
+    spec = exported.call_spec.out_spec
+    output = tree_unflatten(list(results)[-spec.num_leaves :], spec)
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers()) | constants
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return Program(inputs, tuple(nodes), output, shapes, constants)
+
+
+def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols) -> Node:
+    op = canonical(fx.target)
+    if _writes(fx.target) and not _owned(fx.args[0]):
+        op = UNKNOWN  # writes through a view or into a weight: renaming one value cannot express it
+    arguments = tree_map(lambda leaf: refs[leaf] if isinstance(leaf, torch.fx.Node) else leaf, _arguments(fx))
+    value = fx.meta.get("val")
+    stack = list((fx.meta.get("nn_module_stack") or {"": ("", "")}).values())
+    path = stack[-1][0]
+    return Node(
+        name=fx.name,
+        op=op,
+        target=fx.target,
+        arguments=arguments,
+        shape=symbols.shape(value) if isinstance(value, Tensor) else (),
+        dtype=str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else "",
+        module="" if path.startswith("_empty_nn_module_stack") else path,
+    )
+
+
+def _arguments(fx: torch.fx.Node) -> dict[str, Any]:
+    schema = getattr(fx.target, "_schema", None)
+    if schema is None:
+        return {str(i): value for i, value in enumerate(fx.args)}
+    arguments = {}
+    for i, argument in enumerate(schema.arguments):
+        if i < len(fx.args):
+            arguments[argument.name] = fx.args[i]
+        else:
+            arguments[argument.name] = fx.kwargs.get(argument.name, argument.default_value)
+    return arguments
+
+
+def _writes(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _owned(fx: Any) -> bool:
+    """Whether a tensor's memory belongs to this value alone."""
+    return (
+        fx.op == "call_function"
+        and not getattr(fx.target, "is_view", False)
+        and not any(getattr(user.target, "is_view", False) for user in fx.users)
+    )
+
+
+class _Symbols:
+    """Readable names for the symbols in shapes: the first one met is the batch, N."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def shape(self, tensor: Tensor) -> tuple[Dimension, ...]:
+        return tuple(self._dimension(size) for size in tensor.shape)
+
+    def _dimension(self, size: Any) -> Dimension:
+        if isinstance(size, int):
+            return size
+        text = str(size)
+        for symbol in sorted(map(str, size.node.expr.free_symbols), key=len, reverse=True):
+            if symbol not in self._names:
+                self._names[symbol] = "NMLKJ"[len(self._names)] if len(self._names) < 5 else symbol
+            text = text.replace(symbol, self._names[symbol])
+        return text
+
+
+def _check(program: Program, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    state = dict(module.named_parameters()) | dict(module.named_buffers())
+    with torch.no_grad():
+        expected, found = module(*inputs), program.run(state, *inputs)
+    for want, got in zip(tree_leaves(expected), tree_leaves(found), strict=True):
+        if not isinstance(want, Tensor):
+            continue
+        scale = want.abs().max().item() if want.numel() and want.is_floating_point() else 1.0
+        close = want.shape == got.shape and torch.allclose(want, got, 1e-4, 1e-4 * scale, equal_nan=True)
+        if not close:
+            raise CaptureError(
+                f"the captured operations of {type(module).__name__} do not reproduce its output; its "
+                "forward depends on what torch.export cannot see (random numbers, state outside tensors)"
+            )
+
+
+def _variadic(module: nn.Module) -> bool:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+
+
+@contextmanager
+def _quiet_export() -> Iterator[None]:
+    """Export logs long tracebacks of failures that :class:`CaptureError` states in one line."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._dynamo", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

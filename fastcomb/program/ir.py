@@ -1,0 +1,150 @@
+"""A network as an ordered list of operations over named values and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+UNKNOWN = "unknown"
+
+#: An integer, or the name of a symbol (the batch is "N") or expression for dimensions that vary.
+Dimension = int | str
+
+
+@dataclass(frozen=True)
+class Value:
+    """What an input or a node yields, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor that belongs to the network, by its name in the state dict.
+
+    ``kind`` tells parameters, buffers, and constants (tensors made in ``forward``).
+    """
+
+    name: str
+    kind: Literal["parameter", "buffer", "constant"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation.
+
+    Attributes:
+        name: of the value it yields.
+        op: canonical name, such as "linear" or "relu" (in-place and overloaded forms share one), or
+            "unknown".
+        target: the torch operator or Python function behind it.
+        arguments: by the operator's own argument names, defaults filled in, with :class:`Value` and
+            :class:`Weight` in the place of tensors.
+        shape: of the result; () where it is not a single tensor.
+        dtype: of the result, "" where it is not a single tensor.
+        module: dotted name of the submodule that called it, "" for the network itself.
+    """
+
+    name: str
+    op: str
+    target: Any
+    arguments: Mapping[str, Any]
+    shape: tuple[Dimension, ...]
+    dtype: str
+    module: str
+
+    @property
+    def known(self) -> bool:
+        return self.op != UNKNOWN
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of the values it reads."""
+        return tuple(leaf.name for leaf in tree_leaves(self.arguments) if isinstance(leaf, Value))
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """The weights it reads."""
+        return tuple(leaf for leaf in tree_leaves(self.arguments) if isinstance(leaf, Weight))
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network captured once: what backends execute, re-basin reads symmetries off and stitching cuts.
+
+    Attributes:
+        inputs: names of the input values, with their shapes.
+        nodes: operations in execution order.
+        output: the result, a tree of :class:`Value` (usually just one).
+        shapes: shape of every weight by name.
+        constants: values of the tensors made in ``forward``, by name.
+    """
+
+    inputs: Mapping[str, tuple[Dimension, ...]]
+    nodes: tuple[Node, ...]
+    output: Any
+    shapes: Mapping[str, tuple[int, ...]]
+    constants: Mapping[str, Tensor] = field(repr=False)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def unknown(self) -> tuple[Node, ...]:
+        """Nodes that were captured but are not among the known operations."""
+        return tuple(node for node in self.nodes if not node.known)
+
+    def run(self, state: Mapping[str, Tensor], *inputs: Any) -> Any:
+        """Execute with the weights of a state dict: the meaning of a Program.
+
+        Args:
+            state: parameters and buffers by name (tied ones under any of their names' first).
+            *inputs: one tensor per input.
+
+        Returns:
+            what the captured module returns.
+        """
+        values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
+
+        def resolve(leaf: Any) -> Any:
+            if isinstance(leaf, Value):
+                return values[leaf.name]
+            if isinstance(leaf, Weight):
+                return self.constants[leaf.name] if leaf.kind == "constant" else state[leaf.name]
+            return leaf
+
+        for node in self.nodes:
+            arguments = tree_map(resolve, dict(node.arguments))
+            if hasattr(node.target, "_schema"):
+                for argument in node.target._schema.arguments:  # in-place forms must not touch their input
+                    if argument.alias_info is not None and argument.alias_info.is_write:
+                        arguments[argument.name] = arguments[argument.name].clone()
+                values[node.name] = node.target(**arguments)
+            else:
+                values[node.name] = node.target(*arguments.values())
+        return tree_map(resolve, self.output)
+
+    def __str__(self) -> str:
+        rows = [("value", "operation", "reads", "weights", "shape", "in module")]
+        rows += [(name, "input", "", "", _shape(shape), "") for name, shape in self.inputs.items()]
+        for node in self.nodes:
+            op = node.op if node.known else f"? {node.target}"
+            weights = ", ".join(weight.name for weight in node.weights)
+            rows.append((node.name, op, ", ".join(node.values), weights, _shape(node.shape), node.module))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        returned = ", ".join(leaf.name for leaf in tree_leaves(self.output) if isinstance(leaf, Value))
+        lines.append(f"returns {returned}; {len(self)} operations, {len(self.unknown)} unknown")
+        return "\n".join(lines)
+
+
+def _shape(shape: tuple[Dimension, ...]) -> str:
+    return "×".join(str(size) for size in shape)

@@ -1,0 +1,208 @@
+"""Laws of the mixing coefficient: what Λ is drawn from, and how finely.
+
+A sampler says two things: the law of one coefficient, and which weights share one
+(``per="element" | "neuron" | "layer" | "model"``). Values outside [0, 1] are legal; they reach the
+vicinity of the hypercube between the two networks.
+
+The stream (:mod:`fastcomb.stream`) draws integers, and a law is a *table* from those integers to
+coefficients: 65,536 float32 numbers for ``bits=16``, 8,388,608 for ``bits=32``, each the law's value at
+``u`` computed in float64 and rounded once. There is no interpolation, hence no error beyond that
+rounding, and every backend that reads the table or computes the same rule agrees bit for bit.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import scipy.special
+import scipy.stats
+import torch
+from torch import Tensor
+
+from fastcomb.mixing import fma
+from fastcomb.stream import grid
+
+Granularity = Literal["element", "neuron", "layer", "model"]
+GRANULARITIES: tuple[Granularity, ...] = ("element", "neuron", "layer", "model")
+
+
+@dataclass(frozen=True)
+class Sampler(abc.ABC):
+    """The law of the coefficients and their granularity.
+
+    Args:
+        per: which weights share a coefficient. "element": none; "neuron": the slices along dimension 0
+            with the same number in all parameters of a module (weight row and bias entry of a unit);
+            "layer": all parameters of a module; "model": all parameters.
+        bits: random bits spent on a draw: 16 (65,536 distinct values) or 32 (8,388,608).
+
+    Raises:
+        ValueError: a parameter is outside its range.
+    """
+
+    per: Granularity = field(default="element", kw_only=True)
+    bits: Literal[16, 32] = field(default=16, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.per not in GRANULARITIES:
+            raise ValueError(f"per={self.per!r} is none of {', '.join(map(repr, GRANULARITIES))}")
+        if self.bits not in (16, 32):
+            raise ValueError(f"bits={self.bits!r} is neither 16 nor 32")
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) and not math.isfinite(value):
+                raise ValueError(f"{type(self).__name__}: {name}={value} is not finite")
+        self._check()
+
+    @property
+    @abc.abstractmethod
+    def mean(self) -> float:
+        """Expected coefficient."""
+
+    @abc.abstractmethod
+    def ppf(self, u: Any) -> Any:
+        """Quantile function of the law at ``u`` in (0, 1), in float64, elementwise (as scipy.stats)."""
+
+    def _check(self) -> None:  # noqa: B027 - not every law has parameters to check
+        """Raise ValueError where the law's parameters are outside their range."""
+
+    def _values(self, u: Tensor) -> Tensor:
+        """Coefficients that the stream assigns to ``u`` (float64 tensor, exact in float32)."""
+        return torch.from_numpy(np.asarray(self.ppf(u.numpy()), dtype=np.float64)).float()
+
+    def table(self) -> Tensor:
+        """Coefficient of every draw: float32 tensor [65536] or [8388608]. Cached; don't write to it."""
+        return _table(self)
+
+
+@functools.lru_cache(maxsize=8)
+def _table(sampler: Sampler) -> Tensor:
+    values = sampler._values(grid(sampler.bits))
+    if not torch.isfinite(values).all():
+        raise ValueError(f"{sampler} yields coefficients that are not finite in float32")
+    return values
+
+
+@dataclass(frozen=True)
+class Uniform(Sampler):
+    """Uniform on (low, high): λ = fma(u, high − low, low) in float32."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def _check(self) -> None:
+        if not np.float32(self.low) < np.float32(self.high):
+            raise ValueError(f"Uniform: low={self.low} must be below high={self.high} in float32")
+
+    @property
+    def mean(self) -> float:
+        return (self.low + self.high) / 2
+
+    def ppf(self, u: Any) -> Any:
+        return self.low + np.asarray(u, dtype=np.float64) * (self.high - self.low)
+
+    def _values(self, u: Tensor) -> Tensor:
+        low = torch.tensor(self.low, dtype=torch.float32)
+        return fma(u.float(), torch.tensor(self.high, dtype=torch.float32) - low, low)
+
+
+@dataclass(frozen=True)
+class Bernoulli(Sampler):
+    """1 (take θ_B) with probability p, else 0 (take θ_A): λ = (u < p)."""
+
+    p: float = 0.5
+
+    def _check(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"Bernoulli: p={self.p} is outside [0, 1]")
+
+    @property
+    def mean(self) -> float:
+        return self.p
+
+    def ppf(self, u: Any) -> Any:
+        return np.where(np.asarray(u, dtype=np.float64) <= 1 - self.p, 0.0, 1.0)
+
+    def _values(self, u: Tensor) -> Tensor:
+        # not the quantile at u but at 1 − u: the stream's rule compares without a subtraction
+        return (u.float() < torch.tensor(self.p, dtype=torch.float32)).float()
+
+
+@dataclass(frozen=True)
+class Beta(Sampler):
+    """Beta(a, b) on (0, 1)."""
+
+    a: float
+    b: float
+
+    def _check(self) -> None:
+        if not (self.a > 0 and self.b > 0):
+            raise ValueError(f"Beta: a={self.a} and b={self.b} must be positive")
+
+    @property
+    def mean(self) -> float:
+        return self.a / (self.a + self.b)
+
+    def ppf(self, u: Any) -> Any:
+        return scipy.special.betaincinv(self.a, self.b, np.asarray(u, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Normal(Sampler):
+    """Normal with the given mean and standard deviation."""
+
+    mean: float = 0.5
+    std: float = 0.25
+
+    def _check(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"Normal: std={self.std} must be positive")
+
+    def ppf(self, u: Any) -> Any:
+        return self.mean + self.std * scipy.special.ndtri(np.asarray(u, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Constant(Sampler):
+    """The same coefficient t everywhere: the point at t on the line from θ_A to θ_B."""
+
+    t: float
+
+    @property
+    def mean(self) -> float:
+        return self.t
+
+    def ppf(self, u: Any) -> Any:
+        return np.full_like(np.asarray(u, dtype=np.float64), self.t)
+
+
+@dataclass(frozen=True)
+class Law(Sampler):
+    """Any frozen distribution of :mod:`scipy.stats`, continuous or discrete, through its ``ppf``.
+
+    Args:
+        dist: for example ``scipy.stats.truncnorm(-1, 1, loc=0.5, scale=0.2)``.
+    """
+
+    dist: Any
+
+    def _check(self) -> None:
+        if not isinstance(self.dist, (scipy.stats.distributions.rv_frozen,)):
+            raise ValueError(
+                f"Law: {self.dist!r} is not a frozen scipy.stats distribution; "
+                "pass one with its parameters, such as scipy.stats.beta(2, 5)"
+            )
+        if not np.isfinite(self.ppf([0.25, 0.5, 0.75])).all():
+            raise ValueError("Law: the distribution's quantiles are not finite; check its parameters")
+
+    @property
+    def mean(self) -> float:
+        return float(self.dist.mean())
+
+    def ppf(self, u: Any) -> Any:
+        return self.dist.ppf(np.asarray(u, dtype=np.float64))
