@@ -126,7 +126,7 @@ def mix(
         lam = coefficients(many, table, seed, unit, count, bits)
         for k, row in enumerate(spread(lam, a.shape, per_row=per_row)):
             out[k] = convex(row, a, b, ends=ends)
-    return out.view(*index.shape, *a.shape)
+    return out.view((*index.shape, *a.shape))
 
 
 def spread(lam: Tensor, shape: torch.Size, *, per_row: bool) -> Tensor:
@@ -137,7 +137,7 @@ def spread(lam: Tensor, shape: torch.Size, *, per_row: bool) -> Tensor:
     if per_row:
         return lam.view(len(lam), *shape[:1], *[1] * (len(shape) - 1))
     if lam.shape[1] == shape.numel():
-        return lam.view(len(lam), *shape)
+        return lam.view((len(lam), *shape))
     return lam.view(len(lam), *[1] * len(shape))
 
 

@@ -1,0 +1,28 @@
+"""Networks and data that several tests share."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastcomb.models import MLP
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module]:
+    """Two MLPs of odd widths, from different seeds."""
+    torch.manual_seed(0)
+    return MLP((7, 63, 3, 5)).eval(), MLP((7, 63, 3, 5)).eval()
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    """100 samples for ``pair``."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(100, 7, generator=generator), torch.randint(0, 5, (100,), generator=generator)
+
+
+@pytest.fixture
+def images() -> tuple[Tensor, Tensor]:
+    """24 random images for the convolutional models."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(24, 3, 32, 32, generator=generator), torch.randint(0, 10, (24,), generator=generator)
