@@ -1,0 +1,528 @@
+"""The main job: losses and accuracies of combinations."""
+
+import _thread
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call
+from torch.utils.data import DataLoader, TensorDataset
+
+import fastcomb as fc
+from fastcomb.models import MLP, VGG, ResNet20, Tiny10, ViT
+from fastcomb.sweep import data as sweep_data
+
+SAMPLERS = [
+    fc.Uniform(),
+    fc.Uniform(-0.25, 1.25, per="neuron"),
+    fc.Bernoulli(0.3, per="layer"),
+    fc.Beta(0.5, 0.5, bits=32),
+    fc.Normal(0.5, 0.3, per="model"),
+    fc.Constant(0.4),
+]
+
+
+def expected(mix, model, index, x, y):
+    """Loss and accuracy of one rebuilt combination, in float64."""
+    state = {n: t.double() if t.is_floating_point() else t for n, t in mix[index].items()}
+    logits = functional_call(model.double(), state, (x.double(),))
+    model.float()
+    return F.cross_entropy(logits, y).item(), (logits.argmax(1) == y).double().mean().item()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_results_equal_networks_rebuilt_one_by_one(pair, data, sampler):
+    """float32 against float64: 1e-5 relative, the bound DESIGN states for float32 losses."""
+    a, b = pair
+    sweep = fc.evaluate(a, b, sampler, data=data, n=70, start=2**33 + 5, seed=9)
+    mix = fc.Mixture(a, b, sampler, 9)
+    assert sweep.index.dtype == np.int64
+    assert sweep.loss.dtype == sweep.accuracy.dtype == np.float32
+    assert sweep.index.tolist() == list(range(2**33 + 5, 2**33 + 75))
+    for k in (0, 1, 33, 69):
+        loss, accuracy = expected(mix, a, int(sweep.index[k]), *data)
+        assert sweep.loss[k] == pytest.approx(loss, rel=1e-5)
+        assert sweep.accuracy[k] == pytest.approx(accuracy, abs=1.01 / 100)
+
+
+@given(start=st.integers(0, 300), n=st.integers(1, 150), cut=st.integers(0, 150))
+@settings(max_examples=15, deadline=None)
+def test_shards_equal_one_run_bit_for_bit(start, n, cut):
+    torch.manual_seed(0)
+    a, b = MLP((7, 63, 3, 5)), MLP((7, 63, 3, 5))
+    x, y = torch.randn(63, 7), torch.randint(0, 5, (63,))
+    whole = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=n, start=start)
+    cut = min(cut, n - 1)
+    parts = [fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=n - cut, start=start + cut)]
+    if cut:
+        parts.insert(0, fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=cut, start=start))
+    assert np.array_equal(np.concatenate([p.loss for p in parts]), whole.loss)
+    assert np.array_equal(np.concatenate([p.accuracy for p in parts]), whole.accuracy)
+
+
+@pytest.mark.parametrize("make", [Tiny10, ViT], ids=["one by one", "vmap"])
+def test_shards_of_larger_networks_agree_bit_for_bit(make, images):
+    a, b = make(), make()
+    arguments = {"data": images, "batch_norm": "a"}
+    whole = fc.evaluate(a, b, fc.Uniform(), n=9, **arguments)
+    part = fc.evaluate(a, b, fc.Uniform(), n=4, start=3, **arguments)
+    assert np.array_equal(whole.loss[3:7], part.loss)
+
+
+def test_the_last_indices_of_the_stream(pair, data):
+    sweep = fc.evaluate(*pair, fc.Uniform(), data=data, n=3, start=2**64 - 3)
+    assert sweep.index.dtype == np.uint64
+    assert int(sweep.index[-1]) == 2**64 - 1
+    loss, _ = expected(sweep.mixture, pair[0], 2**64 - 1, *data)
+    assert sweep.loss[-1] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make", [Tiny10, ResNet20, VGG, lambda: VGG(batch_norm=True), ViT, lambda: VGG((8, "M"), hidden=7)]
+)
+def test_network_families(make, images):
+    torch.manual_seed(0)
+    a, b = make().eval(), make().eval()
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=images, n=5, batch_norm="a")
+    for k in (0, 4):
+        loss, _ = expected(sweep.mixture, a, k, *images)
+        assert sweep.loss[k] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 63, 100])
+@pytest.mark.parametrize("chunk", [1 << 10, 1 << 27])
+def test_awkward_numbers_of_samples(pair, samples, chunk, monkeypatch):
+    from fastcomb.backends import torch_reference
+
+    monkeypatch.setattr(torch_reference, "_SAMPLE_BYTES", chunk)
+    x, y = torch.randn(samples, 7), torch.randint(0, 5, (samples,))
+    sweep = fc.evaluate(*pair, fc.Uniform(), data=(x, y), n=3)
+    for k in range(3):
+        loss, accuracy = expected(sweep.mixture, pair[0], k, x, y)
+        assert sweep.loss[k] == pytest.approx(loss, rel=1e-5)
+        assert sweep.accuracy[k] == pytest.approx(accuracy, abs=1.01 / samples)
+
+
+def test_half_precision_is_near_and_double_is_exact(pair, data):
+    """bfloat16 keeps 8 bits; weights, inputs and three layers round, each by 2**-9: 0.05 of the logits' scale."""
+    runs = {
+        dtype: fc.evaluate(*pair, fc.Uniform(), data=data, n=20, dtype=dtype)
+        for dtype in (torch.float64, torch.float32, torch.bfloat16)
+    }
+    exact = [expected(runs[torch.float64].mixture, pair[0], k, *data)[0] for k in range(20)]
+    np.testing.assert_allclose(runs[torch.float64].loss, np.float32(exact), rtol=1e-7)
+    np.testing.assert_allclose(runs[torch.float32].loss, exact, rtol=1e-5)
+    np.testing.assert_allclose(runs[torch.bfloat16].loss, exact, rtol=0.05)
+    assert not np.array_equal(runs[torch.bfloat16].loss, runs[torch.float32].loss)
+
+
+def test_networks_in_bfloat16_are_computed_in_bfloat16(pair, data):
+    a, b = (model.bfloat16() for model in pair)
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=data, n=2)
+    logits = functional_call(a, sweep.mixture[1], (data[0].bfloat16(),))
+    assert sweep.loss[1] == pytest.approx(F.cross_entropy(logits.float(), data[1]).item(), rel=1e-5)
+
+
+def test_weights_without_a_module_need_model(pair, data):
+    states = [model.state_dict() for model in pair]
+    sweep = fc.evaluate(*states, fc.Uniform(), model=MLP((7, 63, 3, 5)), data=data, n=4)
+    assert np.array_equal(sweep.loss, fc.evaluate(*pair, fc.Uniform(), data=data, n=4).loss)
+    with pytest.raises(ValueError, match="pass model="):
+        fc.evaluate(*states, fc.Uniform(), data=data, n=4)
+
+
+class TestData:
+    def sweep(self, pair, data, **arguments):
+        return fc.evaluate(*pair, fc.Uniform(), data=data, n=70, **arguments).loss
+
+    def test_every_form_gives_the_same(self, pair, data):
+        x, y = data
+        whole = self.sweep(pair, data)
+        dataset = TensorDataset(x, y)
+        assert np.array_equal(whole, self.sweep(pair, (x.numpy(), y.int().numpy())))
+        assert np.array_equal(whole, self.sweep(pair, dataset))
+        assert np.array_equal(whole, self.sweep(pair, DataLoader(dataset, batch_size=7)))
+
+    def test_a_held_loader_is_iterated_once(self, pair, data):
+        class Counting(TensorDataset):
+            reads = 0
+
+            def __getitem__(self, i):
+                Counting.reads += 1
+                return super().__getitem__(i)
+
+        self.sweep(pair, DataLoader(Counting(*data), batch_size=9))
+        assert Counting.reads == 100
+
+    def test_streamed_data_give_the_same_up_to_rounding(self, pair, data):
+        loader = DataLoader(TensorDataset(*data), batch_size=9)
+        streamed = self.sweep(pair, loader, data_budget=1000)
+        np.testing.assert_allclose(streamed, self.sweep(pair, data), rtol=1e-6)
+
+    def test_streamed_shards_agree_bit_for_bit(self, pair, data, monkeypatch):
+        import fastcomb.sweep.evaluate  # noqa: F401
+
+        module = __import__("sys").modules["fastcomb.sweep.evaluate"]
+        loader = DataLoader(TensorDataset(*data), batch_size=9)
+        whole = self.sweep(pair, loader, data_budget=1000)
+        monkeypatch.setattr(module, "_STREAMED_GROUP", 64)
+        assert np.array_equal(self.sweep(pair, loader, data_budget=1000), whole)
+
+    def test_shuffled_streams_are_refused(self, pair, data):
+        loader = DataLoader(TensorDataset(*data), batch_size=9, shuffle=True)
+        with pytest.raises(ValueError, match="shuffle=False"):
+            self.sweep(pair, loader, data_budget=1000)
+        assert np.isfinite(self.sweep(pair, loader)).all()
+
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            (lambda x, y: (x[:0], y[:0]), ValueError, "data is empty"),
+            (lambda x, y: (x, y[:-1]), ValueError, "x has 100 samples but y has 99"),
+            (lambda x, y: (x, y + 1), ValueError, "labels run from 1 to 5, but the model has 5 logits"),
+            (lambda x, y: (x, y - 1), ValueError, "labels run from -1 to 3"),
+            (lambda x, y: (x, y.float()), ValueError, "class numbers must be integers"),
+            (lambda x, y: x, TypeError, "data is a Tensor"),
+            (lambda x, y: (x, y, y), TypeError, "not as 3 items"),
+            (lambda x, y: ([1], y), TypeError, "x is a list"),
+            (lambda x, y: DataLoader(TensorDataset(x)), TypeError, "pairs"),
+            (lambda x, y: TensorDataset(x[:0], y[:0]), ValueError, "data is empty"),
+        ],
+    )
+    def test_bad_data_is_refused(self, pair, data, change, error, message):
+        with pytest.raises(error, match=message):
+            self.sweep(pair, change(*data))
+
+
+class TestLosses:
+    def test_mse(self, pair, data):
+        target = torch.randn(100, 5)
+        sweep = fc.evaluate(*pair, fc.Uniform(), data=(data[0], target), n=3, loss="mse")
+        output = functional_call(pair[0], sweep.mixture[2], (data[0],))
+        assert sweep.loss[2] == pytest.approx(F.mse_loss(output, target).item(), rel=1e-5)
+        assert np.isnan(sweep.accuracy).all()
+        with pytest.raises(ValueError, match="no accuracy"):
+            sweep.density("accuracy")
+        with pytest.raises(ValueError, match="differ in shape"):
+            fc.evaluate(*pair, fc.Uniform(), data=(data[0], target[:, :1]), n=3, loss="mse")
+
+    def test_nll_probabilities_and_callables(self, data):
+        class LogProbabilities(MLP):
+            def forward(self, x):
+                return F.log_softmax(super().forward(x), 1)
+
+        torch.manual_seed(0)
+        plain = [MLP((7, 8, 5)), MLP((7, 8, 5))]
+        logs = [LogProbabilities((7, 8, 5)), LogProbabilities((7, 8, 5))]
+        for one, other in zip(plain, logs, strict=True):
+            other.load_state_dict(one.state_dict())
+        soft = F.one_hot(data[1], 5).float()
+        runs = [
+            fc.evaluate(*plain, fc.Uniform(), data=data, n=3),
+            fc.evaluate(*logs, fc.Uniform(), data=data, n=3, loss="nll"),
+            fc.evaluate(*plain, fc.Uniform(), data=(data[0], soft), n=3),
+            fc.evaluate(
+                *plain,
+                fc.Uniform(),
+                data=data,
+                n=3,
+                loss=lambda z, y: F.cross_entropy(z, y, reduction="none"),
+            ),
+        ]
+        for run in runs[1:]:
+            np.testing.assert_allclose(run.loss, runs[0].loss, rtol=1e-6)
+        assert np.array_equal(runs[1].accuracy, runs[0].accuracy)
+        assert np.isnan(runs[2].accuracy).all()
+        assert np.array_equal(runs[3].accuracy, runs[0].accuracy)
+
+    def test_pixelwise_classes(self):
+        nets = [nn.Conv2d(3, 4, 3, padding=1) for _ in range(2)]
+        x, y = torch.randn(5, 3, 6, 6), torch.randint(0, 4, (5, 6, 6))
+        sweep = fc.evaluate(*nets, fc.Uniform(), data=(x, y), n=2)
+        logits = functional_call(nets[0], sweep.mixture[1], (x,))
+        assert sweep.loss[1] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+        assert sweep.accuracy[1] == pytest.approx((logits.argmax(1) == y).float().mean().item(), abs=0.01)
+
+    def test_models_that_return_more_than_a_tensor(self, data):
+        class Two(MLP):
+            def forward(self, x):
+                return {"logits": super().forward(x)}
+
+        nets = [Two((7, 8, 5)), Two((7, 8, 5))]
+        with pytest.raises(TypeError, match="returns a dict"):
+            fc.evaluate(*nets, fc.Uniform(), data=data, n=2)
+        sweep = fc.evaluate(
+            *nets,
+            fc.Uniform(),
+            data=data,
+            n=2,
+            loss=lambda out, y: F.cross_entropy(out["logits"], y, reduction="none"),
+        )
+        assert np.isfinite(sweep.loss).all()
+        assert np.isnan(sweep.accuracy).all()
+
+    def test_a_loss_that_averages_is_refused(self, pair, data):
+        with pytest.raises(ValueError, match="one loss per sample"):
+            fc.evaluate(*pair, fc.Uniform(), data=data, n=2, loss=F.cross_entropy)
+
+    def test_nan_and_infinite_losses_are_kept_and_counted(self, pair, data):
+        """Weights of 1e25 overflow float32 for some coefficients and not for others."""
+        a, b = (({n: t.clone() for n, t in model.state_dict().items()}) for model in pair)
+        b["1.weight"].fill_(1e25)
+        b["3.weight"].fill_(-1e14)
+        sweep = fc.evaluate(a, b, fc.Bernoulli(0.5, per="layer"), model=pair[0], data=data, n=200)
+        bad = ~np.isfinite(sweep.loss)
+        assert 0 < bad.sum() < 200
+        summary = sweep.summary()
+        assert summary["loss_nan"] + summary["loss_infinite"] == bad.sum()
+        assert sweep.fraction_below("loss", 1e30).total == 200
+        assert np.isfinite(sweep.loss[sweep.best(5)]).all()
+
+
+class TestBatchNorm:
+    def nets(self):
+        torch.manual_seed(0)
+        nets = [Tiny10().eval(), Tiny10().eval()]
+        for net in nets:
+            for name, buffer in net.named_buffers():
+                if "running" in name:
+                    buffer.copy_(torch.rand_like(buffer) + 0.5)
+        return nets
+
+    def test_a_choice_is_required(self, images):
+        with pytest.raises(ValueError, match=r'"recompute".*"lerp".*"a"'):
+            fc.evaluate(*self.nets(), fc.Uniform(), data=images, n=1)
+        with pytest.raises(ValueError, match="is none of 'recompute', 'lerp', 'a'"):
+            fc.evaluate(*self.nets(), fc.Uniform(), data=images, n=1, batch_norm="b")
+        with pytest.raises(ValueError, match="needs calibration="):
+            fc.evaluate(*self.nets(), fc.Uniform(), data=images, n=1, batch_norm="recompute")
+        with pytest.raises(ValueError, match="calibration is empty"):
+            fc.evaluate(
+                *self.nets(), fc.Uniform(), data=images, n=1, batch_norm="recompute", calibration=images[0][:0]
+            )
+
+    def loss(self, model, images):
+        with torch.no_grad():
+            return F.cross_entropy(model(images[0]), images[1]).item()
+
+    def test_lerp_and_a(self, images):
+        a, b = self.nets()
+        sampler = fc.Beta(2, 6)
+        for choice, weight in (("lerp", 0.25), ("a", 0.0)):
+            sweep = fc.evaluate(a, b, sampler, data=images, n=2, batch_norm=choice)
+            model = Tiny10().eval()
+            model.load_state_dict(sweep.mixture[1])
+            for name, buffer in model.named_buffers():
+                if "running" in name:
+                    buffer.copy_(a.get_buffer(name) * (1 - weight) + b.get_buffer(name) * weight)
+            assert sweep.loss[1] == pytest.approx(self.loss(model, images), rel=1e-5)
+            assert self.loss(sweep.rebuild(1), images) == pytest.approx(sweep.loss[1], rel=1e-5)
+
+    @pytest.mark.parametrize("batch", [None, 10])
+    def test_recompute_equals_update_bn(self, images, batch):
+        """Oracle: torch.optim.swa_utils.update_bn on the rebuilt combination."""
+        calibration = torch.randn(20, 3, 32, 32)
+        loader = DataLoader(calibration, batch_size=batch or 20)
+        sweep = fc.evaluate(
+            *self.nets(),
+            fc.Uniform(),
+            data=images,
+            n=3,
+            batch_norm="recompute",
+            calibration=loader if batch else calibration,
+        )
+        model = Tiny10()
+        model.load_state_dict(sweep.mixture[2])
+        torch.optim.swa_utils.update_bn(loader, model)
+        assert sweep.loss[2] == pytest.approx(self.loss(model.eval(), images), rel=1e-4)
+        rebuilt = sweep.rebuild(2)
+        torch.testing.assert_close(rebuilt.bn3.running_var, model.bn3.running_var, rtol=1e-4, atol=1e-5)
+        assert self.loss(rebuilt, images) == pytest.approx(sweep.loss[2], rel=1e-5)
+
+    def test_recompute_in_a_vmapped_batch(self):
+        torch.manual_seed(0)
+
+        def make():
+            return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).eval()
+
+        a, b = make(), make()
+        x, y = torch.randn(30, 4), torch.randint(0, 3, (30,))
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=70, batch_norm="recompute", calibration=x)
+        assert sweep.runner.slots > 1
+        for k in (0, 69):
+            model = make()
+            model.load_state_dict(sweep.mixture[k])
+            torch.optim.swa_utils.update_bn([x], model)
+            with torch.no_grad():
+                assert sweep.loss[k] == pytest.approx(F.cross_entropy(model.eval()(x), y).item(), rel=1e-5)
+
+    def test_networks_without_running_statistics_need_no_choice(self, images):
+        nets = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(3600, 10)) for _ in "ab"]
+        assert np.isfinite(fc.evaluate(*nets, fc.Uniform(), data=images, n=2).loss).all()
+
+
+class TestModules:
+    """Whatever runs under functional_call runs here."""
+
+    def check(self, make, x, y):
+        torch.manual_seed(0)
+        a, b = make().eval(), make().eval()
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=5)
+        with torch.no_grad():
+            for k in (0, 4):
+                logits = functional_call(a, sweep.mixture[k], (x,))
+                assert sweep.loss[k] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-4)
+
+    def test_parameters_used_in_unusual_ways(self):
+        class Odd(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.w = nn.Parameter(torch.randn(5, 3))
+                self.s = nn.Parameter(torch.randn(()))
+                self.register_buffer("mask", torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0]))
+
+            def forward(self, x):
+                w = torch.stack([self.w, self.w.flip(0)]).mean(0) / self.w.norm()
+                w = w + self.w[0] * self.w.shape[1] + torch.einsum("ij->j", self.w)
+                out = (x * self.mask) @ w * torch.exp(self.s) + self.w.T.sum(1)
+                out[:, 0] += len(self.w)
+                return out
+
+        self.check(Odd, torch.randn(6, 5), torch.randint(0, 3, (6,)))
+
+    def test_convolutions_of_all_kinds(self):
+        def make():
+            return nn.Sequential(
+                nn.Conv1d(3, 4, 3, stride=2, padding=1, groups=1, bias=False),
+                nn.Unflatten(2, (3, 3)),
+                nn.Conv2d(4, 4, 3, padding="same", groups=2),
+                nn.Unflatten(1, (2, 2)),
+                nn.Conv3d(2, 4, (2, 3, 3), padding=(0, 1, 1), dilation=1),
+                nn.Flatten(2),
+                nn.ConvTranspose1d(4, 3, 2),
+                nn.Flatten(),
+                nn.Linear(30, 4),
+            )
+
+        self.check(make, torch.randn(6, 3, 18), torch.randint(0, 4, (6,)))
+
+    @pytest.mark.parametrize("dim", [1, 2, 3])
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_convolutions_batched_over_combinations(self, dim, groups):
+        conv = getattr(nn, f"Conv{dim}d")
+
+        def make():
+            return nn.Sequential(
+                conv(2, 4, 3, stride=2, padding=1, dilation=1, groups=groups),
+                conv(4, 2, 2, bias=False),
+                nn.Flatten(),
+                nn.LazyLinear(3),
+            )
+
+        x = torch.randn(3, 2, *[7] * dim)
+        nets = [make() for _ in range(2)]
+        for net in nets:
+            net(x)
+        mix = fc.Mixture(*nets, fc.Uniform())
+        outputs = mix.functional_call(nets[0], range(4), x)
+        for k in range(4):
+            torch.testing.assert_close(outputs[k], functional_call(nets[0], mix[k], (x,)), rtol=1e-4, atol=1e-5)
+
+    def test_a_transformer(self):
+        def make():
+            layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+            return nn.Sequential(nn.Linear(4, 8), nn.TransformerEncoder(layer, 1), nn.Flatten(), nn.Linear(40, 3))
+
+        self.check(make, torch.randn(6, 5, 4), torch.randint(0, 3, (6,)))
+
+    def test_modules_that_vmap_cannot_run_are_run_one_by_one_with_one_notice(self):
+        class Recurrent(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.lstm = nn.LSTM(4, 5, batch_first=True)
+                self.head = nn.Linear(5, 3)
+
+            def forward(self, x):
+                return self.head(self.lstm(x)[0][:, -1])
+
+        with pytest.warns(fc.BackendNotice, match="Recurrent runs combination by combination.*lstm") as notices:
+            self.check(Recurrent, torch.randn(6, 7, 4), torch.randint(0, 3, (6,)))
+        assert len(notices) == 1
+
+    def test_data_dependent_control_flow(self):
+        class Branch(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.one, self.two = nn.Linear(4, 3), nn.Linear(4, 3)
+
+            def forward(self, x):
+                return self.one(x) if self.one.weight.sum() > 0 else self.two(x)
+
+        with pytest.warns(fc.BackendNotice, match="combination by combination"):
+            self.check(Branch, torch.randn(6, 4), torch.randint(0, 3, (6,)))
+
+    def test_faults_of_the_module_itself_come_through(self, pair):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            fc.evaluate(*pair, fc.Uniform(), data=(torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)), n=2)
+
+    def test_the_models_are_left_as_they_were(self, pair, data):
+        a, b = pair
+        a.train()
+        before = {n: t.clone() for n, t in a.state_dict().items()}
+        fc.evaluate(a, b, fc.Uniform(), data=data, n=3)
+        assert a.training
+        assert all(torch.equal(before[n], t) for n, t in a.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n=0: at least one"),
+        ({"start": -1}, "numbered from 0"),
+        ({"start": 2**64 - 2, "n": 3}, r"2\*\*64"),
+        ({"seed": 2**64}, "seed"),
+        ({"loss": "hinge"}, "loss='hinge' is none of 'cross_entropy', 'nll', 'mse'"),
+        ({"backend": "tpu"}, "backend='tpu' is none of 'auto'"),
+        ({"device": "cuda:99"}, "device='cuda:99' cannot be used"),
+        ({"device": "nonsense"}, "device='nonsense' cannot be used"),
+        ({"dtype": torch.int8}, "not a floating-point dtype"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(pair, data, arguments, message):
+    class Untouchable(TensorDataset):
+        def __getitem__(self, index):
+            raise AssertionError("data were read before the arguments were checked")
+
+    with pytest.raises(ValueError, match=message):
+        fc.evaluate(*pair, fc.Uniform(), **{"data": Untouchable(*data), "n": 3} | arguments)
+
+
+def test_interrupting_returns_what_is_done(data):
+    torch.manual_seed(0)
+    nets = [MLP((7, 64, 5)), MLP((7, 64, 5))]
+    timer = threading.Timer(0.7, _thread.interrupt_main)
+    timer.start()
+    with pytest.warns(fc.BackendNotice, match="interrupted: .* of 100000000 combinations are done"):
+        sweep = fc.evaluate(*nets, fc.Uniform(), data=data, n=100_000_000)
+    assert 0 < len(sweep) < 100_000_000
+    assert not sweep.complete
+    again = fc.evaluate(*nets, fc.Uniform(), data=data, n=len(sweep))
+    assert np.array_equal(again.loss, sweep.loss)
+    assert again.complete
+
+
+def test_progress_shows_combinations_per_second(pair, data, capsys):
+    fc.evaluate(*pair, fc.Uniform(), data=data, n=10, progress=True)
+    assert "comb/s" in capsys.readouterr().err
+    fc.evaluate(*pair, fc.Uniform(), data=data, n=10, progress=False)
+    fc.evaluate(*pair, fc.Uniform(), data=data, n=10)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_data_budget_is_documented_where_it_is_used():
+    assert sweep_data.DATA_BUDGET == 2 << 30
