@@ -170,9 +170,11 @@ class TorchReference:
 
     @torch.no_grad()
     def _vmapped(self, index: Tensor, own: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        shared = self._fresh()
+
         def one(index: Tensor, own: State) -> Any:
             virtual = {n: VirtualParameter(self.mixture, n, index, self.dtype) for n in self.mixture.names}
-            return functional_call(self.model, virtual | self._shared | own, args, kwargs)
+            return functional_call(self.model, virtual | shared | own, args, kwargs)
 
         with warnings.catch_warnings():  # vmap's own loop over an operation is slow but right
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
@@ -180,9 +182,12 @@ class TorchReference:
 
     @torch.no_grad()
     def _single(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        shared = {n: b.clone() for n, b in self._shared.items()}  # a module may write to its buffers
-        output = functional_call(self.model, shared | state, args, kwargs)
+        output = functional_call(self.model, self._fresh() | state, args, kwargs)
         return tree_map(lambda t: t[None], output)
+
+    def _fresh(self) -> State:
+        """The shared buffers, copied: a module may write to them."""
+        return {n: b.clone() for n, b in self._shared.items()}
 
     def _ready(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.mixture.device, self.dtype if tensor.is_floating_point() else None)

@@ -1,0 +1,166 @@
+"""Programs: what is captured computes what the module computes, and says what it is."""
+
+import pytest
+import torch
+from torch import nn
+
+import fastcomb as fc
+from fastcomb.models import MLP, VGG, ResNet20, Tiny10, ViT
+from fastcomb.program import CaptureError, Weight
+
+FAMILIES = {
+    "mlp": lambda: MLP((20, 16, 5)),
+    "tiny10": Tiny10,
+    "resnet20": ResNet20,
+    "vgg": VGG,
+    "vgg_bn": lambda: VGG(batch_norm=True),
+    "vit": ViT,
+}
+
+
+def state(model):
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_understood_and_reproduced_for_other_batches_and_weights(name):
+    torch.manual_seed(0)
+    model, other = FAMILIES[name]().eval(), FAMILIES[name]().eval()
+    program = fc.capture(model)
+    assert program.unknown == ()
+    x = torch.randn(5, 20) if name == "mlp" else torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        found = program.run(state(other), x)
+        torch.testing.assert_close(found, other(x), rtol=1e-5, atol=1e-5)
+    reached = {w.name for node in program for w in node.weights if w.kind == "parameter"}
+    assert reached == {n for n, _ in model.named_parameters()}
+
+
+def test_the_table_shows_operations_weights_and_shapes():
+    text = str(fc.capture(Tiny10()))
+    assert "conv2d" in text
+    assert "conv1.weight, conv1.bias" in text
+    assert "N×16×30×30" in text
+    assert "bn8.running_var" in text
+    assert "returns linear; 26 operations, 0 unknown" in text
+
+
+def test_unknown_operations_stay_visible():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4))
+
+        def forward(self, x):
+            return torch.cumsum(x * self.w, 1)
+
+    program = fc.capture(Odd(), torch.randn(3, 4))
+    assert [node.op for node in program] == ["mul", "unknown"]
+    assert "? aten.cumsum.default" in str(program)
+    x = torch.randn(2, 4)
+    model = Odd()
+    torch.testing.assert_close(program.run(state(model), x), model(x))
+
+
+def test_arguments_are_named_with_their_defaults():
+    node = next(node for node in fc.capture(Tiny10()) if node.op == "conv2d")
+    assert node.arguments["weight"] == Weight("conv1.weight", "parameter")
+    assert node.arguments["stride"] == [1, 1]
+    assert node.arguments["dilation"] == 1 or list(node.arguments["dilation"]) == [1, 1]
+    assert node.arguments["groups"] == 1
+    assert node.module == "conv1"
+
+
+def test_tied_weights_have_one_name_and_constants_are_kept():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(4, 4)
+            self.two = nn.Linear(4, 4)
+            self.two.weight = self.one.weight
+
+        def forward(self, x):
+            return self.two(self.one(x)) + torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+    model = Tied()
+    program = fc.capture(model)
+    names = {w.name for node in program for w in node.weights if w.kind == "parameter"}
+    assert names == {"one.weight", "one.bias", "two.bias"}
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(program.run(state(model), x), model(x))
+
+
+def test_in_place_operations_are_read_as_new_values():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = self.linear(x)
+            nn.functional.relu_(h)
+            return h + h.mul_(2)
+
+    model = InPlace()
+    program = fc.capture(model)
+    assert program.unknown == ()
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(program.run(state(model), x), model(x))
+
+
+def test_several_inputs_and_structured_outputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x, y):
+            return {"sum": self.linear(x) + y, "x": x}
+
+    model = Two()
+    inputs = torch.randn(3, 4), torch.randn(3, 2)
+    program = fc.capture(model, *inputs)
+    found = program.run(state(model), *inputs)
+    torch.testing.assert_close(found["sum"], model(*inputs)["sum"])
+    assert found["x"] is inputs[0]
+
+
+def test_the_module_is_left_as_it_was():
+    model = Tiny10().train()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    fc.capture(model)
+    assert model.training
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+def test_what_cannot_be_captured_is_one_clear_error():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.linear(x) if x.sum() > 0 else x
+
+    with pytest.raises(CaptureError, match="Branch cannot be captured by torch.export"):
+        fc.capture(Branch())
+    with pytest.raises(ValueError, match="no input shape could be guessed for Identity"):
+        fc.capture(nn.Identity())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_torchvision_models(name):
+    """torchvision from the package index needs its compiled operators declared beside a CPU torch."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
+        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
+            library.define(schema)
+    torchvision = pytest.importorskip("torchvision", exc_type=ImportError)
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(weights=None).eval()
+    program = fc.capture(model, torch.randn(2, 3, 64, 64))
+    assert program.unknown == ()
+    x = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(program.run(state(model), x), model(x), rtol=1e-4, atol=1e-4)
