@@ -133,7 +133,9 @@ def main() -> None:
     print(f"Weight matching: inner product {alignment.objective[0]:.0f} -> {alignment.objective[-1]:.0f}.\n")
 
     print(f"{options.combinations:,} combinations each, evaluated on {len(test[0]):,} test digits;")
-    print(f"'below' is the fraction with a loss under {level:.3f} (twice the worse network's), 95 % interval\n")
+    print(
+        f"'below' is the fraction with a loss under {level:.3f} (twice the worse network's), 95 % interval\n"
+    )
     print(
         f"{'pair':10} {'law':13} {'loss':>7}  {'5 %':>6}  {'50 %':>6}  {'95 %':>6}  {'acc %':>6}  "
         f"{'5 %':>5}  {'50 %':>5}  {'95 %':>5}  {'below':>7} {'':18} {'comb/s':>9}"

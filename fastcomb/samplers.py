@@ -200,6 +200,12 @@ class Law(Sampler):
         if not np.isfinite(self.ppf([0.25, 0.5, 0.75])).all():
             raise ValueError("Law: the distribution's quantiles are not finite; check its parameters")
 
+    def __repr__(self) -> str:
+        arguments = [repr(value) for value in self.dist.args]
+        arguments += [f"{name}={value!r}" for name, value in self.dist.kwds.items()]
+        law = f"{self.dist.dist.name}({', '.join(arguments)})"
+        return f"Law(dist={law}, per={self.per!r}, bits={self.bits})"
+
     @property
     def mean(self) -> float:
         return float(self.dist.mean())

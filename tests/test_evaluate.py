@@ -301,7 +301,12 @@ class TestBatchNorm:
             fc.evaluate(*self.nets(), fc.Uniform(), data=images, n=1, batch_norm="recompute")
         with pytest.raises(ValueError, match="calibration is empty"):
             fc.evaluate(
-                *self.nets(), fc.Uniform(), data=images, n=1, batch_norm="recompute", calibration=images[0][:0]
+                *self.nets(),
+                fc.Uniform(),
+                data=images,
+                n=1,
+                batch_norm="recompute",
+                calibration=images[0][:0],
             )
 
     def loss(self, model, images):
@@ -360,7 +365,10 @@ class TestBatchNorm:
                 assert sweep.loss[k] == pytest.approx(F.cross_entropy(model.eval()(x), y).item(), rel=1e-5)
 
     def test_networks_without_running_statistics_need_no_choice(self, images):
-        nets = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(3600, 10)) for _ in "ab"]
+        nets = [
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(3600, 10))
+            for _ in "ab"
+        ]
         assert np.isfinite(fc.evaluate(*nets, fc.Uniform(), data=images, n=2).loss).all()
 
 
@@ -429,12 +437,16 @@ class TestModules:
         mix = fc.Mixture(*nets, fc.Uniform())
         outputs = mix.functional_call(nets[0], range(4), x)
         for k in range(4):
-            torch.testing.assert_close(outputs[k], functional_call(nets[0], mix[k], (x,)), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                outputs[k], functional_call(nets[0], mix[k], (x,)), rtol=1e-4, atol=1e-5
+            )
 
     def test_a_transformer(self):
         def make():
             layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
-            return nn.Sequential(nn.Linear(4, 8), nn.TransformerEncoder(layer, 1), nn.Flatten(), nn.Linear(40, 3))
+            return nn.Sequential(
+                nn.Linear(4, 8), nn.TransformerEncoder(layer, 1), nn.Flatten(), nn.Linear(40, 3)
+            )
 
         self.check(make, torch.randn(6, 5, 4), torch.randint(0, 3, (6,)))
 
@@ -448,7 +460,9 @@ class TestModules:
             def forward(self, x):
                 return self.head(self.lstm(x)[0][:, -1])
 
-        with pytest.warns(fc.BackendNotice, match="Recurrent runs combination by combination.*lstm") as notices:
+        with pytest.warns(
+            fc.BackendNotice, match="Recurrent runs combination by combination.*lstm"
+        ) as notices:
             self.check(Recurrent, torch.randn(6, 7, 4), torch.randint(0, 3, (6,)))
         assert len(notices) == 1
 
@@ -520,4 +534,3 @@ def test_progress_shows_combinations_per_second(pair, data, capsys):
     fc.evaluate(*pair, fc.Uniform(), data=data, n=10, progress=False)
     fc.evaluate(*pair, fc.Uniform(), data=data, n=10)
     assert capsys.readouterr().err == ""
-

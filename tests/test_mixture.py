@@ -162,7 +162,11 @@ def test_training_mode_is_respected_and_the_module_is_left_as_it_was():
         (lambda s: s.pop("1.bias"), ValueError, r"different parameters: '1.bias' \(only in theta_a\)"),
         (lambda s: s.update({"x": torch.ones(1)}), ValueError, r"'x' \(only in theta_b\)"),
         (lambda s: s.update({"1.bias": torch.ones(2)}), ValueError, r"'1.bias' \(63,\) against \(2,\)"),
-        (lambda s: s["3.bias"].fill_(float("nan")), ValueError, "theta_b: '3.bias' has 3 values that are NaN"),
+        (
+            lambda s: s["3.bias"].fill_(float("nan")),
+            ValueError,
+            "theta_b: '3.bias' has 3 values that are NaN",
+        ),
         (lambda s: s.update({"epoch": 3}), TypeError, "'epoch'.*int, not a tensor"),
     ],
 )
@@ -208,12 +212,16 @@ def test_other_arguments_are_refused(pair):
     with pytest.raises(TypeError, match="theta_a is a int"):
         fc.Mixture(3, pair[1], fc.Uniform())
     with pytest.raises(ValueError, match="no floating-point parameters"):
-        fc.Mixture({"n": torch.ones(2, dtype=torch.int64)}, {"n": torch.ones(2, dtype=torch.int64)}, fc.Uniform())
+        fc.Mixture(
+            {"n": torch.ones(2, dtype=torch.int64)}, {"n": torch.ones(2, dtype=torch.int64)}, fc.Uniform()
+        )
     with pytest.raises(ValueError, match="not initialised"):
         fc.Mixture(nn.LazyLinear(3), nn.LazyLinear(3), fc.Uniform())
     with pytest.raises(ValueError, match="theta_a lacks parameters of the model: '3.weight'"):
         fc.Mixture(MLP((3, 4)).state_dict(), pair[1], fc.Uniform())
-    with pytest.raises(ValueError, match=r"theta_a does not fit the model: '1.weight' \(9, 7\), model \(63, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"theta_a does not fit the model: '1.weight' \(9, 7\), model \(63, 7\)"
+    ):
         fc.Mixture(MLP((7, 9, 3, 5)).state_dict(), pair[1], fc.Uniform())
     with pytest.raises(ValueError, match="theta_a has entries that the model does not know: 'extra'"):
         fc.Mixture(pair[0].state_dict() | {"extra": torch.ones(1)}, pair[1], fc.Uniform())

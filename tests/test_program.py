@@ -153,7 +153,10 @@ def test_what_cannot_be_captured_is_one_clear_error():
 def test_torchvision_models(name):
     """torchvision from the package index needs its compiled operators declared beside a CPU torch."""
     library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
+    for schema in (
+        "nms(Tensor a, Tensor b, float c) -> Tensor",
+        "qnms(Tensor a, Tensor b, float c) -> Tensor",
+    ):
         if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
             library.define(schema)
     torchvision = pytest.importorskip("torchvision", exc_type=ImportError)

@@ -86,7 +86,9 @@ def test_alignment_preserves_the_function_and_never_increases_the_distance(make)
     x = inputs(b)
     with torch.no_grad():
         expected = b(x)
-        torch.testing.assert_close(found.model(x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+        torch.testing.assert_close(
+            found.model(x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
+        )
     assert all(torch.equal(before[n], t) for n, t in b.state_dict().items())
 
 

@@ -47,9 +47,7 @@ def drawn(index, **arguments):
 )
 @settings(max_examples=60, deadline=None)
 def test_draws_equal_an_independent_implementation(seed, index, unit, bits, count):
-    found = drawn(
-        torch.tensor([stream.as_signed(index)]), seed=seed, unit=unit, count=count, bits=bits
-    )
+    found = drawn(torch.tensor([stream.as_signed(index)]), seed=seed, unit=unit, count=count, bits=bits)
     expected = [independent.draw(seed, index, unit, e, bits) for e in range(count)]
     assert found[0].tolist() == expected
 

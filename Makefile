@@ -1,0 +1,44 @@
+# make demo and make test work on a bare machine with Python 3.11 or newer; both make their own environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+COMBINATIONS ?= 20000
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+$(VENV)/installed-demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed-demo
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps torchvision  # its package asks for a CUDA build of torch; only tests use it
+	touch $@
+
+demo: $(VENV)/installed-demo  ## train two networks on real digits and look at 160,000 combinations of them
+	$(BIN)/python examples/demo.py --combinations $(COMBINATIONS)
+
+test: $(VENV)/installed-dev  ## run the test suite (about a minute)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev  ## put the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-dev  ## measure throughput beside the peers, one table (about 10 minutes)
+	$(BIN)/python benchmarks/table.py
+
+clean:  ## remove the environment and everything generated
+	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
