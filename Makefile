@@ -38,7 +38,7 @@ format: $(VENV)/installed-dev  ## put the code in the project's style
 	$(BIN)/ruff format .
 
 bench: $(VENV)/installed-dev  ## measure throughput beside the peers, one table (about 10 minutes)
-	$(BIN)/python benchmarks/table.py
+	$(BIN)/python -m benchmarks.table
 
 clean:  ## remove the environment and everything generated
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

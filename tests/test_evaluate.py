@@ -109,7 +109,7 @@ def test_awkward_numbers_of_samples(pair, samples, chunk, monkeypatch):
 
 
 def test_half_precision_is_near_and_double_is_exact(pair, data):
-    """bfloat16 keeps 8 bits; weights, inputs and three layers round, each by 2**-9: 0.05 of the logits' scale."""
+    """bfloat16 rounds weights, inputs and three layers by 2**-9 each; 0.05 leaves room for cancellation."""
     runs = {
         dtype: fc.evaluate(*pair, fc.Uniform(), data=data, n=20, dtype=dtype)
         for dtype in (torch.float64, torch.float32, torch.bfloat16)

@@ -217,7 +217,7 @@ def test_other_arguments_are_refused(pair):
         )
     with pytest.raises(ValueError, match="not initialised"):
         fc.Mixture(nn.LazyLinear(3), nn.LazyLinear(3), fc.Uniform())
-    with pytest.raises(ValueError, match="theta_a lacks parameters of the model: '3.weight'"):
+    with pytest.raises(ValueError, match=r"theta_a lacks parameters of the model: '3.weight'"):
         fc.Mixture(MLP((3, 4)).state_dict(), pair[1], fc.Uniform())
     with pytest.raises(
         ValueError, match=r"theta_a does not fit the model: '1.weight' \(9, 7\), model \(63, 7\)"

@@ -143,7 +143,7 @@ def test_what_cannot_be_captured_is_one_clear_error():
         def forward(self, x):
             return self.linear(x) if x.sum() > 0 else x
 
-    with pytest.raises(CaptureError, match="Branch cannot be captured by torch.export"):
+    with pytest.raises(CaptureError, match=r"Branch cannot be captured by torch.export"):
         fc.capture(Branch())
     with pytest.raises(ValueError, match="no input shape could be guessed for Identity"):
         fc.capture(nn.Identity())

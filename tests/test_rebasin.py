@@ -147,7 +147,7 @@ def test_bad_input_is_one_clear_error():
     a, b = MLP((20, 17, 5)), MLP((20, 17, 5))
     with pytest.raises(ValueError, match="method='best' is none of 'weights'"):
         align(a, b, method="best")
-    with pytest.raises(ValueError, match="'1.weight'"):
+    with pytest.raises(ValueError, match=r"'1.weight'"):
         align(a, MLP((20, 16, 5)))
     with pytest.raises(ValueError, match="different parameters"):
         align(a, MLP((20, 17, 3, 5)))
@@ -157,7 +157,7 @@ def test_bad_input_is_one_clear_error():
         align(nn.Linear(3, 2), nn.Linear(3, 2))
     with torch.no_grad():
         b.get_parameter("3.bias")[0] = float("inf")
-    with pytest.raises(ValueError, match="model_b: '3.bias' has 1 values that are NaN or infinite"):
+    with pytest.raises(ValueError, match=r"model_b: '3.bias' has 1 values that are NaN or infinite"):
         align(a, b)
 
 

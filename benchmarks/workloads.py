@@ -1,0 +1,62 @@
+"""The networks and data sets that throughput is measured on.
+
+Weights and samples are random: speed does not depend on their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastcomb.models import MLP, ResNet20, Tiny10
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One combination is a forward pass over ``samples`` inputs of ``shape``."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    samples: int
+    #: combinations per timed call; enough for about a tenth of a second
+    combinations: int
+    #: combinations that the stacking peers hold at a time
+    stacked: int
+
+    def pair(self) -> tuple[nn.Module, nn.Module]:
+        torch.manual_seed(0)
+        return self.make().eval(), self.make().eval()
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(self.samples, *self.shape, generator=generator)
+        return x, torch.randint(0, 10, (self.samples,), generator=generator)
+
+    def flops(self) -> int:
+        """Floating-point operations of one combination's matrix products and convolutions."""
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.make().eval()(self.data()[0])
+        return int(counter.get_total_flops())
+
+
+def _mlp(*widths: int) -> Callable[[], nn.Module]:
+    return lambda: MLP(widths)
+
+
+WORKLOADS = {
+    w.name: w
+    for w in (
+        Workload("W0", _mlp(64, 32, 10), (64,), 360, 1024, 64),
+        Workload("W1", _mlp(784, 64, 64, 10), (784,), 500, 128, 16),
+        Workload("W2-100", _mlp(784, 512, 512, 512, 10), (784,), 100, 32, 8),
+        Workload("W2-1000", _mlp(784, 512, 512, 512, 10), (784,), 1000, 8, 4),
+        Workload("W3", Tiny10, (3, 32, 32), 250, 4, 2),
+        Workload("W4", ResNet20, (3, 32, 32), 250, 2, 2),
+    )
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
