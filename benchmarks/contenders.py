@@ -130,11 +130,11 @@ def _run_in_jax(program: fc.Program, weights: dict[str, Any], x: Any) -> Any:
 
     values = dict(zip(program.inputs, [x], strict=True))
     for node in program:
-        get = {
+        get: dict[str, Any] = {
             k: weights.get(v.name) if hasattr(v, "kind") else values[v.name] if hasattr(v, "name") else v
             for k, v in node.arguments.items()
         }
-        first = next(iter(get.values()))
+        first: Any = next(iter(get.values()))
         if node.op == "linear":
             value = first @ get["weight"].T + get["bias"]
         elif node.op == "conv2d":

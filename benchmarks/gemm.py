@@ -15,7 +15,7 @@ def _contenders(m: int, k: int, n: int, dtype: torch.dtype) -> dict[str, Callabl
     x, w = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
     found: dict[str, Callable[[], Tensor]] = {"torch.mm": lambda: torch.mm(x, w.T)}
     if torch.backends.mkldnn.is_available():
-        packed = torch.ops.mkldnn._reorder_linear_weight(w.to_mkldnn(), m)
+        packed = torch.ops.mkldnn._reorder_linear_weight(w, m)
         found["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
     return found
 

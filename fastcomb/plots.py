@@ -11,7 +11,7 @@ import numpy as np
 from fastcomb.density import Density
 
 if TYPE_CHECKING:
-    from fastcomb.sweep.result import Metric, Sweep
+    from fastcomb.sweep.result import Sweep
 
 
 def new_figure(columns: int, rows: int = 1) -> tuple[Any, Any]:
@@ -50,7 +50,7 @@ def plot_sweeps(
     Returns:
         the path.
     """
-    metrics: list[Metric] = ["loss"]
+    metrics: list[str] = ["loss"]
     if not any(np.isnan(sweep.accuracy).all() for sweep in sweeps.values()):
         metrics.append("accuracy")
     figure, axes = new_figure(len(metrics))

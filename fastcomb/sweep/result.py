@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,6 @@ from torch import nn
 from fastcomb.backends import Backend
 from fastcomb.density import Density, Proportion, proportion
 from fastcomb.mixture import Mixture
-
-Metric = Literal["loss", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Sweep:
         """Combinations per second."""
         return len(self) / self.seconds
 
-    def values(self, metric: Metric) -> NDArray[np.float32]:
+    def values(self, metric: str) -> NDArray[np.float32]:
         """The array called ``metric``.
 
         Raises:
@@ -81,11 +79,11 @@ class Sweep:
             raise ValueError("this sweep has no accuracy: its targets are not class numbers")
         return self.loss if metric == "loss" else self.accuracy
 
-    def density(self, metric: Metric) -> Density:
+    def density(self, metric: str) -> Density:
         """Distribution of ``metric`` over the combinations."""
         return Density(metric, self.values(metric).astype(np.float64))
 
-    def fraction_below(self, metric: Metric, level: float, confidence: float = 0.95) -> Proportion:
+    def fraction_below(self, metric: str, level: float, confidence: float = 0.95) -> Proportion:
         """Fraction of combinations with ``metric`` < level, with its exact (Clopper–Pearson) interval.
 
         NaN is not below any level. The values are compared in their own precision, float32.
@@ -93,12 +91,12 @@ class Sweep:
         count = int(np.count_nonzero(self.values(metric) < np.float32(level)))
         return proportion(count, len(self), confidence)
 
-    def fraction_above(self, metric: Metric, level: float, confidence: float = 0.95) -> Proportion:
+    def fraction_above(self, metric: str, level: float, confidence: float = 0.95) -> Proportion:
         """Fraction of combinations with ``metric`` > level; see :meth:`fraction_below`."""
         count = int(np.count_nonzero(self.values(metric) > np.float32(level)))
         return proportion(count, len(self), confidence)
 
-    def best(self, k: int = 1, metric: Metric = "loss") -> NDArray[Any]:
+    def best(self, k: int = 1, metric: str = "loss") -> NDArray[Any]:
         """Indices of the k best combinations, best first (lowest loss, highest accuracy; NaN last).
 
         Ties go to the lower index.
@@ -126,7 +124,7 @@ class Sweep:
             "backend": self.backend,
             "combinations_per_second": self.rate,
         }
-        metrics: list[Metric] = ["loss"] if np.isnan(self.accuracy).all() else ["loss", "accuracy"]
+        metrics: list[str] = ["loss"] if np.isnan(self.accuracy).all() else ["loss", "accuracy"]
         for metric in metrics:
             density = self.density(metric)
             report[f"{metric}_mean"] = density.mean
