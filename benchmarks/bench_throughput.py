@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.contenders import CONTENDERS, available
+from benchmarks.contenders import CONTENDERS, available, combinations
 from benchmarks.workloads import DTYPES, WORKLOADS
 
 
@@ -19,5 +19,5 @@ def test_throughput(benchmark: Any, workload: str, dtype: str, contender: str) -
         pytest.skip(f"{contender} is not installed")
     call = CONTENDERS[contender](WORKLOADS[workload], DTYPES[dtype])
     benchmark.group = f"{workload} {dtype}"
-    benchmark.extra_info["combinations"] = WORKLOADS[workload].combinations
+    benchmark.extra_info["combinations"] = combinations(contender, WORKLOADS[workload])
     benchmark.pedantic(call, rounds=5, warmup_rounds=1)

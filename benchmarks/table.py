@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 import fastcomb as fc
-from benchmarks.contenders import CONTENDERS, PEERS, available, mean_loss
+from benchmarks.contenders import CONTENDERS, PEERS, available, combinations, mean_loss
 from benchmarks.gemm import peak
 from benchmarks.workloads import DTYPES, WORKLOADS
 
@@ -45,15 +45,13 @@ def measure(workload_name: str, dtype_name: str, rounds: int, names: list[str]) 
     middle = statistics.median(losses.values())
     for name, loss in losses.items():
         if abs(loss - middle) > 0.1 * middle:
-            raise SystemExit(
-                f"{name} computes something else on {workload_name}: loss {loss}, others {middle}"
-            )
+            raise SystemExit(f"{name} on {workload_name} has loss {loss}, others {middle}")
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             began = time.perf_counter()
             call()
-            times[name].append((time.perf_counter() - began) / workload.combinations)
+            times[name].append((time.perf_counter() - began) / combinations(name, workload))
     return [
         {
             "workload": workload_name,
