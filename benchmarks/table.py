@@ -102,7 +102,8 @@ def main() -> None:
         row["times_best_peer"] = min(peers) / row["p50_ms"] if peers else float("nan")
         print(
             f"| {row['workload']} | {row['dtype']} | {row['contender']} | {row['p50_ms']:.3f} "
-            f"({row['p20_ms']:.3f}–{row['p80_ms']:.3f}) | {row['times_best_peer']:.2f} | {row['of_gemm']:.2f} |"
+            f"({row['p20_ms']:.3f}–{row['p80_ms']:.3f}) | {row['times_best_peer']:.2f} "
+            f"| {row['of_gemm']:.2f} |"
         )
     if options.json:
         ceiling = {dtype: rate for dtype, (rate, _) in ceilings.items()}

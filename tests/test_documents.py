@@ -1,0 +1,60 @@
+"""What the README, the demo and the benchmarks say can be done, can be done."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastcomb.models import MLP
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readme_runs(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    x = torch.randn(40, 6)
+    names = {
+        "model_a": MLP((6, 9, 8, 3)),
+        "model_b": MLP((6, 9, 8, 3)),
+        "x_test": x,
+        "y_test": torch.randint(0, 3, (40,)),
+        "x": x,
+    }
+    for block in blocks:
+        exec(block.replace("100_000", "2_000"), names)
+    assert "combinations per second" in capsys.readouterr().out
+    assert (tmp_path / "density.png").exists()
+
+
+def test_the_demo_runs_and_finds_what_the_readme_says(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples/demo.py", "--combinations", "64", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("aligned", "unaligned"))]
+    assert len(rows) == 8
+    loss = {(pair, law): float(mean) for pair, law, mean, *_ in rows}
+    for law in ("uniform", "Bernoulli(½)", "vicinity"):
+        assert loss["aligned", law] < 0.5 * loss["unaligned", law]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alignment.png", "laws.png", "line.png"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_benchmark_table_measures_agreeing_contenders():
+    from benchmarks.gemm import peak
+    from benchmarks.table import measure
+
+    rows = measure("W0", "float32", 1, ["fastcomb", "torch loop", "torch vmap"])
+    assert [row["contender"] for row in rows] == ["fastcomb", "torch loop", "torch vmap"]
+    assert all(row["p50_ms"] > 0 and row["flops"] == 2 * 360 * (64 * 32 + 32 * 10) for row in rows)
+    rate, where = peak(torch.float32, rounds=1)
+    assert rate > 1e9
+    assert "×" in where
