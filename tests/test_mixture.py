@@ -182,6 +182,16 @@ def test_many_differences_are_cut_short():
         fc.Mixture({f"w{i}": torch.ones(1) for i in range(6)}, {}, fc.Uniform())
 
 
+def test_a_model_that_does_not_fit_is_refused(pair, data):
+    mix = fc.Mixture(*pair, fc.Uniform())
+    with pytest.raises(ValueError, match=r"does not fit MLP: '5.weight' is \(5, 3\), in the model \(4, 3\)"):
+        mix.functional_call(MLP((7, 63, 3, 4)), [0], data[0])
+    with pytest.raises(ValueError, match=r"'7.bias' is missing"):
+        mix.functional_call(MLP((7, 63, 3, 5, 2)), [0], data[0])
+    with pytest.raises(ValueError, match=r"the model has no '5.weight'"):
+        mix.functional_call(MLP((7, 63, 3)), [0], data[0])
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_seeds_outside_64_bits_are_refused(pair, seed):
     with pytest.raises(ValueError, match="seed"):

@@ -57,6 +57,9 @@ class TorchReference:
         model: the module; its weights are not used, its mode is, and neither is changed.
         dtype: compute dtype of parameters, inputs and buffers.
         normalisation: what to do with running statistics.
+
+    Raises:
+        ValueError: the mixture's parameters are not the model's.
     """
 
     name = "torch_reference"
@@ -64,6 +67,7 @@ class TorchReference:
     def __init__(
         self, mixture: Mixture, model: nn.Module, *, dtype: torch.dtype, normalisation: Normalisation
     ) -> None:
+        _check_fit(mixture, model)
         self.mixture = mixture
         self.model = model
         self.dtype = dtype
@@ -205,6 +209,23 @@ class _ByteCounter(TorchDispatchMode):
         if not func.is_view and func is not torch.ops.fastcomb.mix.default:
             self.total += sum(t.nbytes for t in tree_leaves(result) if isinstance(t, Tensor))
         return result
+
+
+def _check_fit(mixture: Mixture, model: nn.Module) -> None:
+    names: dict[int, set[str]] = {}
+    shapes = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.is_floating_point():
+            names.setdefault(id(parameter), set()).add(name)
+            shapes[name] = parameter.shape
+    faults = [f"{min(tied)!r} is missing" for tied in names.values() if not tied & set(mixture.names)]
+    for name in mixture.names:
+        if name not in shapes:
+            faults.append(f"the model has no {name!r}")
+        elif mixture.shape(name) != shapes[name]:
+            faults.append(f"{name!r} is {tuple(mixture.shape(name))}, in the model {tuple(shapes[name])}")
+    if faults:
+        raise ValueError(f"the mixture does not fit {type(model).__name__}: {'; '.join(faults[:5])}")
 
 
 def _power_of_two(value: float) -> int:

@@ -16,7 +16,7 @@ from fastcomb.density import Density, Proportion, proportion
 from fastcomb.mixture import Mixture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sweep:
     """Loss and accuracy of combinations ``start``, ``start + 1``, …
 
