@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import fastcomb as fc
 from fastcomb.models import MLP
-from fastcomb.plots import draw_density, new_figure, save
+from fastcomb.plots import draw_density, draw_fraction, log_axis, new_figure, save
 
 WIDTHS = (784, 64, 64, 10)
 LAWS = {
@@ -82,14 +82,16 @@ def picture_alignment(sweeps: dict[tuple[str, str], fc.Sweep], path: Path) -> Pa
 
 def picture_laws(sweeps: dict[tuple[str, str], fc.Sweep], ends: list[float], path: Path) -> Path:
     figure, axes = new_figure(2)
-    for axis, metric in zip(axes[0], ("loss", "accuracy"), strict=True):
-        for law in LAWS:
-            draw_density(axis, sweeps["aligned", law].density(metric), law)
-        axis.set_xlabel(metric)
-        axis.set_ylabel("density over combinations")
-        axis.set_ylim(bottom=0)
+    for law in LAWS:
+        draw_fraction(axes[0, 0], sweeps["aligned", law].density("loss"), law)
+        draw_fraction(axes[0, 1], sweeps["aligned", law].density("accuracy"), law, above=True)
     for end in ends:
         axes[0, 0].axvline(end, color="black", linestyle=":", linewidth=1)
+    log_axis(axes[0, 0])
+    axes[0, 0].set_xlabel("loss (log scale)")
+    axes[0, 0].set_ylabel("fraction of combinations with less")
+    axes[0, 1].set_xlabel("accuracy")
+    axes[0, 1].set_ylabel("fraction of combinations with more")
     axes[0, 0].legend(frameon=False, title="dotted: the two networks")
     figure.suptitle("How much of the cube is good? Aligned pair")
     return save(figure, path)

@@ -86,7 +86,26 @@ def draw_density(axis: Any, density: Density, label: str, *, log: bool = False) 
     axis.stairs(heights, 10**edges if log else edges, fill=True, alpha=0.35, color=line.get_color())
     axis.stairs(heights, 10**edges if log else edges, color=line.get_color())
     if log:
-        axis.set_xscale("log")
+        log_axis(axis)
+
+
+def draw_fraction(axis: Any, density: Density, label: str, *, above: bool = False) -> None:
+    """Fraction of combinations below (or above) each value of the metric: the distribution function."""
+    fraction = np.arange(1, len(density.finite) + 1) / len(density.values)
+    if above:
+        fraction = 1 - fraction
+    axis.plot(density.finite, fraction, label=label, drawstyle="steps-post")
+    axis.set_ylim(0, 1.02)
+
+
+def log_axis(axis: Any) -> None:
+    """A logarithmic x axis with few, plain tick labels."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _caption(sweeps: Mapping[str, Sweep]) -> str:

@@ -441,6 +441,27 @@ class TestModules:
                 outputs[k], functional_call(nets[0], mix[k], (x,)), rtol=1e-4, atol=1e-5
             )
 
+    def test_modules_that_write_to_their_input(self):
+        class Centred(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = nn.Linear(4, 3)
+
+            def forward(self, x):
+                return self.linear(x.sub_(1).mul_(2))
+
+        x, y = torch.randn(6, 4), torch.randint(0, 3, (6,))
+        before = x.clone()
+        torch.manual_seed(0)
+        a, b = Centred(), Centred()
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=70)
+        outputs = sweep.mixture.functional_call(a, range(70), x)
+        assert torch.equal(x, before)
+        for k in (0, 1, 69):
+            logits = functional_call(a, sweep.mixture[k], (x.clone(),))
+            torch.testing.assert_close(outputs[k], logits, rtol=1e-5, atol=1e-5)
+            assert sweep.loss[k] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
     def test_a_transformer(self):
         def make():
             layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)

@@ -73,6 +73,7 @@ class TorchReference:
         self.dtype = dtype
         self.normalisation = normalisation
         self.slots = self.block = 1
+        self._writes_inputs = False
         buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
         self._shared = {n: self._ready(b) for n, b in (buffers | (normalisation.fixed or {})).items()}
 
@@ -97,7 +98,9 @@ class TorchReference:
         for batch in batches:
             with collecting(self.model) as names:
                 fresh = {n: self._shared[n].new_zeros(len(index), *self._shared[n].shape) for n in names}
-                for _ in self._outputs(prepared._replace(statistics=fresh), (self._ready(batch),), {}):
+                for _ in self._outputs(
+                    prepared._replace(statistics=fresh), (_copied(self._ready(batch)),), {}
+                ):
                     pass
             for name, value in fresh.items():
                 totals[name] = totals.get(name, 0) + value / len(batches)
@@ -137,8 +140,12 @@ class TorchReference:
     def _measured(self, index: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:
         """Outputs [1, ...] of one combination, and the bytes of all values produced on the way."""
         prepared = self.prepare(index)
+        args, kwargs = tree_map(_copied, (args, kwargs))
+        before = [t._version for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         with _ByteCounter() as counter:
             (output,) = self._outputs(prepared, args, kwargs)
+        after = [t._version for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        self._writes_inputs = before != after  # then every combination gets a copy of its own
         return output, counter.total
 
     def _mixed(self, index: Tensor) -> State:
@@ -147,10 +154,12 @@ class TorchReference:
     def _outputs(self, block: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Outputs [k, ...] of successive parts of a block; its statistics are updated by collecting."""
         done = 0
+        given = (args, kwargs)
         while done < len(block.indices):
             part = slice(done, done + self.slots)
             own = {n: t[part] for n, t in block.statistics.items()}
             if self.slots > 1:
+                args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
                 try:
                     yield self._vmapped(block.indices[part], own, args, kwargs)
                     done += self.slots
@@ -160,6 +169,7 @@ class TorchReference:
             mixed = block.mixed or self._mixed(block.indices)
             while done < len(block.indices):
                 own = {n: t[done] for n, t in block.statistics.items()}
+                args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
                 yield self._single({n: t[done] for n, t in mixed.items()} | own, args, kwargs)
                 done += 1
             if self.slots > 1:  # the module itself runs, so vmap is at fault
@@ -226,6 +236,10 @@ def _check_fit(mixture: Mixture, model: nn.Module) -> None:
             faults.append(f"{name!r} is {tuple(mixture.shape(name))}, in the model {tuple(shapes[name])}")
     if faults:
         raise ValueError(f"the mixture does not fit {type(model).__name__}: {'; '.join(faults[:5])}")
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _power_of_two(value: float) -> int:
