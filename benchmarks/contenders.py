@@ -70,6 +70,7 @@ def torch_loop(workload: Workload, dtype: torch.dtype) -> Call:
 
 def torch_compiled_loop(workload: Workload, dtype: torch.dtype) -> Call:
     peer = _Torch(workload, dtype)
+    torch.compiler.reset()  # else the workloads before count towards the limit of recompilations
     one = torch.compile(peer.one)
     return torch.no_grad()(lambda: [one() for _ in range(workload.combinations)])
 
