@@ -36,12 +36,14 @@ def fma(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     if not result.numel():
         return result
     ties = total.view(torch.int64).bitwise_and_(0x1FFFFFFF).bitwise_xor_(0x10000000)  # 0 on a boundary
-    sizes = result.abs()
-    if ties.min() == 0 or sizes.min() < _SMALLEST_NORMAL:
-        exact_zero = (z == 0) & ((x == 0) | (y == 0))
-        doubtful = (ties == 0) | ((sizes < _SMALLEST_NORMAL) & ~exact_zero)
-        x, y, z = (t.expand(result.shape)[doubtful].double() for t in (x, y, z))
-        result[doubtful] = _add_to_odd(x * y, z).float()
+    doubtful = ties == 0 if ties.min() == 0 else None
+    if result.abs().min() < _SMALLEST_NORMAL:
+        subnormal = (result.abs() < _SMALLEST_NORMAL) & ~((z == 0) & ((x == 0) | (y == 0)))
+        doubtful = subnormal if doubtful is None else doubtful | subnormal
+    if doubtful is not None:
+        at = doubtful.nonzero(as_tuple=True)
+        x, y, z = (t.expand(result.shape)[at].double() for t in (x, y, z))
+        result[at] = _add_to_odd(x * y, z).float()
     return result
 
 

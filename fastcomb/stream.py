@@ -30,7 +30,7 @@ STREAM_VERSION = 1
 RESOLUTION = {16: 16, 32: 23}
 
 #: Philox blocks processed at a time: the int64 working set then stays near the cores' own caches.
-_BLOCKS_AT_A_TIME = 1 << 14
+_BLOCKS_AT_A_TIME = 1 << 15
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
