@@ -81,24 +81,7 @@ def _generate(tree: Any) -> Any:
     return tree_map(lambda t: t.values() if isinstance(t, VirtualParameter) else t, tree)
 
 
-@torch.library.custom_op("fastcomb::convolution", mutates_args=())
-def convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """Convolution over 1, 2 or 3 dimensions, which vmap runs once per combination."""
-    zeros = [0] * len(stride)
-    result: Tensor = torch.convolution(x, weight, bias, stride, padding, dilation, False, zeros, groups)
-    return result
-
-
-@convolution.register_fake
-def _convolution_fake(
+def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -110,6 +93,11 @@ def _convolution_fake(
     zeros = [0] * len(stride)
     result: Tensor = torch.convolution(x, weight, bias, stride, padding, dilation, False, zeros, groups)
     return result
+
+
+#: Convolution over 1, 2 or 3 dimensions, which vmap runs once per combination.
+convolution = torch.library.custom_op("fastcomb::convolution", _convolution, mutates_args=())
+convolution.register_fake(_convolution)
 
 
 @convolution.register_vmap
