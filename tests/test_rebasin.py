@@ -8,8 +8,8 @@ import fastcomb as fc
 from fastcomb.models import MLP, VGG, ResNet20, Tiny10, ViT
 from fastcomb.rebasin import align, symmetries
 
-# sizes of the groups, derived by hand: the hidden widths of a chain; for ResNet20, in each of three stages, the
-# residual stream and the inner convolutions of three blocks
+# sizes of the groups, derived by hand: the hidden widths of a chain; for ResNet20, in each of three stages,
+# the residual stream and the inner convolutions of three blocks
 FAMILIES = {
     "mlp": (lambda: MLP((20, 17, 13, 5)), [17, 13]),
     "tiny10": (Tiny10, [16, 16, 32, 32, 32, 64, 64, 64]),
