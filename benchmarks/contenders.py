@@ -117,11 +117,11 @@ def _jax(workload: Workload, dtype: torch.dtype, batch: int | None) -> Call:
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
         return losses, (logits.argmax(1) == y).mean()
 
-    @jax.jit
     def call(key: Any) -> Any:
         return jax.lax.map(one, jax.random.split(key, workload.combinations), batch_size=batch)
 
-    return lambda: jax.block_until_ready(call(jax.random.key(0)))
+    compiled = jax.jit(call)
+    return lambda: jax.block_until_ready(compiled(jax.random.key(0)))
 
 
 def _run_in_jax(program: fc.Program, weights: dict[str, Any], x: Any) -> Any:
