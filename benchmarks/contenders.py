@@ -26,7 +26,7 @@ class _Torch:
     """What the torch peers share: both networks' parameters, the data in the compute dtype."""
 
     def __init__(self, workload: Workload, dtype: torch.dtype) -> None:
-        self.workload, self.dtype = workload, dtype
+        self.dtype = dtype
         a, b = workload.pair()
         self.model = a.to(dtype)
         self.a = {n: p.detach().float() for n, p in workload.pair()[0].named_parameters()}
@@ -139,14 +139,8 @@ def _run_in_jax(program: fc.Program, weights: dict[str, Any], x: Any) -> Any:
         if node.op == "linear":
             value = first @ get["weight"].T + get["bias"]
         elif node.op == "conv2d":
-            pads = (
-                [(p, p) for p in get["padding"]] if isinstance(get["padding"], list | tuple) else [(0, 0)] * 2
-            )
-            value = (
-                jax.lax.conv(first, get["weight"], get["stride"], "VALID")
-                if not any(map(any, pads))
-                else (jax.lax.conv_general_dilated(first, get["weight"], get["stride"], pads))
-            )
+            pads = [(p, p) for p in get["padding"]]
+            value = jax.lax.conv_general_dilated(first, get["weight"], get["stride"], pads)
             value = value if get["bias"] is None else value + get["bias"][:, None, None]
         elif node.op == "batch_norm":
             scale = get["weight"] * jax.lax.rsqrt(get["running_var"] + get["eps"])
@@ -177,7 +171,7 @@ CONTENDERS = {"fastcomb": fastcomb_} | PEERS
 
 
 def combinations(name: str, workload: Workload) -> int:
-    """How many a contender's call evaluates: ``evaluate`` plans anew in every call, as in a long sweep."""
+    """How many a contender's call evaluates: more for ``evaluate``, which plans anew in every call."""
     return workload.combinations * (8 if name == "fastcomb" else 1)
 
 

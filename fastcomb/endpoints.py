@@ -16,7 +16,7 @@ from torch import Tensor, nn
 Theta = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
 
 _SHOWN = 5
-_RUNNING = ("running_mean", "running_var")
+RUNNING_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def check_match(a: Endpoint, b: Endpoint) -> None:
         raise ValueError("theta_a and theta_b have no floating-point parameters to mix")
 
 
-def is_running_statistic(name: str) -> bool:
-    return name.rpartition(".")[2] in _RUNNING
+def _is_running_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in RUNNING_STATISTICS
 
 
 def _from_module(module: nn.Module, label: str) -> Endpoint:
@@ -119,7 +119,7 @@ def _from_mapping(theta: Mapping[str, Any], model: nn.Module | None, label: str)
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, value in theta.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or is_running_statistic(name):
+        if not isinstance(value, Tensor) or not value.is_floating_point() or _is_running_statistic(name):
             continue
         place = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
         if value.numel() and place in seen:
@@ -164,7 +164,7 @@ def _check_values(endpoint: Endpoint, label: str) -> None:
         if value.device.type == "meta":
             raise ValueError(f"{label}: {name!r} is on the meta device and has no values")
     floating = endpoint.parameters | {
-        name: value for name, value in endpoint.carried.items() if is_running_statistic(name)
+        name: value for name, value in endpoint.carried.items() if _is_running_statistic(name)
     }
     for name, value in floating.items():
         bad = value.numel() - int(torch.isfinite(value).sum())

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fastcomb.endpoints import is_running_statistic
+from fastcomb.endpoints import RUNNING_STATISTICS
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
@@ -79,7 +79,7 @@ class Normalisation:
             raise ValueError(f'batch_norm="lerp" needs a sampler with a finite mean, not {mixture.sampler}')
         weight = mean if choice == "lerp" else 0.0
         fixed = {}
-        for name in (f"{layer}.{s}".lstrip(".") for layer in layers for s in ("running_mean", "running_var")):
+        for name in _statistics(layers):
             sides = (mixture.a, mixture.b) if choice == "lerp" else (mixture.a,)
             for label, side in zip("ab", sides, strict=False):
                 if name not in side.carried:
@@ -107,16 +107,20 @@ def collecting(model: nn.Module) -> Iterator[list[str]]:
     """
     layers = {name: module for name, module in model.named_modules() if uses_running(module)}
     before = {n: (m.momentum, m.num_batches_tracked) for n, m in layers.items()}
-    names = [name for name, _ in model.named_buffers() if is_running_statistic(name)]
     try:
         for module in layers.values():
             module.training, module.momentum = True, 1.0
             module.num_batches_tracked = None
-        yield [name for name in names if name.rpartition(".")[0] in layers]
+        yield _statistics(layers)
     finally:
         for name, module in layers.items():
             module.training = False
             module.momentum, module.num_batches_tracked = before[name]
+
+
+def _statistics(layers: Iterable[str]) -> list[str]:
+    """Names of the running statistics of these modules."""
+    return [f"{layer}.{name}".lstrip(".") for layer in layers for name in RUNNING_STATISTICS]
 
 
 def _inputs(calibration: Any) -> tuple[Tensor, ...]:
