@@ -67,7 +67,7 @@ class TorchReference:
     def __init__(
         self, mixture: Mixture, model: nn.Module, *, dtype: torch.dtype, normalisation: Normalisation
     ) -> None:
-        _check_fit(mixture, model)
+        check_fit(mixture, model)
         self.mixture = mixture
         self.model = model
         self.dtype = dtype
@@ -129,6 +129,12 @@ class TorchReference:
             if len(block):
                 parts += self._outputs(self.prepare(block), args, kwargs)
         return tree_map(lambda *tensors: torch.cat(tensors), *parts)
+
+    def output(self, index: Tensor, statistics: State, x: Tensor) -> Any:
+        """Output on samples x [S, ...] of the one combination in ``index`` with given running statistics."""
+        own = {name: value[None] for name, value in statistics.items()}
+        (output,) = self._outputs(Prepared(index, self._mixed(index), own), (_copied(self._ready(x)),), {})
+        return tree_map(lambda t: t[0], output)
 
     def _size(self, produced: float) -> None:
         """Choose how many combinations to run together that each produce so many bytes."""
@@ -221,7 +227,8 @@ class _ByteCounter(TorchDispatchMode):
         return result
 
 
-def _check_fit(mixture: Mixture, model: nn.Module) -> None:
+def check_fit(mixture: Mixture, model: nn.Module) -> None:
+    """Raise ValueError unless the mixture's parameters are the model's."""
     names: dict[int, set[str]] = {}
     shapes = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -111,13 +111,21 @@ class Program:
         Returns:
             what the captured module returns.
         """
+        values = self.values(state, *inputs)
+        return tree_map(lambda leaf: values[leaf.name] if isinstance(leaf, Value) else leaf, self.output)
+
+    def values(self, state: Mapping[str, Tensor], *inputs: Any) -> dict[str, Any]:
+        """As :meth:`run`, returning the inputs and every node's result by name.
+
+        Constants too are taken from ``state`` where it has them.
+        """
         values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
 
         def resolve(leaf: Any) -> Any:
             if isinstance(leaf, Value):
                 return values[leaf.name]
             if isinstance(leaf, Weight):
-                return self.constants[leaf.name] if leaf.kind == "constant" else state[leaf.name]
+                return state[leaf.name] if leaf.name in state else self.constants[leaf.name]
             return leaf
 
         for node in self.nodes:
@@ -129,7 +137,7 @@ class Program:
                 values[node.name] = node.target(**arguments)
             else:
                 values[node.name] = node.target(*arguments.values())
-        return tree_map(resolve, self.output)
+        return values
 
     def __str__(self) -> str:
         rows = [("value", "operation", "reads", "weights", "shape", "in module")]

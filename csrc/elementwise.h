@@ -1,0 +1,209 @@
+// Element-wise work, strided: activations, arithmetic with broadcasting, affine maps per channel.
+#pragma once
+
+#include "functions.h"
+#include "kernels.h"
+
+namespace FASTCOMB_LEVEL {
+
+using fastcomb::Elementwise;
+using fastcomb::kMaxDims;
+
+template <class T>
+FASTCOMB_INLINE F take(const T* p, int64_t stride, int n) {
+  if (stride == 1) return n == W ? load(p) : load_n(p, n);
+  if (stride == 0) return set1(widen(*p));
+  float own[W] = {};
+  for (int l = 0; l < n; ++l) own[l] = widen(p[l * stride]);
+  return load(own);
+}
+template <class T>
+FASTCOMB_INLINE void put(T* p, int64_t stride, F v, int n) {
+  if (stride == 1) {
+    if (n == W) store(p, v);
+    else store_n(p, v, n);
+    return;
+  }
+  for (int l = 0; l < n; ++l) assign(p + l * stride, v[l]);
+}
+
+// f(x, y, out) at the start of each innermost run; dimensions 0 to 4 are the outer ones.
+template <class T, class Run>
+FASTCOMB_INLINE void for_runs(const Elementwise& e, const Run& run) {
+  const int64_t* n = e.size;
+  for (int64_t i0 = 0; i0 < n[0]; ++i0)
+    for (int64_t i1 = 0; i1 < n[1]; ++i1)
+      for (int64_t i2 = 0; i2 < n[2]; ++i2)
+        for (int64_t i3 = 0; i3 < n[3]; ++i3)
+          for (int64_t i4 = 0; i4 < n[4]; ++i4) {
+            const auto at = [&](const int64_t* s) { return i0 * s[0] + i1 * s[1] + i2 * s[2] + i3 * s[3] + i4 * s[4]; };
+            run((const T*)e.x + at(e.x_stride), (const T*)e.y + at(e.y_stride), (T*)e.out + at(e.out_stride));
+          }
+}
+
+FASTCOMB_INLINE F each_lane(F x, float (*f)(float)) {
+  for (int l = 0; l < W; ++l) x[l] = f(x[l]);
+  return x;
+}
+
+template <int OP>
+FASTCOMB_INLINE F apply(F x, float alpha, float beta) {
+  using namespace fastcomb;
+  const F zero = set1(0), one = set1(1);
+  if (OP == kRelu) return maximum(zero, x);
+  if (OP == kLeakyRelu) return select((I)(x > 0.0f), x, x * alpha);
+  if (OP == kGelu) return set1(0.5f) * x * erfc(x * -0.70710678118654752f);
+  if (OP == kGeluTanh) {
+    const F inner = x * 0.79788456080286536f * fma(x * x, set1(0.044715f), one);
+    return set1(0.5f) * x * (one + hyperbolic_tangent(inner));
+  }
+  if (OP == kSilu) return x * sigmoid(x);
+  if (OP == kTanh) return hyperbolic_tangent(x);
+  if (OP == kSigmoid) return sigmoid(x);
+  if (OP == kElu) return select((I)(x > 0.0f), x, alpha * each_lane(minimum(zero, x), expm1f));
+  if (OP == kHardtanh) return minimum(set1(beta), maximum(set1(alpha), x));
+  if (OP == kHardsigmoid) return minimum(one, maximum(zero, fma(x, set1(1.0f / 6), set1(0.5f))));
+  if (OP == kHardswish) return x * minimum(one, maximum(zero, fma(x, set1(1.0f / 6), set1(0.5f))));
+  if (OP == kSoftplus) {  // alpha: beta of torch; beta: its threshold
+    const F y = x * alpha;
+    return select((I)(y > beta), x, each_lane(exponential(minimum(set1(beta), y)), log1pf) / alpha);
+  }
+  if (OP == kExp) return select((I)(x > 88.72283f), set1(__builtin_inff()), exponential(x));
+  if (OP == kNeg) return -x;
+  if (OP == kAbs) return absolute(x);
+  if (OP == kSqrt) return root(x);
+  if (OP == kRsqrt) return one / root(x);
+  return x;
+}
+
+template <class T, int OP>
+static void unary_op(const Elementwise& e) {
+  const int64_t n = e.size[5], xs = e.x_stride[5], os = e.out_stride[5];
+  for_runs<T>(e, [&](const T* x, const T*, T* out) {
+    for (int64_t i = 0; i < n; i += W) {
+      const int some = (int)smaller(W, n - i);
+      put(out + i * os, os, apply<OP>(take(x + i * xs, xs, some), e.alpha, e.beta), some);
+    }
+  });
+}
+
+template <class T>
+static void unary_as(const Elementwise& e) {
+  using namespace fastcomb;
+  switch (e.op) {
+#define FASTCOMB_CASE(op) \
+  case op:                \
+    return unary_op<T, op>(e)
+    FASTCOMB_CASE(kRelu);
+    FASTCOMB_CASE(kLeakyRelu);
+    FASTCOMB_CASE(kGelu);
+    FASTCOMB_CASE(kGeluTanh);
+    FASTCOMB_CASE(kSilu);
+    FASTCOMB_CASE(kTanh);
+    FASTCOMB_CASE(kSigmoid);
+    FASTCOMB_CASE(kElu);
+    FASTCOMB_CASE(kHardtanh);
+    FASTCOMB_CASE(kHardswish);
+    FASTCOMB_CASE(kHardsigmoid);
+    FASTCOMB_CASE(kSoftplus);
+    FASTCOMB_CASE(kExp);
+    FASTCOMB_CASE(kNeg);
+    FASTCOMB_CASE(kAbs);
+    FASTCOMB_CASE(kSqrt);
+    FASTCOMB_CASE(kRsqrt);
+    FASTCOMB_CASE(kIdentity);
+#undef FASTCOMB_CASE
+  }
+}
+
+template <class T, int OP>
+static void binary_op(const Elementwise& e) {
+  const int64_t n = e.size[5], xs = e.x_stride[5], ys = e.y_stride[5], os = e.out_stride[5];
+  for_runs<T>(e, [&](const T* x, const T* y, T* out) {
+    for (int64_t i = 0; i < n; i += W) {
+      const int some = (int)smaller(W, n - i);
+      const F u = take(x + i * xs, xs, some), v = take(y + i * ys, ys, some);
+      const F r = OP == fastcomb::kAdd   ? u + v * e.alpha
+                  : OP == fastcomb::kSub ? u - v * e.alpha
+                  : OP == fastcomb::kMul ? u * v
+                                         : u / v;
+      put(out + i * os, os, r, some);
+    }
+  });
+}
+
+template <class T>
+static void binary_as(const Elementwise& e) {
+  switch (e.op) {
+    case fastcomb::kAdd: return binary_op<T, fastcomb::kAdd>(e);
+    case fastcomb::kSub: return binary_op<T, fastcomb::kSub>(e);
+    case fastcomb::kMul: return binary_op<T, fastcomb::kMul>(e);
+    case fastcomb::kDiv: return binary_op<T, fastcomb::kDiv>(e);
+  }
+}
+
+// out = x * scale[c] + shift[c] (+ y), then ReLU where e.op is 1; c runs along the innermost dimension.
+template <class T>
+static void affine_as(const Elementwise& e, const float* scale, const float* shift) {
+  const int64_t n = e.size[5], xs = e.x_stride[5], ys = e.y_stride[5], os = e.out_stride[5];
+  for_runs<T>(e, [&](const T* x, const T* y, T* out) {
+    for (int64_t i = 0; i < n; i += W) {
+      const int some = (int)smaller(W, n - i);
+      F v = fma(take(x + i * xs, xs, some), take(scale + i, 1, some), take(shift + i, 1, some));
+      if (e.y) v = v + take(y + i * ys, ys, some);
+      if (e.op) v = maximum(set1(0), v);
+      put(out + i * os, os, v, some);
+    }
+  });
+}
+
+// Per channel (innermost): pivot, and sums of the values less the pivot and of their squares.
+template <class T>
+static void moments_as(const Elementwise& e, float* pivot, double* sum, double* squares) {
+  const int64_t channels = e.size[5], pixels = e.size[4], step = e.x_stride[4];
+  for (int64_t c = 0; c < channels; c += W) {
+    const int n = (int)smaller(W, channels - c);
+    F first = set1(0);
+    for (int64_t i = 0; i < pixels; ++i) first = first + take((const T*)e.x + i * step + c, 1, n);
+    const F p = first / (float)pixels;
+    store_n(pivot + c, p, n);
+    Elementwise lines = e;
+    lines.size[4] = 1;
+    double total[W] = {}, total2[W] = {};
+    for_runs<T>(lines, [&](const T* x, const T*, T*) {
+      F s = set1(0), q = set1(0);
+      for (int64_t i = 0; i < pixels; ++i) {
+        const F d = take(x + i * step + c, 1, n) - p;
+        s = s + d;
+        q = fma(d, d, q);
+      }
+      for (int l = 0; l < W; ++l) total[l] += s[l], total2[l] += q[l];
+    });
+    for (int l = 0; l < n; ++l) sum[c + l] = total[l], squares[c + l] = total2[l];
+  }
+}
+
+static void unary(const Elementwise& e, int storage) {
+  storage == fastcomb::kFloat32 ? unary_as<float>(e) : unary_as<bf16>(e);
+}
+static void binary(const Elementwise& e, int storage) {
+  storage == fastcomb::kFloat32 ? binary_as<float>(e) : binary_as<bf16>(e);
+}
+static void affine(const Elementwise& e, const float* scale, const float* shift, int storage) {
+  storage == fastcomb::kFloat32 ? affine_as<float>(e, scale, shift) : affine_as<bf16>(e, scale, shift);
+}
+static void moments(const Elementwise& e, int storage, float* pivot, double* sum, double* squares) {
+  storage == fastcomb::kFloat32 ? moments_as<float>(e, pivot, sum, squares)
+                                : moments_as<bf16>(e, pivot, sum, squares);
+}
+
+static void convert(const void* in, int in_storage, void* out, int out_storage, int64_t count) {
+  for (int64_t i = 0; i < count; i += W) {
+    const int n = (int)smaller(W, count - i);
+    const F v = in_storage == fastcomb::kFloat32 ? load_n((const float*)in + i, n) : load_n((const bf16*)in + i, n);
+    if (out_storage == fastcomb::kFloat32) store_n((float*)out + i, v, n);
+    else store_n((bf16*)out + i, v, n);
+  }
+}
+
+}  // namespace FASTCOMB_LEVEL

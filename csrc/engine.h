@@ -1,0 +1,133 @@
+// Runs a lowered program over combinations: weights generated into scratch, then blocks of samples through
+// all instructions, ending in losses or outputs.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace fastcomb {
+
+const Kernels* find_level(const std::string& name);  // null if unknown or not supported by this processor
+std::vector<std::string> levels();                   // supported here, best first
+
+// Memory that addresses refer to.
+enum Space : int { kNone = -1, kArena = 0, kLong, kWeights, kConstants, kStatistics, kOutput, kInputs };
+
+// base of `space` + offset + step * block, in bytes.
+struct Address {
+  int space;
+  int64_t offset, step;
+};
+
+enum Op : int {
+  kContract = 0, kUnaryOp, kBinaryOp, kAffineOp, kConvertOp, kPoolOp, kDepthwiseOp, kLayerNormOp, kSoftmaxOp,
+  kGroupNormOp, kReduceOp, kAttentionOp, kMomentsOp, kLossOp, kBorderOp, kEmbeddingOp, kFoldOp, kTransposeOp,
+  kZeroOp,
+};
+
+struct Instruction {
+  int op;
+  int storage;
+  std::vector<Address> at;
+  std::vector<int64_t> n;
+  std::vector<double> f;
+};
+
+// A parameter and what becomes of it for every combination.
+struct Parameter {
+  Packed packed;     // outputs, inner, sharing and unit serve all kinds
+  int form;          // 0 packed, 1 plain float32, 2 plain float32 holding bfloat16 values, 3 plain bfloat16
+  int64_t offset;    // in the weights, bytes
+  int64_t draws;     // coefficients of its unit, where shared
+  const float *a, *b;  // plain: row-major
+  std::vector<float> own_a, own_other;
+  std::vector<int32_t> place, inverse;
+};
+
+// After a stage of calibration: what its moments become.
+struct Collected {
+  int64_t channels, per_sample, statistics;  // floats into the record: mean, then variance
+  double eps;
+  Address gamma, beta, scale, shift;
+};
+
+// One way through the program for a number of samples: whole blocks, and the last, shorter one.
+struct Pass {
+  int64_t samples, block;
+  std::vector<Instruction> whole, last;
+  std::vector<int64_t> ends;  // of stages; instructions of `whole` and `last` alike
+  std::vector<Collected> collected;
+  int64_t arena, lasting;     // bytes: per worker; per block
+};
+
+struct Buffer {
+  ~Buffer();
+  char* get(size_t bytes);  // aligned to 64; contents are not kept when it grows
+  char* data = nullptr;
+  size_t size = 0;
+};
+
+class Engine {
+ public:
+  Engine(const Kernels* kernels, uint64_t seed, Law law);
+  int add(Parameter parameter);
+  void finish(int64_t weight_bytes, std::vector<Instruction> setup, const char* constants);
+  int add_pass(Pass pass);
+
+  typedef std::vector<const char*> Data;  // addresses of the inputs, targets among them
+  // For each of `count` combinations: sums [2] of loss and correct, or outputs [bytes], either may be null.
+  // `statistics` [count][floats], or null.
+  void run(const uint64_t* index, int64_t count, int pass, const Data& data, const float* statistics,
+           int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes, int threads);
+  // Running statistics [count][floats] over calibration passes, one per batch.
+  void collect(const uint64_t* index, int64_t count, const std::vector<int>& passes,
+               const std::vector<Data>& data, int64_t floats, float* statistics, int threads);
+  int64_t bytes() const;
+
+ private:
+  struct Worker {
+    Buffer arena, scratch;
+  };
+  struct Combination {  // memory of one combination in work
+    Buffer weights, lasting, moments, coefficients;
+  };
+  struct Frame {
+    std::vector<char*> base;
+    std::vector<double> sums;  // [block][2]
+    double* moments;           // [block][3 * channels]
+    const Data* data;
+  };
+
+  template <class Body>
+  void each_combination(int64_t count, double work, int threads, const Body& body);
+  void generate(const Team& team, uint64_t index, Combination& c);
+  void start(const Team& team, uint64_t index, const float* statistics, Combination& c, Frame& frame);
+  void stages(const Team& team, const Pass& pass, Combination& c, Frame& frame, double* record);
+  void execute(const Instruction& i, const Frame& frame, char* arena, int64_t block, Worker& w) const;
+
+  const Kernels* k_;
+  uint64_t seed_;
+  Law law_;
+  std::vector<std::unique_ptr<Parameter>> parameters_;
+  struct Task {
+    int parameter;
+    int64_t first, last;
+  };
+  std::vector<Task> tasks_;
+  std::vector<std::pair<uint32_t, int64_t>> units_;  // shared coefficients: unit and how many
+  std::vector<int64_t> unit_offset_;                 // of each, in floats
+  std::vector<int> unit_of_;                         // of each parameter, or -1
+  int64_t unit_floats_ = 0, weight_bytes_ = 0, scratch_floats_ = 0;
+  double draws_ = 0;
+  std::vector<Instruction> setup_;
+  const char* constants_ = nullptr;
+  std::vector<Pass> passes_;
+  std::vector<Worker> workers_;
+  std::vector<Combination> combinations_;
+};
+
+}  // namespace fastcomb

@@ -1,0 +1,171 @@
+"""Buffers of a lowered program: what they are, when they live, where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 64
+
+#: Numbers that the engine knows storage types by; integers only pass through.
+STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.int64: 2}
+
+
+class Space(IntEnum):
+    """Memories that addresses refer to (csrc/engine.h)."""
+
+    NONE = -1
+    ARENA = 0
+    LONG = 1
+    WEIGHTS = 2
+    CONSTANTS = 3
+    STATISTICS = 4
+    OUTPUT = 5
+    INPUTS = 6
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory of one value of a block of samples.
+
+    Attributes:
+        count: elements.
+        space: :class:`Space`, or INPUTS + number.
+        offset: bytes into the space.
+        step: bytes between blocks.
+        first, last: numbers of the instructions that write it first and touch it last.
+        pad: zeros around the image on each side (rows, columns), for channels-last values.
+    """
+
+    count: int
+    dtype: torch.dtype
+    space: int = Space.ARENA
+    offset: int = 0
+    step: int = 0
+    first: int = -1
+    last: int = -1
+    pad: tuple[int, int] = (0, 0)
+
+    @property
+    def bytes(self) -> int:
+        return -(-self.count * self.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+
+    def touch(self, number: int) -> None:
+        self.first = number if self.first < 0 else self.first
+        self.last = number
+
+
+@dataclass(eq=False)
+class Value:
+    """A view of a buffer: ``meta`` (a meta tensor) has its shape, strides and offset in elements.
+
+    Attributes:
+        key: names what made it, the same in every lowering of a program.
+        whole: whether it is all that its buffer holds (padding aside).
+    """
+
+    buffer: Buffer
+    meta: Tensor
+    key: str = ""
+    whole: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.meta.shape)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return self.meta.stride()
+
+    @property
+    def offset(self) -> int:
+        return int(self.meta.storage_offset())
+
+    @property
+    def images(self) -> bool:
+        """Whether it is [N, C, H, W] with the channels innermost."""
+        return self.meta.ndim == 4 and self.strides[1] == 1
+
+    def view(self, meta: Tensor) -> Value:
+        return Value(self.buffer, meta)
+
+    def shares(self, meta: Tensor) -> bool:
+        """Whether a tensor derived from ``meta`` is a view of it."""
+        return meta.untyped_storage()._cdata == self.meta.untyped_storage()._cdata
+
+
+def images(
+    shape: Sequence[int], dtype: torch.dtype, pad: tuple[int, int] = (0, 0), channels: int = 0
+) -> Tensor:
+    """Meta tensor [N, C, H, W], channels innermost, inside a frame of ``pad`` rows and columns.
+
+    ``channels``: elements between pixels where they are more than C.
+    """
+    n, c, h, w = shape
+    (top, left), wide = pad, channels or c
+    frame = torch.empty(n, h + 2 * top, w + 2 * left, wide, dtype=dtype, device="meta")
+    return frame[:, top : top + h, left : left + w, :c].permute(0, 3, 1, 2)
+
+
+def allocate(buffers: Sequence[Buffer]) -> int:
+    """Give offsets to buffers such that those alive together don't overlap; the bytes needed."""
+    placed: list[Buffer] = []
+    total = 0
+    for buffer in sorted(buffers, key=lambda b: -b.bytes):
+        taken = sorted(
+            (other.offset, other.offset + other.bytes)
+            for other in placed
+            if other.first <= buffer.last and buffer.first <= other.last
+        )
+        offset = 0
+        for low, high in taken:
+            if offset + buffer.bytes <= low:
+                break
+            offset = max(offset, high)
+        buffer.offset = offset
+        placed.append(buffer)
+        total = max(total, offset + buffer.bytes)
+    return total
+
+
+@dataclass
+class Loops:
+    """Nested loops over elements, outermost first: sizes, and each operand's strides."""
+
+    size: list[int]
+    strides: list[list[int]] = field(default_factory=list)
+
+
+def loops(shape: Sequence[int], *strides: Sequence[int], dims: int = 6, keep_last: bool = False) -> Loops:
+    """Merge dimensions that all operands step through evenly; order them by the last operand's strides.
+
+    Args:
+        shape: of all operands.
+        *strides: of each operand, in elements.
+        dims: how many loops the engine has.
+        keep_last: leave the last dimension innermost and unmerged.
+
+    Raises:
+        ValueError: more loops remain.
+    """
+    order = [d for d in range(len(shape)) if shape[d] != 1 or (keep_last and d == len(shape) - 1)]
+    inner = order[-1:] if keep_last else []
+    outer = [d for d in order if d not in inner]
+    outer.sort(key=lambda d: tuple(-s[d] for s in reversed(strides)))
+    groups: list[list[int]] = []  # [size, strides...]
+    for d in outer:
+        row = [shape[d], *(s[d] for s in strides)]
+        before = groups[-1] if groups else None
+        if before and all(b == s * shape[d] for b, s in zip(before[1:], row[1:], strict=True)):
+            groups[-1] = [before[0] * row[0], *row[1:]]
+        else:
+            groups.append(row)
+    groups += [[shape[d], *(s[d] for s in strides)] for d in inner]
+    if len(groups) > dims:
+        raise ValueError("too many dimensions")
+    groups = [[1, *(0 for _ in strides)]] * (dims - len(groups)) + groups
+    return Loops([g[0] for g in groups], [[g[1 + i] for g in groups] for i in range(len(strides))])
