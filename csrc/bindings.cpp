@@ -120,10 +120,11 @@ PYBIND11_MODULE(_native, m) {
            })
       .def("run",
            [](Engine& e, const std::vector<uint64_t>& index, int pass, const std::vector<uintptr_t>& inputs,
-              uintptr_t statistics, int64_t statistics_floats, uintptr_t sums, uintptr_t outputs, int64_t output_bytes,
+              int64_t input_step, uintptr_t statistics, int64_t statistics_floats, uintptr_t sums, uintptr_t outputs, int64_t output_bytes,
               int threads) {
              py::gil_scoped_release release;
-             e.run(index.data(), (int64_t)index.size(), pass, data(inputs), pointer<const float>(statistics),
+             e.run(index.data(), (int64_t)index.size(), pass, data(inputs), input_step,
+                   pointer<const float>(statistics),
                    statistics_floats, pointer<double>(sums), pointer<char>(outputs), output_bytes, threads);
            })
       .def("collect",

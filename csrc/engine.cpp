@@ -211,12 +211,14 @@ void Engine::each_combination(int64_t count, double work, int threads, const Bod
   }
 }
 
-void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& data, const float* statistics,
+void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& data, int64_t input_step, const float* statistics,
                  int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes, int threads) {
   const Pass& p = passes_[pass];
   each_combination(count, draws_ * (double)p.samples, threads, [&](int64_t k, const Team& team, Combination& c) {
     Frame frame;
-    frame.data = &data;
+    Data own = data;
+    own[0] += k * input_step;
+    frame.data = &own;
     start(team, index[k], statistics ? statistics + k * statistics_floats : nullptr, c, frame);
     frame.base[kOutput] = outputs ? outputs + k * output_bytes : nullptr;
     stages(team, p, c, frame, nullptr);

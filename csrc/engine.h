@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -64,9 +65,12 @@ struct Pass {
   int64_t arena, lasting;     // bytes: per worker; per block
 };
 
+// Memory that grows, aligned to 64 bytes; contents are not kept when it does.
 struct Buffer {
+  Buffer() = default;
+  Buffer(Buffer&& other) noexcept : data(std::exchange(other.data, nullptr)), size(std::exchange(other.size, 0)) {}
   ~Buffer();
-  char* get(size_t bytes);  // aligned to 64; contents are not kept when it grows
+  char* get(size_t bytes);
   char* data = nullptr;
   size_t size = 0;
 };
@@ -80,8 +84,8 @@ class Engine {
 
   typedef std::vector<const char*> Data;  // addresses of the inputs, targets among them
   // For each of `count` combinations: sums [2] of loss and correct, or outputs [bytes], either may be null.
-  // `statistics` [count][floats], or null.
-  void run(const uint64_t* index, int64_t count, int pass, const Data& data, const float* statistics,
+  // `statistics` [count][floats], or null. The first input of combination k starts at k * input_step bytes.
+  void run(const uint64_t* index, int64_t count, int pass, const Data& data, int64_t input_step, const float* statistics,
            int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes, int threads);
   // Running statistics [count][floats] over calibration passes, one per batch.
   void collect(const uint64_t* index, int64_t count, const std::vector<int>& passes,

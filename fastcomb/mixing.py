@@ -1,16 +1,19 @@
 """Convex mixing of two parameters with regenerated coefficients, as one operator.
 
-``torch.ops.fastcomb.mix`` is the only place where the reference turns draws into weights. It carries a
-vmap rule, so a forward pass batched over the combination index by :func:`torch.func.vmap` calls it once
-per parameter for all combinations of the batch.
+``torch.ops.fastcomb.mix`` turns draws into weights: with the compiled kernels on CPUs, and everywhere else
+with :func:`reference`, which says what they compute, bit for bit. It carries a vmap rule, so a forward pass
+batched over the combination index by :func:`torch.func.vmap` calls it once per parameter for all
+combinations of the batch.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from fastcomb.stream import pieces
+from fastcomb import compiled
+from fastcomb.stream import as_unsigned, pieces
 
 _SMALLEST_NORMAL = 2.0**-126
 
@@ -92,13 +95,9 @@ def mix(
     a: Tensor,
     b: Tensor,
     table: Tensor,
-    seed_low: int,
-    seed_high: int,
-    unit: int,
-    per_row: bool,
-    count: int,
-    bits: int,
-    ends: bool,
+    rule: list[float],
+    draw: list[int],
+    unit: list[int],
     dtype: torch.dtype,
 ) -> Tensor:
     """One parameter of combination ``index``, or of each of K combinations.
@@ -107,28 +106,54 @@ def mix(
         index: int64, shape [] or [K].
         a, b: the endpoints' parameter, float32, one shape.
         table: the law (:meth:`fastcomb.samplers.Sampler.table`), float32.
-        seed_low, seed_high: the seed's lower and upper 32 bits (an operator's int is signed).
-        unit: the stream's unit of this parameter.
-        per_row: whether draw ``e`` serves row ``e`` of the parameter (granularity "neuron").
-        count: number of draws: the parameter's size, its rows, or 1.
-        bits: 16 or 32.
-        ends: whether the law has coefficients of exactly 0 or 1 (:func:`convex`).
+        rule: the same law in a few numbers (:meth:`fastcomb.samplers.Sampler.rule`).
+        draw: lower and upper 32 bits of the seed (an operator's int is signed), bits per draw (16 or 32),
+            and whether the law has coefficients of exactly 0 or 1 (:func:`convex`).
+        unit: the stream's unit of this parameter; number of draws (the parameter's size, its rows, or 1);
+            and whether draw ``e`` serves row ``e`` of the parameter (granularity "neuron").
         dtype: of the result; the mixing itself is float32 with one rounding at the end.
 
     Returns:
         Tensor of shape ``index.shape + a.shape``.
     """
-    many, seed = index.reshape(-1), seed_low | seed_high << 32
-    out = torch.empty((len(many), *a.shape), dtype=dtype, device=a.device)
+    many = index.reshape(-1)
+    if a.device.type == "cpu" and compiled.extension():
+        out = compiled.mix(
+            [as_unsigned(i) for i in many.tolist()],
+            a.contiguous(),
+            b.contiguous(),
+            compiled.law(rule, draw, table),
+            seed=draw[0] | draw[1] << 32,
+            unit=unit,
+            dtype=dtype,
+        )
+    else:
+        out = reference(many, a, b, table, draw, unit, dtype)
+    return out.view((*index.shape, *a.shape))
+
+
+def reference(
+    index: Tensor,
+    a: Tensor,
+    b: Tensor,
+    table: Tensor,
+    draw: list[int],
+    unit: list[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """What :func:`mix` computes for ``index`` [K], in torch operations: [K, *a.shape]."""
+    number, count, per_row = unit
+    seed, bits, ends = draw[0] | draw[1] << 32, draw[2], bool(draw[3])
+    out = torch.empty((len(index), *a.shape), dtype=dtype, device=a.device)
     if count == a.numel():
-        flat, flat_a, flat_b = out.view(len(many), count), a.flatten(), b.flatten()
-        for rows, columns, drawn in pieces(many, seed=seed, unit=unit, count=count, bits=bits):
+        flat, flat_a, flat_b = out.view(len(index), count), a.flatten(), b.flatten()
+        for rows, columns, drawn in pieces(index, seed=seed, unit=number, count=count, bits=bits):
             flat[rows, columns] = convex(_look_up(table, drawn), flat_a[columns], flat_b[columns], ends=ends)
     else:
-        lam = coefficients(many, table, seed, unit, count, bits)
-        for k, row in enumerate(spread(lam, a.shape, per_row=per_row)):
+        lam = coefficients(index, table, seed, number, count, bits)
+        for k, row in enumerate(spread(lam, a.shape, per_row=bool(per_row))):
             out[k] = convex(row, a, b, ends=ends)
-    return out.view((*index.shape, *a.shape))
+    return out
 
 
 def spread(lam: Tensor, shape: torch.Size, *, per_row: bool) -> Tensor:
@@ -144,25 +169,12 @@ def spread(lam: Tensor, shape: torch.Size, *, per_row: bool) -> Tensor:
 
 
 @mix.register_fake
-def _mix_fake(
-    index: Tensor,
-    a: Tensor,
-    b: Tensor,
-    table: Tensor,
-    seed_low: int,
-    seed_high: int,
-    unit: int,
-    per_row: bool,
-    count: int,
-    bits: int,
-    ends: bool,
-    dtype: torch.dtype,
-) -> Tensor:
+def _mix_fake(index, a, b, table, rule, draw, unit, dtype):  # type: ignore[no-untyped-def]
     return a.new_empty((*index.shape, *a.shape), dtype=dtype)
 
 
 @mix.register_vmap
 def _mix_vmap(info, in_dims, index, *rest):  # type: ignore[no-untyped-def]
-    if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
+    if in_dims[0] is None or any(dim is not None for dim in tree_leaves(in_dims[1:])):
         raise RuntimeError("fastcomb::mix is batched over the combination index only")
     return torch.ops.fastcomb.mix(index.movedim(in_dims[0], 0), *rest), 0

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastcomb import endpoints
+from fastcomb import compiled, endpoints
 from fastcomb.endpoints import Endpoint, Theta
 from fastcomb.mixing import coefficients, spread
 from fastcomb.samplers import Granularity, Sampler
@@ -33,6 +33,11 @@ class Unit:
     number: int
     count: int
     per_row: bool
+
+    @property
+    def numbers(self) -> list[int]:
+        """As the operators take it."""
+        return [self.number, self.count, int(self.per_row)]
 
 
 class Mixture:
@@ -81,16 +86,19 @@ class Mixture:
         self.seed = seed
         self.units = _units(self.a.parameters, sampler.per)
         self.device = next(iter(self.a.parameters.values())).device
+        self.engine: tuple[Any, Any] | None = None  # what the last functional_call was prepared with
         self._table = sampler.table().to(self.device)
-        self._ends = bool(((self._table == 0) | (self._table == 1)).any())
+        self._rule = sampler.rule()
+        ends = bool(((self._table == 0) | (self._table == 1)).any())
+        self._draw = [seed & 0xFFFFFFFF, seed >> 32, sampler.bits, int(ends)]
         # contiguous float32 copies: later changes of the networks do not reach the mixture
         self._pairs = {
-            name: tuple(
-                side.parameters[name].to(self.device, torch.float32, copy=True).contiguous()
-                for side in (self.a, self.b)
-            )
+            name: (self._copied(self.a.parameters[name]), self._copied(self.b.parameters[name]))
             for name in self.a.parameters
         }
+
+    def _copied(self, value: Tensor) -> Tensor:
+        return value.detach().to(self.device, torch.float32, copy=True).contiguous()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,6 +118,7 @@ class Mixture:
         moved = object.__new__(Mixture)
         moved.__dict__.update(self.__dict__)
         moved.device = device
+        moved.engine = None
         moved._table = self._table.to(device)
         moved._pairs = {n: (a.to(device), b.to(device)) for n, (a, b) in self._pairs.items()}
         return moved
@@ -131,10 +140,14 @@ class Mixture:
     def coefficients(self, index: int) -> dict[str, Tensor]:
         """Λ of one combination: for each mixed parameter a float32 tensor of its shape."""
         one = self.index_tensor([index])
+        fast = self.law() if self.device.type == "cpu" and compiled.extension() else None
         result = {}
         for name, (a, _) in self._pairs.items():
             unit = self.units[name]
-            lam = coefficients(one, self._table, self.seed, unit.number, unit.count, self.sampler.bits)
+            if fast:
+                lam = compiled.coefficients(int(index), fast, self.seed, unit.number, unit.count)[None]
+            else:
+                lam = coefficients(one, self._table, self.seed, unit.number, unit.count, self.sampler.bits)
             lam = spread(lam, a.shape, per_row=unit.per_row)
             result[name] = lam.expand(1, *a.shape)[0].clone()
         return result
@@ -142,22 +155,25 @@ class Mixture:
     def parameter(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """One mixed parameter: shape ``index.shape + parameter.shape`` for an int64 index [] or [K]."""
         a, b = self._pairs[name]
-        unit = self.units[name]
         mixed: Tensor = torch.ops.fastcomb.mix(
             index,
             a,
             b,
             self._table,
-            self.seed & 0xFFFFFFFF,
-            self.seed >> 32,
-            unit.number,
-            unit.per_row,
-            unit.count,
-            self.sampler.bits,
-            self._ends,
+            self._rule,
+            self._draw,
+            self.units[name].numbers,
             dtype,
         )
         return mixed
+
+    def law(self) -> Any:
+        """The sampler as the compiled kernels take it; needs the extension, and this mixture on a CPU."""
+        return compiled.law(self._rule, self._draw, self._table)
+
+    def pair(self, name: str) -> tuple[Tensor, Tensor]:
+        """Both endpoints' values of one mixed parameter, float32."""
+        return self._pairs[name]
 
     def shape(self, name: str) -> torch.Size:
         """Shape of one mixed parameter."""
@@ -187,14 +203,13 @@ class Mixture:
             ValueError: an index is outside [0, 2**64), the mixture does not fit the model, or the model
                 has running statistics and ``batch_norm`` is not given.
         """
-        from fastcomb.backends.torch_reference import TorchReference
+        from fastcomb import backends
         from fastcomb.normalisation import Normalisation
 
         single = isinstance(indices, int) or (isinstance(indices, Tensor) and indices.ndim == 0)
         index = self.index_tensor([indices] if single else indices)  # type: ignore[list-item,arg-type]
         normalisation = Normalisation.choose(model, self, batch_norm, calibration)
-        runner = TorchReference(self, model, dtype=self.dtype, normalisation=normalisation)
-        return runner.call(index, args, kwargs)
+        return backends.call(self, model, index, args, kwargs, normalisation)
 
     def index_tensor(self, indices: Iterable[int]) -> Tensor:
         """Combination indices as the int64 tensor [K] that the stream takes."""
@@ -208,6 +223,9 @@ class Mixture:
         if outside:
             raise IndexError(f"combination index {outside[0]} is outside [0, 2**64)")
         return torch.tensor([as_signed(i) for i in wanted], dtype=torch.int64, device=self.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"engine": None}
 
     def __repr__(self) -> str:
         total = sum(a.numel() for a, _ in self._pairs.values())

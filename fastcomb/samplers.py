@@ -75,6 +75,14 @@ class Sampler(abc.ABC):
         """Coefficients that the stream assigns to ``u`` (float64 tensor, exact in float32)."""
         return torch.from_numpy(np.asarray(self.ppf(u.numpy()), dtype=np.float64)).float()
 
+    def rule(self) -> list[float]:
+        """How kernels compute the table's entries: [kind, low, range, threshold].
+
+        Kind 0 is u itself, 1 ``fma(u, range, low)``, 2 whether the draw is below the threshold, and 3 the
+        table.
+        """
+        return [3.0, 0.0, 0.0, 0.0]
+
     def table(self) -> Tensor:
         """Coefficient of every draw: float32 tensor [65536] or [8388608]. Cached; don't write to it."""
         return _table(self)
@@ -103,6 +111,11 @@ class Uniform(Sampler):
     def mean(self) -> float:
         return (self.low + self.high) / 2
 
+    def rule(self) -> list[float]:
+        low = np.float32(self.low)
+        span = np.float32(self.high) - low
+        return [0.0 if (low, span) == (0, 1) else 1.0, float(low), float(span), 0.0]
+
     def ppf(self, u: Any) -> Any:
         return self.low + np.asarray(u, dtype=np.float64) * (self.high - self.low)
 
@@ -124,6 +137,9 @@ class Bernoulli(Sampler):
     @property
     def mean(self) -> float:
         return self.p
+
+    def rule(self) -> list[float]:
+        return [2.0, 0.0, 0.0, float(self.table().sum())]
 
     def ppf(self, u: Any) -> Any:
         return np.where(np.asarray(u, dtype=np.float64) <= 1 - self.p, 0.0, 1.0)

@@ -120,3 +120,8 @@ def grid(bits: int) -> Tensor:
 def as_signed(index: int) -> int:
     """A combination index in [0, 2**64) as the int64 that :func:`draw` takes."""
     return index - (1 << 64) if index >= 1 << 63 else index
+
+
+def as_unsigned(index: int) -> int:
+    """The combination index behind an int64 (the inverse of :func:`as_signed`)."""
+    return index & (1 << 64) - 1

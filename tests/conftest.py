@@ -26,3 +26,9 @@ def images() -> tuple[Tensor, Tensor]:
     """24 random images for the convolutional models."""
     generator = torch.Generator().manual_seed(2)
     return torch.randn(24, 3, 32, 32, generator=generator), torch.randint(0, 10, (24,), generator=generator)
+
+
+@pytest.fixture(params=["native", "torch_reference"])
+def backend(request) -> str:
+    """Every backend that runs here."""
+    return str(request.param)

@@ -12,14 +12,25 @@ import fastcomb as fc
 class TestModules:
     """Whatever runs under functional_call runs here."""
 
-    def check(self, make, x, y):
+    def check(self, make, x, y, *, unknown=None):
+        """On both backends; ``unknown``: what the notice says that the compiled engine cannot run."""
         torch.manual_seed(0)
         a, b = make().eval(), make().eval()
-        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=5)
+        arguments = {"data": (x, y), "n": 5}
+        sweeps = [fc.evaluate(a, b, fc.Uniform(), backend="torch_reference", **arguments)]
+        if unknown:
+            with pytest.warns(fc.BackendNotice, match=f"engine cannot run.*{unknown}") as notices:
+                sweeps.append(fc.evaluate(a, b, fc.Uniform(), **arguments))
+            assert len([n for n in notices if "engine cannot run" in str(n.message)]) == 1
+            assert sweeps[1].backend == "torch_reference"
+        else:
+            sweeps.append(fc.evaluate(a, b, fc.Uniform(), **arguments))
+            assert sweeps[1].backend == "native"
         with torch.no_grad():
-            for k in (0, 4):
-                logits = functional_call(a, sweep.mixture[k], (x,))
-                assert sweep.loss[k] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-4)
+            for sweep in sweeps:
+                for k in (0, 4):
+                    logits = functional_call(a, sweep.mixture[k], (x,))
+                    assert sweep.loss[k] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-4)
 
     def test_parameters_used_in_unusual_ways(self):
         class Odd(nn.Module):
@@ -36,7 +47,7 @@ class TestModules:
                 out[:, 0] += len(self.w)
                 return out
 
-        self.check(Odd, torch.randn(6, 5), torch.randint(0, 3, (6,)))
+        self.check(Odd, torch.randn(6, 5), torch.randint(0, 3, (6,)), unknown="captured")
 
     def test_convolutions_of_all_kinds(self):
         def make():
@@ -52,7 +63,7 @@ class TestModules:
                 nn.Linear(30, 4),
             )
 
-        self.check(make, torch.randn(6, 3, 18), torch.randint(0, 4, (6,)))
+        self.check(make, torch.randn(6, 3, 18), torch.randint(0, 4, (6,)), unknown="conv_transpose1d")
 
     @pytest.mark.parametrize("dim", [1, 2, 3])
     @pytest.mark.parametrize("groups", [1, 2])
@@ -90,9 +101,11 @@ class TestModules:
         x, y = torch.randn(6, 4), torch.randint(0, 3, (6,))
         before = x.clone()
         torch.manual_seed(0)
-        a, b = Centred(), Centred()
-        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=70)
-        outputs = sweep.mixture.functional_call(a, range(70), x)
+        a, b = Centred().eval(), Centred().eval()
+        with pytest.warns(fc.BackendNotice, match="engine cannot run"):
+            sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=70)
+        with pytest.warns(fc.BackendNotice, match="engine cannot run"):
+            outputs = sweep.mixture.functional_call(a, range(70), x)
         assert torch.equal(x, before)
         for k in (0, 1, 69):
             logits = functional_call(a, sweep.mixture[k], (x.clone(),))
@@ -121,8 +134,8 @@ class TestModules:
         with pytest.warns(
             fc.BackendNotice, match="Recurrent runs combination by combination.*lstm"
         ) as notices:
-            self.check(Recurrent, torch.randn(6, 7, 4), torch.randint(0, 3, (6,)))
-        assert len(notices) == 1
+            self.check(Recurrent, torch.randn(6, 7, 4), torch.randint(0, 3, (6,)), unknown="lstm")
+        assert len([n for n in notices if "combination by combination" in str(n.message)]) == 2
 
     def test_data_dependent_control_flow(self):
         class Branch(nn.Module):
@@ -134,7 +147,7 @@ class TestModules:
                 return self.one(x) if self.one.weight.sum() > 0 else self.two(x)
 
         with pytest.warns(fc.BackendNotice, match="combination by combination"):
-            self.check(Branch, torch.randn(6, 4), torch.randint(0, 3, (6,)))
+            self.check(Branch, torch.randn(6, 4), torch.randint(0, 3, (6,)), unknown="capture")
 
     def test_faults_of_the_module_itself_come_through(self, pair):
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):

@@ -1,24 +1,131 @@
-"""Ways to run combinations: the torch reference today; compiled engines go beside it."""
+"""Ways to run combinations: the compiled engine on CPUs, the torch reference for everything else."""
 
 from __future__ import annotations
 
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
 from fastcomb.backends.base import Backend, BackendNotice, Score, Scores, Sums
+from fastcomb.backends.native import Native, Unsupported
 from fastcomb.backends.torch_reference import TorchReference
 
-__all__ = ["Backend", "BackendNotice", "Score", "Scores", "Sums", "TorchReference", "find"]
+if TYPE_CHECKING:
+    from fastcomb.mixture import Mixture
+    from fastcomb.normalisation import Normalisation
 
-_BACKENDS = {TorchReference.name: TorchReference}
+__all__ = [
+    "NAMES",
+    "Backend",
+    "BackendNotice",
+    "Score",
+    "Scores",
+    "Sums",
+    "call",
+    "check_name",
+    "start",
+]
+
+#: "auto" is the fastest that can run the job.
+NAMES = ("auto", Native.name, TorchReference.name)
 
 
-def find(name: str) -> type[TorchReference]:
-    """The backend called ``name``; "auto" is the fastest that there is.
+def check_name(name: str) -> None:
+    """Raise ValueError unless ``name`` is a backend's."""
+    if name not in NAMES:
+        raise ValueError(f"backend={name!r} is none of {', '.join(map(repr, NAMES))}")
 
-    Raises:
-        ValueError: unknown name.
+
+def start(
+    name: str,
+    mixture: Mixture,
+    model: nn.Module,
+    *,
+    dtype: torch.dtype,
+    normalisation: Normalisation,
+    x: Tensor,
+    samples: int,
+) -> tuple[Backend, Any, int]:
+    """A backend ready for a data set.
+
+    Args:
+        name: one of :data:`NAMES`. Where the engine cannot run a job the reference does, with a notice.
+        mixture, model, dtype, normalisation: what to run.
+        x: the first few samples of the data.
+        samples: how many there are.
+
+    Returns:
+        the backend, the model's output on ``x`` for one combination, and the samples to hand over at a time.
     """
-    if name == "auto":
-        return TorchReference
-    if name not in _BACKENDS:
-        known = ", ".join(repr(known) for known in ("auto", *_BACKENDS))
-        raise ValueError(f"backend={name!r} is none of {known}")
-    return _BACKENDS[name]
+    reason = ""
+    fits = mixture.device.type == "cpu" and dtype in Native.dtypes
+    if name == Native.name or (name == "auto" and fits):
+        try:
+            native = Native(mixture, model, x, dtype=dtype, normalisation=normalisation)
+            return native, native.check(model, x), native.plan(samples)
+        except Unsupported as error:
+            reason = str(error)
+    reference = TorchReference(mixture, model, dtype=dtype, normalisation=normalisation)
+    output, chunk = reference.plan(x, samples)  # a fault of the module itself comes first
+    _notice(model, reason)
+    return reference, output, chunk
+
+
+def call(
+    mixture: Mixture,
+    model: nn.Module,
+    index: Tensor,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    normalisation: Normalisation,
+) -> Any:
+    """Outputs of combinations ``index`` [K]: the module's own, each tensor with a leading K.
+
+    A module in eval mode on one CPU tensor runs on the compiled engine.
+    """
+    reason = ""
+    if len(args) == 1 and not kwargs and _fits(mixture, model, args[0]):
+        try:
+            return _native(mixture, model, args[0], normalisation).call(index, args[0])
+        except Unsupported as error:
+            reason = str(error)
+    reference = TorchReference(mixture, model, dtype=mixture.dtype, normalisation=normalisation)
+    outputs = reference.call(index, args, kwargs)
+    _notice(model, reason)
+    return outputs
+
+
+def _fits(mixture: Mixture, model: nn.Module, x: Any) -> bool:
+    return (
+        isinstance(x, Tensor)
+        and x.ndim > 0
+        and len(x) > 0
+        and x.dtype in (mixture.dtype, torch.int64)
+        and mixture.dtype in Native.dtypes
+        and x.device.type == mixture.device.type == "cpu"
+        and not any(module.training for module in model.modules())
+    )
+
+
+def _native(mixture: Mixture, model: nn.Module, x: Tensor, normalisation: Normalisation) -> Native:
+    """An engine for calls on inputs like x; the mixture remembers its last one."""
+    buffers = tuple((b.data_ptr(), b._version) for b in model.buffers())
+    key = (model, x.shape[1:], x.dtype, normalisation.choice, buffers)
+    if mixture.engine is None or mixture.engine[0] != key or normalisation.batches:
+        engine = Native(mixture, model, x[:2], dtype=mixture.dtype, normalisation=normalisation)
+        engine.check(model, x[:2])
+        mixture.engine = (key, engine)
+    found: Native = mixture.engine[1]
+    return found
+
+
+def _notice(model: nn.Module, reason: str) -> None:
+    if reason:
+        warnings.warn(
+            f"{type(model).__name__} runs on the torch reference backend, several times slower: the compiled "
+            f"engine cannot run {reason}",
+            BackendNotice,
+            stacklevel=4,
+        )

@@ -7,22 +7,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from fastcomb.notice import BackendNotice
+
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
+
+__all__ = ["Backend", "BackendNotice", "Score", "Scores", "Sums"]
 
 #: A score of K combinations on S samples: (outputs [K, S, ...], y [S, ...]) -> [K, S].
 Score = Callable[[Any, Tensor], Tensor]
 
 
-class BackendNotice(UserWarning):
-    """Something runs another way than asked or expected; says why. Results are not affected."""
-
-
 class Scores(NamedTuple):
-    """What is measured on every sample."""
+    """What is measured on every sample.
+
+    Attributes:
+        loss, accuracy: the two measures.
+        name: "cross_entropy", "nll" or "mse" where the loss is that one, else "".
+        classes: whether accuracy has a meaning (it is NaN otherwise).
+    """
 
     loss: Score
     accuracy: Score
+    name: str
+    classes: bool
 
 
 class Sums(NamedTuple):
@@ -47,21 +55,10 @@ class Backend(Protocol):
 
     name: str
     mixture: Mixture
-    #: Combinations that pass through the network together, a power of two. Set by :meth:`plan`.
+    #: Combinations that pass through the network together, a power of two.
     slots: int
-    #: Most combinations to hand over at a time, a multiple of ``slots``. Set by :meth:`plan`.
+    #: Most combinations to hand over at a time, a multiple of ``slots``.
     block: int
-
-    def plan(self, x: Tensor, samples: int) -> tuple[Any, int]:
-        """Choose slots and block for a data set, from sizes only (never from free memory or threads).
-
-        Args:
-            x: the first few of its samples.
-            samples: how many there are.
-
-        Returns:
-            the model's output on ``x`` for one combination, and the samples to hand over at a time.
-        """
 
     def prepare(self, index: Tensor) -> Any:
         """What is computed once for a block of combinations (int64 [K]) before any sample."""

@@ -78,6 +78,15 @@ class TorchReference:
         self._shared = {n: self._ready(b) for n, b in (buffers | (normalisation.fixed or {})).items()}
 
     def plan(self, x: Tensor, samples: int) -> tuple[Any, int]:
+        """Choose slots and block for a data set, from sizes only (never from free memory or threads).
+
+        Args:
+            x: the first few of its samples.
+            samples: how many there are.
+
+        Returns:
+            the model's output on ``x`` for one combination, and the samples to hand over at a time.
+        """
         x = self._ready(x)
         index = self.mixture.index_tensor([0])
         output, produced = self._measured(index, (x,), {})
@@ -111,7 +120,8 @@ class TorchReference:
         parts = []
         for outputs in self._outputs(prepared, (self._ready(x),), {}):
             wide = tree_map(lambda t: t.float() if t.dtype.itemsize < 4 else t, outputs)
-            parts.append(torch.stack([score(wide, y).double().sum(1) for score in scores]))
+            measures = (scores.loss, scores.accuracy)
+            parts.append(torch.stack([measure(wide, y).double().sum(1) for measure in measures]))
         return Sums(*torch.cat(parts, dim=1))
 
     def statistics(self, index: int) -> State:

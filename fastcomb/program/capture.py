@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,7 +47,7 @@ def capture(model: nn.Module, *inputs: Tensor) -> Program:
     try:
         with _quiet_export(), torch.no_grad():
             shapes = (dims,) if _variadic(module) else dims
-            exported = torch.export.export(module, inputs, dynamic_shapes=shapes)
+            exported = torch.export.export(module, tuple(x.clone() for x in inputs), dynamic_shapes=shapes)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CaptureError(
@@ -163,7 +164,8 @@ class _Symbols:
 def _check(program: Program, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     state = dict(module.named_parameters()) | dict(module.named_buffers())
     with torch.no_grad():
-        expected, found = module(*inputs), program.run(state, *inputs)
+        expected = module(*(x.clone() for x in inputs))  # a module may write to its inputs
+        found = program.run(state, *(x.clone() for x in inputs))
     for want, got in zip(tree_leaves(expected), tree_leaves(found), strict=True):
         if not isinstance(want, Tensor):
             continue
@@ -183,13 +185,16 @@ def _variadic(module: nn.Module) -> bool:
 
 @contextmanager
 def _quiet_export() -> Iterator[None]:
-    """Export logs long tracebacks of failures that :class:`CaptureError` states in one line."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._dynamo", "torch.fx")]
+    """Export logs and warns at length about what :class:`CaptureError` states in one line."""
+    names = ("torch.export", "torch._dynamo", "torch.fx", "torch._subclasses.fake_tensor")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

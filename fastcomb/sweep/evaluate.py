@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fastcomb.backends import Backend, BackendNotice, Scores, find
+from fastcomb import backends
+from fastcomb.backends import Backend, BackendNotice, Scores
 from fastcomb.endpoints import Theta
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
@@ -68,7 +69,8 @@ def evaluate(
         calibration: inputs for "recompute": a tensor [M, ...] (one batch), Dataset or DataLoader.
         device: where to compute; θ_A's device if None.
         dtype: compute dtype; the parameters' own if None. Logits are widened to float32 for the loss.
-        backend: "auto" or a backend's name.
+        backend: "native" (compiled, CPU), "torch_reference" (any module, any device) or "auto", the faster
+            one that can run the job. What did run is ``sweep.backend``.
         progress: show a progress bar; if None, when standard error is a terminal.
         data_budget: bytes of a Dataset's or DataLoader's samples that are held in memory; what exceeds it
             is streamed once per 1,024 combinations.
@@ -91,18 +93,26 @@ def evaluate(
         raise ValueError("both thetas are weights without a module; pass model= to say how to run them")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype} is not a floating-point dtype")
-    builder = find(backend)
+    backends.check_name(backend)
     mixture = Mixture(theta_a, theta_b, sampler, seed, model=structure)
     mixture = mixture.to(place or mixture.device)
     module = copy.deepcopy(structure).to(mixture.device).eval()
     normalisation = Normalisation.choose(module, mixture, batch_norm, calibration)
     samples = Data(data, data_budget)
     dtype = dtype or mixture.dtype
-    runner = builder(mixture, module, dtype=dtype, normalisation=normalisation)
     x, y = samples.first()
-    output, chunk = runner.plan(x, samples.samples)
+    runner, output, chunk = backends.start(
+        backend,
+        mixture,
+        module,
+        dtype=dtype,
+        normalisation=normalisation,
+        x=x,
+        samples=samples.samples,
+    )
     classes = losses.check(loss, output, y.to(mixture.device), samples.highest, samples.lowest)
-    scores = Scores(score, losses.accuracy if classes else losses.no_accuracy)
+    measure = losses.accuracy if classes else losses.no_accuracy
+    scores = Scores(score, measure, loss if isinstance(loss, str) else "", classes)
     samples.to(mixture.device, dtype)
 
     began = time.perf_counter()

@@ -1,7 +1,6 @@
 """The compiled CPU engine: a Program lowered to instructions that csrc/ executes."""
 
 from fastcomb.backends.native.engine import Native
-from fastcomb.backends.native.extension import extension, level
 from fastcomb.backends.native.lower import Unsupported
 
-__all__ = ["Native", "Unsupported", "extension", "level"]
+__all__ = ["Native", "Unsupported"]

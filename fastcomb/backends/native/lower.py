@@ -58,7 +58,7 @@ class Unsupported(Exception):
     """The engine cannot run this; the message names what."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Goal:
     """What a pass is for.
 

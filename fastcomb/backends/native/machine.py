@@ -1,0 +1,174 @@
+"""A lowered program in the compiled engine, with its passes for the numbers of samples that come up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastcomb import compiled
+from fastcomb.backends.native.lower import Goal, Norm, Shared, address, lower
+from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
+from fastcomb.program import Program
+
+#: Bytes of activations that a block of samples may need: about half of a core's second-level cache.
+ARENA_BYTES = 512 << 10
+
+
+class Pair(NamedTuple):
+    """A mixed parameter: both endpoints' float32 values, and its unit of the stream."""
+
+    a: Tensor
+    b: Tensor
+    unit: list[int]
+
+
+class Machine:
+    """One program with one mixture's parameters.
+
+    Args:
+        program: what to run.
+        pairs: the mixed parameters; kept, since the engine reads from them.
+        law: from :func:`fastcomb.compiled.law`.
+        seed: of the stream.
+        dtype: compute dtype.
+        x: a sample input in the compute dtype.
+        buffers: values of the program's other weights.
+        fixed: running statistics that all combinations share.
+        statistics: where recomputed running means start in their record, by name.
+
+    Raises:
+        Unsupported: the engine cannot run the program.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        pairs: Mapping[str, Pair],
+        law: Any,
+        seed: int,
+        *,
+        dtype: torch.dtype,
+        x: Tensor,
+        buffers: Mapping[str, Tensor],
+        fixed: Mapping[str, Tensor],
+        statistics: dict[str, int],
+    ) -> None:
+        native, level = compiled.extension(), compiled.level()
+        assert native is not None
+        self._x = x[:1]
+        self._pairs = pairs
+        shapes = {name: tuple(pair.a.shape) for name, pair in pairs.items()}
+        weights = Weights(shapes, dtype, native.width(level), native.pairs(level))
+        self._shared = Shared(program, weights, Constants(), buffers, fixed, statistics)
+        if statistics:
+            lower(self._shared, self._x, 2, Goal("collect"))
+        lowered = lower(self._shared, self._x, 2, Goal("outputs"))
+        #: Shape of a sample's output.
+        self.output = lowered.output
+        self._arena = lowered.arena / 2
+        self._passes: dict[tuple[Goal, int], int] = {}
+        self._law = law
+        self.engine = native.Engine(level, seed, law)
+        for generated in weights.generated:
+            self._add(generated, int(generated.form == PACKED and dtype == torch.bfloat16))
+        self._constants = self._shared.constants.block()
+        setup = [instruction.given() for instruction in self._shared.setup]
+        self.engine.finish(weights.bytes, setup, self._constants.data_ptr())
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Samples in the engine's own layout."""
+        return self._shared.prepare(x)
+
+    def run(
+        self,
+        goal: Goal,
+        samples: int,
+        indices: Sequence[int],
+        inputs: Sequence[Tensor],
+        *,
+        own_inputs: bool = False,
+        statistics: Tensor | None = None,
+        sums: Tensor | None = None,
+        outputs: Tensor | None = None,
+    ) -> None:
+        """Run K combinations on prepared samples.
+
+        Args:
+            goal, samples: which pass.
+            indices: of the combinations.
+            inputs: prepared samples, and targets for a loss.
+            own_inputs: whether the samples are [K, ...], each combination's own.
+            statistics: recomputed running statistics, float32 [K, floats].
+            sums: float64 [K, 2] to fill with sums of losses and of correct answers.
+            outputs: float32 [K, samples, ...] to fill.
+        """
+        self.engine.run(
+            indices,
+            self._pass(goal, samples),
+            [tensor.data_ptr() for tensor in inputs],
+            inputs[0].nbytes // len(indices) if own_inputs else 0,
+            0 if statistics is None else statistics.data_ptr(),
+            0 if statistics is None else statistics.shape[1],
+            0 if sums is None else sums.data_ptr(),
+            0 if outputs is None else outputs.data_ptr(),
+            0 if outputs is None else outputs[0].nbytes,
+            torch.get_num_threads(),
+        )
+
+    def collect(self, indices: Sequence[int], batches: Sequence[Tensor], floats: int) -> Tensor:
+        """Running statistics over calibration batches (prepared): float32 [K, floats]."""
+        record = torch.empty(len(indices), floats)
+        passes = [self._pass(Goal("collect"), len(batch)) for batch in batches]
+        addresses = [[batch.data_ptr()] for batch in batches]
+        threads = torch.get_num_threads()
+        self.engine.collect(indices, passes, addresses, floats, record.data_ptr(), threads)
+        return record
+
+    def _add(self, generated: Generated, storage: int) -> None:
+        a, b, unit = self._pairs[generated.name]
+        layout = generated.layout
+        rows = a.shape[0] if a.ndim else 1
+        self.engine.add(
+            a.data_ptr(),
+            b.data_ptr(),
+            layout.outputs if layout else rows,
+            layout.inner if layout else a.numel() // max(rows, 1),
+            layout.first if layout else 0,
+            generated.form,
+            storage,
+            compiled.sharing(unit, a.numel()),
+            unit[0],
+            unit[1],
+            generated.buffer.offset,
+            layout.place if layout else [],
+            layout.inverse if layout else [],
+        )
+
+    def _pass(self, goal: Goal, samples: int) -> int:
+        """Number of the engine's pass over so many samples; built when first wanted."""
+        key = (goal, samples)
+        if key not in self._passes:
+            most = max(1, int(ARENA_BYTES / max(self._arena, 1)))
+            size = -(-samples // -(-samples // most))
+            rest = samples - (-(-samples // size) - 1) * size
+            whole = lower(self._shared, self._x, size, goal)
+            last = whole if rest == size else lower(self._shared, self._x, rest, goal, whole)
+            self._passes[key] = self.engine.add_pass(
+                samples,
+                size,
+                [i.given() for i in whole.instructions],
+                [i.given() for i in last.instructions],
+                whole.ends,
+                [_collected(norm) for norm in whole.norms],
+                max(whole.arena, last.arena),
+                whole.lasting,
+            )
+        return self._passes[key]
+
+
+def _collected(norm: Norm) -> tuple[Any, ...]:
+    buffers = (norm.gamma, norm.beta, norm.scale, norm.shift)
+    return (norm.channels, norm.per_sample, norm.statistics, norm.eps, *(address(b) for b in buffers))

@@ -1,0 +1,115 @@
+"""The compiled extension, if it was built: which instruction level runs, and generation with it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastcomb.notice import BackendNotice
+
+#: Forces an instruction level: "portable", "avx2", "avx512" or "avx512_bf16".
+LEVEL_VARIABLE = "FASTCOMB_LEVEL"
+#: Storage of results, by the numbers the extension has for it.
+_STORAGE = {torch.float32: 0, torch.bfloat16: 1}
+#: How a unit's draws are shared, likewise.
+ELEMENT, ROW, ALL = range(3)
+
+
+@functools.cache
+def extension() -> ModuleType | None:
+    """The extension module; None, after one notice, where it was not built."""
+    try:
+        from fastcomb import _native
+    except ImportError as error:
+        warnings.warn(
+            f"fastcomb's compiled engine is missing ({error}), so everything runs on torch alone, several times "
+            "slower; reinstall where there is a C++17 compiler (GCC or Clang) to have it",
+            BackendNotice,
+            stacklevel=2,
+        )
+        return None
+    return _native
+
+
+def level() -> str:
+    """Instruction level in use: the best this processor has, or what FASTCOMB_LEVEL asks for.
+
+    "none" without the extension.
+
+    Raises:
+        ValueError: FASTCOMB_LEVEL names a level that this processor does not have.
+    """
+    module = extension()
+    if module is None:
+        return "none"
+    levels: list[str] = module.levels()
+    wanted = os.environ.get(LEVEL_VARIABLE)
+    if not wanted:
+        return levels[0]
+    if wanted not in levels:
+        raise ValueError(f"{LEVEL_VARIABLE}={wanted!r}: this processor has {', '.join(levels)}")
+    return wanted
+
+
+def law(rule: list[float], draw: list[int], table: Tensor) -> Any:
+    """A law as the extension takes it, from arguments of the operator ``mix``; the table must outlive it."""
+    kind, low, span, threshold = rule
+    return _module().Law(int(kind), draw[2], bool(draw[3]), low, span, int(threshold), table.data_ptr())
+
+
+def sharing(unit: list[int], elements: int) -> int:
+    """How a unit's draws serve a parameter of so many elements."""
+    _, count, per_row = unit
+    return ROW if per_row else ELEMENT if count == elements else ALL
+
+
+def coefficients(index: int, law: Any, seed: int, unit: int, count: int) -> Tensor:
+    """Coefficients of one unit of one combination: float32 [count]."""
+    out = torch.empty(count)
+    _module().coefficients(level(), law, seed, unit, index, count, out.data_ptr())
+    return out
+
+
+def mix(
+    indices: list[int],
+    a: Tensor,
+    b: Tensor,
+    law: Any,
+    *,
+    seed: int,
+    unit: list[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """One parameter of each of K combinations: [K, *a.shape]; a and b are contiguous float32."""
+    out = torch.empty((len(indices), *a.shape), dtype=dtype if dtype in _STORAGE else torch.float32)
+    rows = a.shape[0] if a.ndim else 1
+    if out.numel():
+        _module().mix(
+            level(),
+            law,
+            seed,
+            unit[0],
+            indices,
+            sharing(unit, a.numel()),
+            unit[1],
+            a.data_ptr(),
+            b.data_ptr(),
+            rows,
+            a.numel() // rows,
+            _STORAGE[out.dtype],
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return out.to(dtype)
+
+
+def _module() -> ModuleType:
+    module = extension()
+    assert module is not None
+    return module
