@@ -57,7 +57,7 @@ def level() -> str:
     return wanted
 
 
-def law(rule: list[float], draw: list[int], table: Tensor) -> Any:
+def law(table: Tensor, rule: list[float], draw: list[int]) -> Any:
     """A law as the extension takes it, from arguments of the operator ``mix``; the table must outlive it."""
     kind, low, span, threshold = rule
     return _module().Law(int(kind), draw[2], bool(draw[3]), low, span, int(threshold), table.data_ptr())

@@ -122,7 +122,7 @@ def mix(
             [as_unsigned(i) for i in many.tolist()],
             a.contiguous(),
             b.contiguous(),
-            compiled.law(rule, draw, table),
+            compiled.law(table, rule, draw),
             seed=draw[0] | draw[1] << 32,
             unit=unit,
             dtype=dtype,

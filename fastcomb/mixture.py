@@ -159,17 +159,20 @@ class Mixture:
             index,
             a,
             b,
-            self._table,
-            self._rule,
-            self._draw,
+            *self.law_arguments,
             self.units[name].numbers,
             dtype,
         )
         return mixed
 
+    @property
+    def law_arguments(self) -> tuple[Tensor, list[float], list[int]]:
+        """The operators' arguments ``table, rule, draw``."""
+        return self._table, self._rule, self._draw
+
     def law(self) -> Any:
         """The sampler as the compiled kernels take it; needs the extension, and this mixture on a CPU."""
-        return compiled.law(self._rule, self._draw, self._table)
+        return compiled.law(*self.law_arguments)
 
     def pair(self, name: str) -> tuple[Tensor, Tensor]:
         """Both endpoints' values of one mixed parameter, float32."""

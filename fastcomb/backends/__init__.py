@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fastcomb.backends import layers
 from fastcomb.backends.base import Backend, BackendNotice, Score, Scores, Sums
 from fastcomb.backends.native import Native, Unsupported
 from fastcomb.backends.torch_reference import TorchReference
@@ -25,6 +26,7 @@ __all__ = [
     "Sums",
     "call",
     "check_name",
+    "layers",
     "start",
 ]
 

@@ -30,9 +30,11 @@ _METADATA = {
 class VirtualParameter(Tensor):
     """One parameter of combination ``index``, which may be batched by :func:`torch.func.vmap`.
 
-    Shape, dtype and device are known at once. Convolutions are handed to an operator of our own, since
-    vmap's rule for batched kernels (one grouped convolution) is several times slower on CPUs than the
-    same convolutions one after another; everything else receives the generated values.
+    Shape, dtype and device are known at once. Linear layers and 2-d convolutions go to the operators that
+    generate and multiply in one (:mod:`fastcomb.backends.layers`). Other convolutions are handed to an
+    operator of our own, since vmap's rule for batched kernels (one grouped convolution) is several times
+    slower on CPUs than the same convolutions one after another; everything else receives the generated
+    values.
     """
 
     _mixture: Mixture
@@ -68,6 +70,10 @@ class VirtualParameter(Tensor):
         if func in _METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs or {})
+        layer = _LAYERS.get(func)
+        result = layer(*args, **kwargs or {}) if layer else None
+        if result is not None:
+            return result
         return _CONVOLUTIONS.get(func, func)(*_generate(args), **_generate(kwargs or {}))
 
     @classmethod
@@ -143,3 +149,43 @@ _CONVOLUTIONS = {
     F.conv2d: _each(F.conv2d, 2),
     F.conv3d: _each(F.conv3d, 3),
 }
+
+
+def _mixed(parts: tuple[Any, Any], rest: tuple[Any, ...]) -> list[Any] | None:
+    """Arguments of a mixed layer after the input, or None where its weight or bias is no virtual parameter."""
+    weight, bias = parts
+    fresh = isinstance(weight, VirtualParameter) and weight._generated is None
+    if not fresh or not (bias is None or isinstance(bias, VirtualParameter)):
+        return None
+    mixture = weight._mixture
+    pairs: list[Any] = [*mixture.pair(weight._name), *(mixture.pair(bias._name) if bias is not None else (None, None))]
+    units = [mixture.units[v._name].numbers if v is not None else [0, 0, 0] for v in parts]
+    return [weight._index, *pairs, *mixture.law_arguments, *units, False, *rest]
+
+
+def _linear(input: Tensor, weight: Any, bias: Any = None) -> Tensor | None:
+    if isinstance(input, VirtualParameter) or input.ndim < 2 or input.dtype != weight.dtype:
+        return None
+    arguments = _mixed((weight, bias), ())
+    return None if arguments is None else torch.ops.fastcomb.mixed_linear(input, *arguments)
+
+
+def _conv2d(
+    input: Tensor,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    if isinstance(input, VirtualParameter) or isinstance(padding, str) or input.ndim != 4:
+        return None
+    if input.dtype != weight.dtype:
+        return None
+    geometry = tuple(list(v) * (3 - len(v)) if isinstance(v, (tuple, list)) else [v, v] for v in (stride, padding, dilation))
+    arguments = _mixed((weight, bias), (*geometry, groups))
+    return None if arguments is None else torch.ops.fastcomb.mixed_conv2d(input, *arguments)
+
+
+_LAYERS = {F.linear: _linear, F.conv2d: _conv2d}

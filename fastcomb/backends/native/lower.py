@@ -165,7 +165,7 @@ class Lowering:
         self.norms: list[Norm] = []
         self.made: list[Buffer] = []
         self.values: dict[str, Any] = {}
-        self.shapes = _shapes(self.program, x, samples, self.dtype)
+        self.shapes = _shapes(self.program, self.weights.shapes, x, samples, self.dtype)
         self.uses: dict[str, list[Node]] = {}
         for node in self.program:
             for name in set(node.values):
@@ -866,12 +866,14 @@ def lower(shared: Shared, x: Tensor, samples: int, goal: Goal, whole: Lowered | 
             return lowered
 
 
-def _shapes(program: Program, x: Tensor, samples: int, dtype: torch.dtype) -> dict[str, Any]:
+def _shapes(
+    program: Program, mixed: Mapping[str, tuple[int, ...]], x: Tensor, samples: int, dtype: torch.dtype
+) -> dict[str, Any]:
     """Every node's result on meta tensors: shapes, and sizes as numbers."""
     def meta(shape: Sequence[int], kind: torch.dtype) -> Tensor:
         return torch.empty(tuple(shape), dtype=kind, device="meta")
 
-    state = {n: meta(s, dtype) for n, s in program.shapes.items()}
+    state = {n: meta(s, dtype) for n, s in {**program.shapes, **mixed}.items()}
     for name, value in program.constants.items():
         state[name] = meta(value.shape, dtype if value.is_floating_point() else value.dtype)
     return program.values(state, meta((samples, *x.shape[1:]), x.dtype))
