@@ -200,7 +200,7 @@ void Engine::each_combination(int64_t count, double work, int threads, const Bod
   if (work * count < kWorthwhile) threads = 1;
   if (threads > 1) pool.resize(threads);
   workers_.resize(std::max<size_t>(workers_.size(), threads));
-  const bool beside = count >= 2 * threads;
+  const bool beside = count >= 2 * threads || count % threads == 0;
   combinations_.resize(std::max<size_t>(combinations_.size(), beside ? threads : 1));
   if (threads == 1) {
     for (int64_t k = 0; k < count; ++k) body(k, Team{nullptr, 0}, combinations_[0]);

@@ -1,8 +1,9 @@
 """Linear layers and convolutions of mixed weights, as operators: generation and product in one call.
 
 ``torch.ops.fastcomb.mixed_linear`` and ``torch.ops.fastcomb.mixed_conv2d`` serve modules that the engine
-cannot run as a whole: layer by layer they do what it does. On CPUs in float32 and bfloat16 they run on the
-compiled kernels, elsewhere they generate the weights and call torch.
+cannot run as a whole. Linear layers in float32 and bfloat16 run on its kernels on CPUs. Convolutions generate
+their weights there and call torch for each combination: one layer at a time, bringing images into the
+engine's layout and back costs more than its convolutions save (measured: five times the whole pass of Tiny10).
 """
 
 from __future__ import annotations
@@ -54,7 +55,23 @@ def mixed_linear(
     """
     weight, bias = Pair(weight_a, weight_b, weight_unit), _bias(bias_a, bias_b, bias_unit)
     law = _Law(table, rule, draw)
-    return _run(_linear_program(bias is not None), {}, F.linear, x, index, weight, bias, law, own)
+    inputs = x if own else x[None]
+    rows = inputs.shape[1:-1].numel()
+    fits = x.device.type == "cpu" and x.dtype in _DTYPES and inputs.numel() and weight_a.numel()
+    if not (fits and index.numel() and compiled.extension()):
+        return _one_by_one(F.linear, {}, x, index, weight, bias, law, own)
+    many = index.reshape(-1)
+    inputs = inputs.reshape(-1, rows, x.shape[-1])  # a row of inputs is a sample
+    out = torch.empty(len(many), rows, len(weight_a), dtype=x.dtype)
+    _machine(weight, bias, law, inputs[0]).run(
+        Goal("outputs", rounded=True),
+        rows,
+        [as_unsigned(i) for i in many.tolist()],
+        [inputs.contiguous()],
+        own_inputs=own,
+        outputs=out,
+    )
+    return out.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
 
 
 @torch.library.custom_op("fastcomb::mixed_conv2d", mutates_args=())
@@ -89,9 +106,7 @@ def mixed_conv2d(
     """
     weight, bias = Pair(weight_a, weight_b, weight_unit), _bias(bias_a, bias_b, bias_unit)
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    program = _conv_program(bias is not None, tuple(stride), tuple(padding), tuple(dilation), groups)
-    law = _Law(table, rule, draw)
-    return _run(program, geometry, F.conv2d, x, index, weight, bias, law, own)
+    return _one_by_one(F.conv2d, geometry, x, index, weight, bias, _Law(table, rule, draw), own)
 
 
 class _Law:
@@ -111,10 +126,9 @@ def _bias(a: Tensor | None, b: Tensor | None, unit: list[int]) -> Pair | None:
     return None if a is None or b is None else Pair(a, b, unit)
 
 
-def _run(
-    program: Program,
-    geometry: dict[str, Any],
+def _one_by_one(
     function: Callable[..., Tensor],
+    geometry: dict[str, Any],
     x: Tensor,
     index: Tensor,
     weight: Pair,
@@ -122,49 +136,36 @@ def _run(
     law: _Law,
     own: bool,
 ) -> Tensor:
+    """Weights generated for all combinations, then torch's own layer for each."""
     many = index.reshape(-1)
-    inputs = x if own else x[None]
-    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and inputs.shape[1:].numel()
-    if fits and len(many) and inputs.ndim > 2 and compiled.extension():
-        machine = _machine(program, weight, bias, law, inputs[0])
-        samples = inputs.shape[1]
-        out = torch.empty(len(many), samples, *machine.output)
-        machine.run(
-            Goal("outputs"),
-            samples,
-            [as_unsigned(i) for i in many.tolist()],
-            [machine.prepared(inputs.reshape(-1, *inputs.shape[2:]))],
-            own_inputs=own,
-            outputs=out,
-        )
-        out = out.to(x.dtype)
-    else:
-        weights = law.values(many, weight, x.dtype)
-        biases = None if bias is None else law.values(many, bias, x.dtype)
-        parts = [
-            function(inputs[k if own else 0], w, None if biases is None else biases[k], **geometry)
-            for k, w in enumerate(weights)
-        ]
-        first = _out_shape(function, inputs, weight.a, geometry)
-        out = torch.stack(parts) if parts else x.new_empty(0, *first)
-    return out if index.ndim else out[0]
+    weights = law.values(many, weight, x.dtype)
+    biases = None if bias is None else law.values(many, bias, x.dtype)
+    if not len(many):
+        one = x.new_empty(x.shape[int(own) :], device="meta")
+        shape = function(one, weight.a.to(device="meta", dtype=x.dtype), None, **geometry).shape
+        return x.new_empty(0, *shape)
+    parts = [
+        function(x[k] if own else x, w, None if biases is None else biases[k], **geometry)
+        for k, w in enumerate(weights)
+    ]
+    return torch.stack(parts) if index.ndim else parts[0]
 
 
+_DTYPES = (torch.float32, torch.bfloat16)
 #: Engines of layers, by the tensors they mix; each goes when its tensors do.
 _machines: dict[Any, Machine] = {}
 
 
-def _machine(program: Program, weight: Pair, bias: Pair | None, law: _Law, x: Tensor) -> Machine:
+def _machine(weight: Pair, bias: Pair | None, law: _Law, x: Tensor) -> Machine:
     parts = [pair for pair in (weight, bias) if pair is not None]
     tensors = [tensor for pair in parts for tensor in (pair.a, pair.b)]
     stamps = tuple((t.data_ptr(), t._version) for t in (*tensors, law.table))
     units = tuple(tuple(pair.unit) for pair in parts)
-    level, shape = compiled.level(), tuple(x.shape[1:])
-    key = (id(program), stamps, units, tuple(law.rule), tuple(law.draw), shape, x.dtype, level)
+    key = (stamps, units, tuple(law.rule), tuple(law.draw), x.dtype, compiled.level())
     if key not in _machines:
         names = ("weight", "bias")
         _machines[key] = Machine(
-            program,
+            _linear_program(bias is not None),
             {n: Pair(p.a.detach(), p.b.detach(), p.unit) for n, p in zip(names, parts, strict=False)},
             compiled.law(law.table, law.rule, law.draw),
             law.draw[0] | law.draw[1] << 32,
@@ -180,28 +181,9 @@ def _machine(program: Program, weight: Pair, bias: Pair | None, law: _Law, x: Te
 
 @functools.cache
 def _linear_program(bias: bool) -> Program:
-    return _one_node("linear", torch.ops.aten.linear.default, bias, {})
-
-
-@functools.cache
-def _conv_program(
-    bias: bool, stride: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...], groups: int
-) -> Program:
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return _one_node("conv2d", torch.ops.aten.conv2d.default, bias, geometry)
-
-
-def _one_node(op: str, target: Any, bias: bool, rest: dict[str, Any]) -> Program:
     weights = {"weight": Weight("weight", "parameter"), "bias": Weight("bias", "parameter") if bias else None}
-    node = Node("y", op, target, {"input": Value("x"), **weights, **rest}, (), "", "")
+    node = Node("y", "linear", torch.ops.aten.linear.default, {"input": Value("x"), **weights}, (), "", "")
     return Program({"x": ()}, (node,), Value("y"), {}, {})
-
-
-def _out_shape(function: Any, inputs: Tensor, weight: Tensor, geometry: dict[str, Any]) -> torch.Size:
-    """Of one combination's result."""
-    x = inputs.new_empty(inputs.shape[1:], device="meta")
-    result: Tensor = function(x, weight.to(device="meta", dtype=x.dtype), None, **geometry)
-    return result.shape
 
 
 @mixed_linear.register_fake

@@ -15,6 +15,7 @@ from torch.func import functional_call, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fastcomb import compiled
 from fastcomb.backends.base import BackendNotice, Scores, Sums
 from fastcomb.backends.virtual import VirtualParameter
 from fastcomb.mixture import Mixture
@@ -37,7 +38,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         indices: int64 [K].
-        mixed: all parameters, [K, ...] each; None where they are generated inside the batched pass.
+        mixed: all parameters, [K, ...] each; None where they are generated inside the pass.
         statistics: recomputed running statistics, [K, C] each.
     """
 
@@ -49,8 +50,9 @@ class Prepared(NamedTuple):
 class TorchReference:
     """Reference backend: batched ``functional_call`` with virtual parameters.
 
-    Combinations whose activations fit the caches together run as one batch under vmap; larger ones, and
-    modules that vmap cannot batch, run one after another with weights generated for the whole block.
+    Combinations whose activations fit the caches together run as one batch under vmap; larger ones one
+    after another, layer by layer in the compiled kernels where those are there. Without them, and for
+    modules that vmap cannot batch, weights are generated for a whole block first.
 
     Args:
         mixture: the networks.
@@ -74,6 +76,7 @@ class TorchReference:
         self.normalisation = normalisation
         self.slots = self.block = 1
         self._writes_inputs = False
+        self._inside = True  # until generating inside the pass fails
         buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
         self._shared = {n: self._ready(b) for n, b in (buffers | (normalisation.fixed or {})).items()}
 
@@ -93,14 +96,13 @@ class TorchReference:
         per_sample = produced / len(x)
         chunk = min(samples, _power_of_two(_SAMPLE_BYTES / per_sample))
         self._size(per_sample * max([chunk, *map(len, self.normalisation.batches)]))
-        if self.slots > 1:  # any notice belongs before the work
-            two = self.mixture.index_tensor([0, 1])
-            list(self._outputs(self.prepare(two), (x,), {}))
+        two = self.mixture.index_tensor([0, 1])
+        list(self._outputs(self.prepare(two), (x,), {}))  # any notice belongs before the work
         return tree_map(lambda t: t[0], output), chunk
 
     @torch.no_grad()
     def prepare(self, index: Tensor) -> Prepared:
-        mixed = self._mixed(index) if self.slots == 1 else None
+        mixed = None if self._virtual else self._mixed(index)
         prepared = Prepared(index, mixed, {})
         totals: State = {}
         batches = self.normalisation.batches
@@ -164,6 +166,12 @@ class TorchReference:
         self._writes_inputs = before != after  # then every combination gets a copy of its own
         return output, counter.total
 
+    @property
+    def _virtual(self) -> bool:
+        """Whether parameters are generated inside the pass."""
+        compact = self.mixture.device.type == "cpu" and compiled.extension() is not None
+        return self._inside and (self.slots > 1 or compact)
+
     def _mixed(self, index: Tensor) -> State:
         return {n: self.mixture.parameter(n, index, self.dtype) for n in self.mixture.names}
 
@@ -174,10 +182,10 @@ class TorchReference:
         while done < len(block.indices):
             part = slice(done, done + self.slots)
             own = {n: t[part] for n, t in block.statistics.items()}
-            if self.slots > 1:
+            if self._virtual:
                 args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
                 try:
-                    yield self._vmapped(block.indices[part], own, args, kwargs)
+                    yield self._generating(block.indices[part], own, args, kwargs)
                     done += self.slots
                     continue
                 except Exception as error:
@@ -188,8 +196,10 @@ class TorchReference:
                 args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
                 yield self._single({n: t[done] for n, t in mixed.items()} | own, args, kwargs)
                 done += 1
-            if self.slots > 1:  # the module itself runs, so vmap is at fault
-                self.slots = 1
+            if self._virtual:  # the module itself runs, so generating inside the pass is at fault
+                batched, self.slots, self._inside = self.slots > 1, 1, False
+                if not batched:
+                    return
                 reason = (str(failure) or type(failure).__name__).splitlines()[0]
                 warnings.warn(
                     f"{type(self.model).__name__} runs combination by combination, since vmap cannot "
@@ -199,16 +209,23 @@ class TorchReference:
                 )
 
     @torch.no_grad()
-    def _vmapped(self, index: Tensor, own: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _generating(self, index: Tensor, own: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Outputs of up to ``slots`` combinations whose weights are generated on the way."""
+
+        def virtual(index: Tensor) -> State:
+            return {n: VirtualParameter(self.mixture, n, index, self.dtype) for n in self.mixture.names}
+
+        if self.slots == 1:
+            one = {n: t[0] for n, t in own.items()}
+            return self._single(virtual(index[0]) | one, args, kwargs)
         shared = self._fresh()
 
-        def one(index: Tensor, own: State) -> Any:
-            virtual = {n: VirtualParameter(self.mixture, n, index, self.dtype) for n in self.mixture.names}
-            return functional_call(self.model, virtual | shared | own, args, kwargs)
+        def each(index: Tensor, own: State) -> Any:
+            return functional_call(self.model, virtual(index) | shared | own, args, kwargs)
 
         with warnings.catch_warnings():  # vmap's own loop over an operation is slow but right
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            return vmap(one)(index, own)
+            return vmap(each)(index, own)
 
     @torch.no_grad()
     def _single(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -127,10 +127,14 @@ class Native:
 
     def outputs(self, prepared: Prepared, x: Tensor) -> Tensor:
         """The model's outputs float32 [K, S, ...]."""
-        outputs = torch.empty(len(prepared.indices), len(x), *self._machine.output)
+        return self._outputs(prepared, x, rounded=False)
+
+    def _outputs(self, prepared: Prepared, x: Tensor, *, rounded: bool) -> Tensor:
+        dtype = self.dtype if rounded else torch.float32
+        outputs = torch.empty(len(prepared.indices), len(x), *self._machine.output, dtype=dtype)
         if outputs.numel():
             self._machine.run(
-                Goal("outputs"),
+                Goal("outputs", rounded=rounded),
                 len(x),
                 prepared.indices,
                 [self._layout(x)],
@@ -152,7 +156,7 @@ class Native:
 
     def call(self, index: Tensor, x: Tensor) -> Tensor:
         """Outputs [K, N, ...] of combinations ``index`` [K] in the compute dtype."""
-        return self.outputs(self.prepare(index), x).to(self.dtype)
+        return self._outputs(self.prepare(index), x, rounded=True)
 
     def check(self, model: nn.Module, x: Tensor) -> Any:
         """Compare combination 0 with the module itself on a few samples; the module's output [S, ...].

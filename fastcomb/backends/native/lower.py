@@ -66,11 +66,13 @@ class Goal:
         kind: "loss", "outputs" or "collect".
         loss: of LOSS_KINDS, for "loss".
         classes: whether to count correct classifications.
+        rounded: whether outputs are in the compute dtype instead of float32.
     """
 
     kind: str
     loss: str = ""
     classes: bool = False
+    rounded: bool = False
 
 
 @dataclass
@@ -802,7 +804,8 @@ class Lowering:
 
     def _last_dtype(self, key: str) -> torch.dtype:
         """float32 for the result itself, which is not rounded to the compute dtype."""
-        return torch.float32 if [key] == self.returned and key not in self.uses else self.dtype
+        last = [key] == self.returned and key not in self.uses and not self.goal.rounded
+        return torch.float32 if last else self.dtype
 
     @staticmethod
     def _is_float(value: Value) -> bool:
@@ -813,10 +816,13 @@ class Lowering:
             output = self._dense(output, "result")
         count = output.meta.numel()
         if self.goal.kind == "outputs":
-            to = Buffer(count, torch.float32, Space.OUTPUT, 0, count // self.samples * self.step * 4)
-            self._emit(
-                CONVERT, self.dtype, [output, (to, 0)], [count, STORAGE[output.meta.dtype], STORAGE[torch.float32]]
-            )
+            dtype = self.dtype if self.goal.rounded else torch.float32
+            step = count // self.samples * self.step * dtype.itemsize
+            if output.buffer in self.made and output.buffer.count == count and output.meta.dtype == dtype:
+                output.buffer.space, output.buffer.step = Space.OUTPUT, step  # made in its place
+                return
+            to = Buffer(count, dtype, Space.OUTPUT, 0, step)
+            self._emit(CONVERT, self.dtype, [output, (to, 0)], [count, STORAGE[output.meta.dtype], STORAGE[dtype]])
             return
         if output.meta.dtype != torch.float32:
             wide = self._new(count, torch.float32)
@@ -833,7 +839,7 @@ class Lowering:
     def _place(self, output: tuple[int, ...]) -> Lowered:
         ends = self.ends
         stage = [next(i for i, end in enumerate(ends) if number < end) for number in range(len(self.code))]
-        used = [b for b in self.made if b.first >= 0]
+        used = [b for b in self.made if b.first >= 0 and b.space == Space.ARENA]
         lasting = [b for b in used if stage[b.first] != stage[b.last]]
         for buffer in lasting:
             buffer.space = Space.LONG

@@ -16,6 +16,9 @@ from fastcomb.program import Program
 #: Bytes of activations that a block of samples may need: about half of a core's second-level cache.
 ARENA_BYTES = 512 << 10
 
+#: Most samples in a block, so that threads can share few combinations.
+MOST_SAMPLES = 512
+
 
 class Pair(NamedTuple):
     """A mixed parameter: both endpoints' float32 values, and its unit of the stream."""
@@ -151,7 +154,7 @@ class Machine:
         """Number of the engine's pass over so many samples; built when first wanted."""
         key = (goal, samples)
         if key not in self._passes:
-            most = max(1, int(ARENA_BYTES / max(self._arena, 1)))
+            most = min(MOST_SAMPLES, max(1, int(ARENA_BYTES / max(self._arena, 1))))
             size = -(-samples // -(-samples // most))
             rest = samples - (-(-samples // size) - 1) * size
             whole = lower(self._shared, self._x, size, goal)
