@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from fastcomb import rebasin
 from fastcomb.backends import BackendNotice
+from fastcomb.config import show_config
 from fastcomb.density import Density, Proportion
 from fastcomb.mixture import Mixture
 from fastcomb.program import Program, capture
@@ -35,4 +36,5 @@ __all__ = [
     "capture",
     "evaluate",
     "rebasin",
+    "show_config",
 ]

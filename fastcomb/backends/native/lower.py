@@ -300,13 +300,14 @@ class Lowering:
         except ValueError:
             raise Unsupported("an element-wise operation over more than 6 dimensions") from None
         xs, *ys, os = nest.strides
-        self._emit(kind, self.dtype, [x, y, out], [op, *nest.size, *xs, *(ys[0] if ys else [0] * 6), *os], [alpha, beta])
+        self._emit(kind, out.meta.dtype, [x, y, out], [op, *nest.size, *xs, *(ys[0] if ys else [0] * 6), *os], [alpha, beta])
         return out
 
     def _copied(self, value: Value, key: str, *, image: bool = False) -> Value:
-        if value.meta.dtype != self.dtype:
-            raise Unsupported(f"arithmetic on {value.meta.dtype}")
-        return self._element(IDENTITY, self._make(value.shape, key, image=image), value)
+        dtype = value.meta.dtype
+        if not dtype.is_floating_point:
+            raise Unsupported(f"moving values of {dtype}")
+        return self._element(IDENTITY, self._make(value.shape, key, image=image, dtype=dtype), value)
 
     def _dense(self, value: Value, key: str) -> Value:
         """The value, contiguous."""
@@ -541,7 +542,8 @@ class Lowering:
         run = kw * wide if together else wide
 
         def make(key: str) -> tuple[Value, Callable[..., None]]:
-            out = self._make(out_shape, key, image=True, dtype=self._last_dtype(key))
+            dtype = self.dtype if depthwise else self._last_dtype(key)
+            out = self._make(out_shape, key, image=True, dtype=dtype)
 
             def emit(residual: Value | None, scale: Buffer | None, shift: Buffer | None, relu: bool) -> None:
                 if depthwise:

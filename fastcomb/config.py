@@ -1,0 +1,41 @@
+"""What this installation runs on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import torch
+
+from fastcomb import compiled
+from fastcomb.stream import STREAM_VERSION
+
+
+def show_config() -> str:
+    """Print and return what matters when results or speeds are compared, one line each.
+
+    fastcomb's version, the instruction level of the compiled engine (and those that could be forced with the
+    environment variable FASTCOMB_LEVEL), threads, torch, CUDA and Triton.
+    """
+    native = compiled.extension()
+    levels = f" of {', '.join(native.levels())}" if native else ": not built"
+    cuda = f"{torch.version.cuda}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no device"
+    lines = {
+        "fastcomb": f"{importlib.metadata.version('fastcomb')}, stream version {STREAM_VERSION}",
+        "compiled engine": compiled.level() + levels,
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "CUDA": cuda,
+        "Triton": _version("triton"),
+    }
+    text = "\n".join(f"{name:16} {value}" for name, value in lines.items())
+    print(text)
+    return text
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
