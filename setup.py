@@ -34,7 +34,9 @@ class Build(build_ext):
         try:
             self._build(ext)
         except Exception as error:
-            print(f"warning: fastcomb's compiled engine was not built and torch will be used instead: {error}")
+            print(
+                f"warning: fastcomb's compiled engine was not built and torch will be used instead: {error}"
+            )
 
     def _build(self, ext: Extension) -> None:
         sanitize = bool(os.environ.get("FASTCOMB_SANITIZE"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import warnings
 from types import ModuleType
@@ -25,16 +26,15 @@ ELEMENT, ROW, ALL = range(3)
 def extension() -> ModuleType | None:
     """The extension module; None, after one notice, where it was not built."""
     try:
-        from fastcomb import _native
+        return importlib.import_module("fastcomb._native")
     except ImportError as error:
         warnings.warn(
-            f"fastcomb's compiled engine is missing ({error}), so everything runs on torch alone, several times "
-            "slower; reinstall where there is a C++17 compiler (GCC or Clang) to have it",
+            f"fastcomb's compiled engine is missing ({error}), so everything runs on torch alone, several "
+            "times slower; reinstall where there is a C++17 compiler (GCC or Clang) to have it",
             BackendNotice,
             stacklevel=2,
         )
         return None
-    return _native
 
 
 def level() -> str:

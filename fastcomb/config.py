@@ -19,7 +19,9 @@ def show_config() -> str:
     """
     native = compiled.extension()
     levels = f" of {', '.join(native.levels())}" if native else ": not built"
-    cuda = f"{torch.version.cuda}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no device"
+    cuda = (
+        f"{torch.version.cuda}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no device"
+    )
     lines = {
         "fastcomb": f"{importlib.metadata.version('fastcomb')}, stream version {STREAM_VERSION}",
         "compiled engine": compiled.level() + levels,

@@ -114,7 +114,7 @@ class Uniform(Sampler):
     def rule(self) -> list[float]:
         low = np.float32(self.low)
         span = np.float32(self.high) - low
-        return [0.0 if (low, span) == (0, 1) else 1.0, float(low), float(span), 0.0]
+        return [0.0 if low == 0 and span == 1 else 1.0, float(low), float(span), 0.0]
 
     def ppf(self, u: Any) -> Any:
         return self.low + np.asarray(u, dtype=np.float64) * (self.high - self.low)

@@ -1,5 +1,6 @@
 """The compiled engine: the same stream and weights bit for bit, and torch's results within rounding."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -67,7 +68,7 @@ class TestStream:
         for inner, outputs in ((1, 1), (3, 63), (63, 3), (8, 16), (100, 33), (24, 500)):
             for per in ("element", "neuron", "layer"):
                 law = type(sampler)(**{**vars(sampler), "per": per})
-                a, b = pair_of(lambda: nn.Linear(inner, outputs, bias=False).to(dtype))
+                a, b = pair_of(functools.partial(nn.Linear, inner, outputs, bias=False, dtype=dtype))
                 mix = fc.Mixture(a, b, law, seed=3)
                 rows = mix.functional_call(a, [0, 2**40 + 1], torch.eye(inner, dtype=dtype))
                 for k, i in enumerate((0, 2**40 + 1)):
@@ -80,9 +81,10 @@ class TestStream:
         for channels, outputs, kernel in ((4, 4, (3, 3)), (8, 36, (1, 1)), (12, 8, (5, 2)), (16, 20, (3, 1))):
             if (channels // groups) % 2 and dtype == torch.bfloat16 and groups != channels:
                 continue  # runs on the reference backend
-            a, b = pair_of(
-                lambda: nn.Conv2d(channels, outputs, kernel, groups=groups, bias=False).to(dtype)
+            make = functools.partial(
+                nn.Conv2d, channels, outputs, kernel, groups=groups, bias=False, dtype=dtype
             )
+            a, b = pair_of(make)
             mix = fc.Mixture(a, b, fc.Uniform(bits=bits))
             own = channels // groups
             found = []
@@ -154,7 +156,8 @@ MODULES = {
     "conv": (lambda: nn.Conv2d(3, 17, 3), IMAGES),
     "conv, stride and padding": (lambda: nn.Conv2d(3, 5, (3, 2), stride=(2, 3), padding=(2, 1)), IMAGES),
     "conv, dilation": (lambda: nn.Conv2d(3, 33, 3, dilation=(1, 2), padding=2, bias=False), IMAGES),
-    "conv, groups": (conv(lambda: nn.Conv2d(3, 8, 1), lambda: nn.Conv2d(8, 12, 3, padding=1, groups=2)), IMAGES),
+    "conv, groups": (
+        conv(lambda: nn.Conv2d(3, 8, 1), lambda: nn.Conv2d(8, 12, 3, padding=1, groups=2)), IMAGES),
     "conv, depthwise": (
         conv(lambda: nn.Conv2d(3, 3, 3, 2, 1, groups=3), lambda: nn.BatchNorm2d(3), nn.ReLU), IMAGES),
     "conv, deep": (
@@ -243,7 +246,9 @@ def networks(draw):
                 (nn.Conv2d, channels, outputs, kernel, draw(st.integers(1, 2)), draw(st.integers(1, 2)))
             )
             channels = outputs
-            layers.append(draw(st.sampled_from([(nn.BatchNorm2d, channels), (nn.GroupNorm, 1, channels), None])))
+            layers.append(
+                draw(st.sampled_from([(nn.BatchNorm2d, channels), (nn.GroupNorm, 1, channels), None]))
+            )
             layers.append(draw(st.sampled_from([(nn.ReLU,), (nn.GELU,), (nn.MaxPool2d, 2, 1), None])))
         layers += [(nn.AdaptiveAvgPool2d, draw(st.integers(1, 2))), (nn.Flatten,)]
     else:
@@ -258,8 +263,14 @@ def networks(draw):
     layers = [layer for layer in layers if layer]
     per = draw(st.sampled_from(["element", "neuron", "layer", "model"]))
     bits = draw(st.sampled_from([16, 32]))
-    law = draw(st.sampled_from([fc.Uniform, lambda **k: fc.Beta(2, 3, **k), lambda **k: fc.Bernoulli(0.4, **k)]))
-    return (lambda: statistics(nn.Sequential(*(kind(*rest) for kind, *rest in layers)))), x, law(per=per, bits=bits)
+    law = draw(
+        st.sampled_from([fc.Uniform, lambda **k: fc.Beta(2, 3, **k), lambda **k: fc.Bernoulli(0.4, **k)])
+    )
+    return (
+        (lambda: statistics(nn.Sequential(*(kind(*rest) for kind, *rest in layers)))),
+        x,
+        law(per=per, bits=bits),
+    )
 
 
 @given(networks(), st.sampled_from(LEVELS), st.sampled_from(["a", "recompute"]))
@@ -280,7 +291,9 @@ def test_random_networks_agree_with_the_reference_backend(network, level, batch_
     slow = fc.evaluate(a.double(), b.double(), sampler, backend="torch_reference", **arguments)
     assert fast.backend == "native"
     # recomputed variances of nearly constant features amplify rounding: those of 11 samples, 1e-5 apart
-    np.testing.assert_allclose(fast.loss, slow.loss, rtol=1e-4 if batch_norm == "recompute" else 1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        fast.loss, slow.loss, rtol=1e-4 if batch_norm == "recompute" else 1e-5, atol=1e-5
+    )
 
 
 class TestLosses:
@@ -320,7 +333,9 @@ class TestLosses:
         outputs = sweep.mixture.functional_call(pair[0], range(5), x).double()
         functions = {"cross_entropy": F.cross_entropy, "nll": F.nll_loss, "mse": F.mse_loss}
         for k in range(5):
-            assert sweep.loss[k] == pytest.approx(functions[loss](outputs[k], y.double() if loss == "mse" else y).item(), rel=1e-6)
+            assert sweep.loss[k] == pytest.approx(
+                functions[loss](outputs[k], y.double() if loss == "mse" else y).item(), rel=1e-6
+            )
             if loss != "mse":
                 assert sweep.accuracy[k] == pytest.approx((outputs[k].argmax(1) == y).double().mean().item())
 
@@ -364,7 +379,8 @@ import os, torch, fastcomb as fc
 from fastcomb.mixing import mix
 torch.set_num_threads(2)
 law, a, b = fc.Uniform(), torch.randn(500, 1000), torch.randn(500, 1000)
-run = lambda: mix(torch.arange(4), a, b, law.table(), law.rule(), [1, 0, 16, 0], [0, 500000, 0], torch.float32)
+rest = law.table(), law.rule(), [1, 0, 16, 0], [0, 500000, 0], torch.float32
+run = lambda: mix(torch.arange(4), a, b, *rest)
 before = run()
 child = os.fork()
 if child == 0:
@@ -437,14 +453,13 @@ class TestCalls:
 class TestInstallation:
     def test_levels_that_are_not_there_are_refused(self, monkeypatch, pair, data):
         monkeypatch.setenv(compiled.LEVEL_VARIABLE, "sse9")
-        with pytest.raises(ValueError, match="FASTCOMB_LEVEL='sse9': this processor has .*portable"):
+        with pytest.raises(ValueError, match=r"FASTCOMB_LEVEL='sse9': this processor has .*portable"):
             fc.evaluate(*pair, fc.Uniform(), data=data, n=1)
 
     def test_without_the_extension_torch_runs_and_says_so_once(self, monkeypatch, pair, data):
         compiled_loss = fc.evaluate(*pair, fc.Uniform(), data=data, n=4).loss
         monkeypatch.setitem(sys.modules, "fastcomb._native", None)
         compiled.extension.cache_clear()
-        monkeypatch.delattr(fc, "_native")
         try:
             with pytest.warns(fc.BackendNotice, match="compiled engine is missing") as notices:
                 sweeps = [fc.evaluate(*pair, fc.Uniform(), data=data, n=4) for _ in range(2)]

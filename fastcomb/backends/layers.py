@@ -3,7 +3,7 @@
 ``torch.ops.fastcomb.mixed_linear`` and ``torch.ops.fastcomb.mixed_conv2d`` serve modules that the engine
 cannot run as a whole. Linear layers in float32 and bfloat16 run on its kernels on CPUs. Convolutions generate
 their weights there and call torch for each combination: one layer at a time, bringing images into the
-engine's layout and back costs more than its convolutions save (measured: five times the whole pass of Tiny10).
+engine's layout and back costs more than its convolutions save.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcomb import compiled
-from fastcomb.backends.native.lower import Goal
+from fastcomb.backends.native.instructions import Goal
 from fastcomb.backends.native.machine import Machine, Pair
 from fastcomb.program import Node, Program, Value, Weight
 from fastcomb.stream import as_unsigned
@@ -193,9 +193,9 @@ def _linear_fake(x, index, weight_a, *rest):  # type: ignore[no-untyped-def]
 
 
 @mixed_conv2d.register_fake
-def _conv_fake(x, index, weight_a, weight_b, bias_a, bias_b, table, rule, draw, weight_unit, bias_unit, own, *geometry):  # type: ignore[no-untyped-def]
+def _conv_fake(x, index, weight_a, *rest):  # type: ignore[no-untyped-def]
+    own, stride, padding, dilation, groups = rest[-5:]
     one = x[0] if own else x
-    stride, padding, dilation, groups = geometry
     shape = F.conv2d(one, weight_a.to(x.dtype), None, stride, padding, dilation, groups).shape
     return x.new_empty((*index.shape, *shape))
 

@@ -152,13 +152,16 @@ _CONVOLUTIONS = {
 
 
 def _mixed(parts: tuple[Any, Any], rest: tuple[Any, ...]) -> list[Any] | None:
-    """Arguments of a mixed layer after the input, or None where its weight or bias is no virtual parameter."""
+    """Arguments of a mixed layer after the input; None where its weight or bias is no virtual parameter."""
     weight, bias = parts
     fresh = isinstance(weight, VirtualParameter) and weight._generated is None
     if not fresh or not (bias is None or isinstance(bias, VirtualParameter)):
         return None
     mixture = weight._mixture
-    pairs: list[Any] = [*mixture.pair(weight._name), *(mixture.pair(bias._name) if bias is not None else (None, None))]
+    pairs: list[Any] = [
+        *mixture.pair(weight._name),
+        *(mixture.pair(bias._name) if bias is not None else (None, None)),
+    ]
     units = [mixture.units[v._name].numbers if v is not None else [0, 0, 0] for v in parts]
     return [weight._index, *pairs, *mixture.law_arguments, *units, False, *rest]
 
@@ -183,7 +186,10 @@ def _conv2d(
         return None
     if input.dtype != weight.dtype:
         return None
-    geometry = tuple(list(v) * (3 - len(v)) if isinstance(v, (tuple, list)) else [v, v] for v in (stride, padding, dilation))
+    geometry = tuple(
+        list(v) * (3 - len(v)) if isinstance(v, (tuple, list)) else [v, v]
+        for v in (stride, padding, dilation)
+    )
     arguments = _mixed((weight, bias), (*geometry, groups))
     return None if arguments is None else torch.ops.fastcomb.mixed_conv2d(input, *arguments)
 

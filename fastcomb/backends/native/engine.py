@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastcomb import compiled
 from fastcomb.backends.base import Scores, Sums
-from fastcomb.backends.native.lower import Goal, Unsupported
+from fastcomb.backends.native.instructions import Goal, Unsupported
 from fastcomb.backends.native.machine import Machine, Pair
 from fastcomb.backends.torch_reference import TorchReference, check_fit
 from fastcomb.program import CaptureError, Program
@@ -186,7 +186,9 @@ class Native:
 
     def _prepared(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self._shape:
-            raise ValueError(f"samples of shape {tuple(x.shape[1:])}, but the first were {tuple(self._shape)}")
+            raise ValueError(
+                f"samples of shape {tuple(x.shape[1:])}, but the first were {tuple(self._shape)}"
+            )
         self._check_tokens(x)
         return self._machine.prepared(x)
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastcomb import compiled
-from fastcomb.backends.native.lower import Goal, Norm, Shared, address, lower
+from fastcomb.backends.native.instructions import Goal, Norm, address
+from fastcomb.backends.native.lower import Shared, lower
 from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
 from fastcomb.program import Program
 

@@ -95,7 +95,7 @@ class Value:
 
     def shares(self, meta: Tensor) -> bool:
         """Whether a tensor derived from ``meta`` is a view of it."""
-        return meta.untyped_storage()._cdata == self.meta.untyped_storage()._cdata
+        return bool(meta.untyped_storage()._cdata == self.meta.untyped_storage()._cdata)
 
 
 def images(

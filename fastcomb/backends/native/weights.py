@@ -72,7 +72,9 @@ class Weights:
         width: lanes of a vector.
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, width: int, pairs: bool) -> None:
+    def __init__(
+        self, shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, width: int, pairs: bool
+    ) -> None:
         self.shapes = shapes
         self.dtype = dtype
         self.width = width
@@ -93,10 +95,8 @@ class Weights:
 
     def plain(self, name: str, dtype: torch.dtype) -> Buffer:
         """Row-major values as ``dtype``; float32 holds values rounded to the compute dtype."""
-        if dtype == torch.bfloat16:
-            form = HALF
-        else:
-            form = FLOAT if self.dtype == torch.float32 else ROUNDED
+        wide = FLOAT if self.dtype == torch.float32 else ROUNDED
+        form = HALF if dtype == torch.bfloat16 else wide
         count = torch.Size(self.shapes[name]).numel()
         return self._get((name, form), name, form, count, dtype, None)
 
