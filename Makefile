@@ -6,12 +6,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 COMBINATIONS ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench sanitize clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-$(VENV)/installed-demo: pyproject.toml constraints.txt
+$(VENV)/installed-demo: pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable '.[demo]'
@@ -39,6 +39,17 @@ format: $(VENV)/installed-dev  ## put the code in the project's style
 
 bench: $(VENV)/installed-dev  ## measure throughput beside the peers, one table (about 10 minutes)
 	$(BIN)/python -m benchmarks.table
+
+SANITIZED := build/sanitized
+sanitize: $(VENV)/installed-dev  ## run the engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -r csrc fastcomb tests setup.py pyproject.toml README.md LICENSE $(SANITIZED)
+	rm -f $(SANITIZED)/fastcomb/_native*
+	$(PIP) pybind11
+	cd $(SANITIZED) && FASTCOMB_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)" \
+		$(CURDIR)/$(BIN)/python -m pytest -x tests/test_native.py -k "not fork"
 
 clean:  ## remove the environment and everything generated
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
