@@ -62,12 +62,13 @@ int Engine::add(Parameter given) {
   Parameter& p = *parameters_.back();
   const int64_t groups = (p.packed.outputs + k_->width - 1) / k_->width;
   if (p.form == 0) {
-    p.own_a.resize(groups * k_->width * p.packed.inner);
-    p.own_other.resize(p.own_a.size());
+    const size_t bytes = groups * k_->width * p.packed.inner * sizeof(float);
+    float* own_a = (float*)p.own_a.get(bytes);
+    float* own_other = (float*)p.own_other.get(bytes);
     const int64_t skipped = p.packed.first * p.packed.inner;
-    k_->pack(p.a + skipped, p.b + skipped, p.packed.outputs, p.packed.inner, law_.ends, p.own_a.data(), p.own_other.data());
-    p.packed.a = p.own_a.data();
-    p.packed.other = p.own_other.data();
+    k_->pack(p.a + skipped, p.b + skipped, p.packed.outputs, p.packed.inner, law_.ends, own_a, own_other);
+    p.packed.a = own_a;
+    p.packed.other = own_other;
     p.packed.place = p.place.empty() ? nullptr : p.place.data();
     p.packed.inverse = p.inverse.data();
     scratch_floats_ = std::max(scratch_floats_, p.packed.inner * k_->width);
@@ -104,7 +105,7 @@ int Engine::add_pass(Pass pass) {
 
 int64_t Engine::bytes() const {
   int64_t total = 0;
-  for (const auto& p : parameters_) total += (int64_t)(p->own_a.size() + p->own_other.size()) * 4;
+  for (const auto& p : parameters_) total += (int64_t)(p->own_a.size + p->own_other.size);
   for (const auto& w : workers_) total += w.arena.size + w.scratch.size;
   for (const auto& c : combinations_) total += c.weights.size + c.lasting.size + c.moments.size + c.coefficients.size;
   return total;
@@ -392,6 +393,7 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
       l.kind = (int)n.next(), l.classes = n.next(), l.samples = n.next(), l.width = n.next();
       double* to = const_cast<double*>(frame.sums.data()) + 2 * block;
       l.loss = to, l.correct = to + 1;
+      l.scratch = (float*)w.scratch.get((l.width + k_->width) * k_->width * sizeof(float));
       return k_->loss(l);
     }
     case kBorderOp:

@@ -38,6 +38,16 @@ struct Instruction {
   std::vector<double> f;
 };
 
+// Memory that grows, aligned to 64 bytes; contents are not kept when it does.
+struct Buffer {
+  Buffer() = default;
+  Buffer(Buffer&& other) noexcept : data(std::exchange(other.data, nullptr)), size(std::exchange(other.size, 0)) {}
+  ~Buffer();
+  char* get(size_t bytes);
+  char* data = nullptr;
+  size_t size = 0;
+};
+
 // A parameter and what becomes of it for every combination.
 struct Parameter {
   Packed packed;     // outputs, inner, sharing and unit serve all kinds
@@ -45,7 +55,7 @@ struct Parameter {
   int64_t offset;    // in the weights, bytes
   int64_t draws;     // coefficients of its unit, where shared
   const float *a, *b;  // plain: row-major
-  std::vector<float> own_a, own_other;
+  Buffer own_a, own_other;
   std::vector<int32_t> place, inverse;
 };
 
@@ -63,16 +73,6 @@ struct Pass {
   std::vector<int64_t> ends;  // of stages; instructions of `whole` and `last` alike
   std::vector<Collected> collected;
   int64_t arena, lasting;     // bytes: per worker; per block
-};
-
-// Memory that grows, aligned to 64 bytes; contents are not kept when it does.
-struct Buffer {
-  Buffer() = default;
-  Buffer(Buffer&& other) noexcept : data(std::exchange(other.data, nullptr)), size(std::exchange(other.size, 0)) {}
-  ~Buffer();
-  char* get(size_t bytes);
-  char* data = nullptr;
-  size_t size = 0;
 };
 
 class Engine {

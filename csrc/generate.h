@@ -10,39 +10,55 @@ using fastcomb::Law;
 using fastcomb::Packed;
 using fastcomb::Stream;
 
-// The words of W counters that share a stream, their block numbers split over two vectors: even lanes and
-// odd lanes, each in the low half of 64 bits. High halves hold garbage along the way: products read the low
-// halves only.
-FASTCOMB_INLINE void draw(const Stream& s, L even, L odd, U out[4]) {
+// The words of BLOCKS times W counters that share a stream. Counters come as block numbers split over two
+// vectors, even lanes and odd lanes, each in the low half of 64 bits; high halves hold garbage along the way,
+// since products read the low halves only. The chains advance side by side: one alone waits for its products.
+template <int BLOCKS>
+FASTCOMB_INLINE void draw(const Stream& s, const L* blocks, U out[][4]) {
+  constexpr int chains = 2 * BLOCKS;
   const L m0 = (L){} + fastcomb::kPhiloxM0, m1 = (L){} + fastcomb::kPhiloxM1;
-  L word[2][4];
-  const L blocks[2] = {even, odd};
-#pragma GCC unroll 2
-  for (int h = 0; h < 2; ++h) {
-    L p0 = multiply(blocks[h], m0);  // first round
-    const L c2 = (p0 >> 32) ^ s.first2, c3 = p0;
-    L p1 = multiply(c2, m1);  // second round
-    L c0 = (p1 >> 32) ^ (s.first1 ^ s.key0[1]), c1 = p1;
-    L d2 = c3 ^ (s.second2 ^ s.key1[1]);
-    p0 = multiply(c0, m0);  // third round
-    p1 = multiply(d2, m1);
-    c0 = exclusive_or(p1 >> 32, c1, (L){} + s.key0[2]);
-    c1 = p1;
-    d2 = (p0 >> 32) ^ (s.second3 ^ s.key1[2]);
-    L d3 = p0;
-#pragma GCC unroll 7
-    for (int round = 3; round < 10; ++round) {
-      p0 = multiply(c0, m0);
-      p1 = multiply(d2, m1);
-      c0 = exclusive_or(p1 >> 32, c1, (L){} + s.key0[round]);
-      c1 = p1;
-      d2 = exclusive_or(p0 >> 32, d3, (L){} + s.key1[round]);
-      d3 = p0;
-    }
-    word[h][0] = c0, word[h][1] = c1, word[h][2] = d2, word[h][3] = d3;
+  L c0[chains], c1[chains], c2[chains], c3[chains], p0[chains], p1[chains];
+#define FASTCOMB_CHAINS _Pragma("GCC unroll 8") for (int h = 0; h < chains; ++h)
+  FASTCOMB_CHAINS {  // first round
+    p0[h] = multiply(blocks[h], m0);
+    c2[h] = (p0[h] >> 32) ^ s.first2;
+    c3[h] = p0[h];
   }
+  FASTCOMB_CHAINS {  // second round
+    p1[h] = multiply(c2[h], m1);
+    c0[h] = (p1[h] >> 32) ^ (s.first1 ^ s.key0[1]);
+    c1[h] = p1[h];
+    c2[h] = c3[h] ^ (s.second2 ^ s.key1[1]);
+  }
+  FASTCOMB_CHAINS {  // third round
+    p0[h] = multiply(c0[h], m0);
+    p1[h] = multiply(c2[h], m1);
+    c0[h] = exclusive_or(p1[h] >> 32, c1[h], (L){} + s.key0[2]);
+    c1[h] = p1[h];
+    c2[h] = (p0[h] >> 32) ^ (s.second3 ^ s.key1[2]);
+    c3[h] = p0[h];
+  }
+#pragma GCC unroll 7
+  for (int round = 3; round < 10; ++round) {
+    const L key0 = (L){} + s.key0[round], key1 = (L){} + s.key1[round];
+    FASTCOMB_CHAINS {
+      p0[h] = multiply(c0[h], m0);
+      p1[h] = multiply(c2[h], m1);
+    }
+    FASTCOMB_CHAINS {
+      c0[h] = exclusive_or(p1[h] >> 32, c1[h], key0);
+      c1[h] = p1[h];
+      c2[h] = exclusive_or(p0[h] >> 32, c3[h], key1);
+      c3[h] = p0[h];
+    }
+  }
+#undef FASTCOMB_CHAINS
 #pragma GCC unroll 4
-  for (int w = 0; w < 4; ++w) out[w] = (U)((word[0][w] & 0xffffffffu) | (word[1][w] << 32));
+  for (int b = 0; b < BLOCKS; ++b) {
+    const L* word[4] = {c0 + 2 * b, c1 + 2 * b, c2 + 2 * b, c3 + 2 * b};
+#pragma GCC unroll 4
+    for (int w = 0; w < 4; ++w) out[b][w] = (U)((word[w][0] & 0xffffffffu) | (word[w][1] << 32));
+  }
 }
 
 // Coefficient of each draw: 16 bits, or 23.
@@ -103,13 +119,12 @@ FASTCOMB_INLINE void with_law(const Law& law, const Function& f) {
 
 // --- linear order -----------------------------------------------------------------------------------
 
-// W words so that after draw() the transposed words lie in order: lane 4j+m counts block (W/4)m + j.
-FASTCOMB_INLINE void linear_blocks(uint64_t first, L& even, L& odd) {
-  for (int l = 0; l < W / 2; ++l) {
-    const int e = 2 * l, o = 2 * l + 1;
-    even[l] = first + (W / 4) * (e % 4) + e / 4;
-    odd[l] = first + (W / 4) * (o % 4) + o / 4;
-  }
+// Blocks so that after draw() the transposed words lie in order: lane 4j+m counts block (W/4)m + j.
+FASTCOMB_INLINE void linear_blocks(uint64_t first, L blocks[2]) {
+  uint64_t number[2][W / 2];
+  for (int l = 0; l < W; ++l) number[l % 2][l / 2] = first + (W / 4) * (l % 4) + l / 4;
+  blocks[0] = load_as<L>(number[0]);
+  blocks[1] = load_as<L>(number[1]);
 }
 
 // word[w][lane] -> words of successive blocks, in order, W * 4 of them.
@@ -132,10 +147,11 @@ FASTCOMB_INLINE void store_in_order(const U word[4], uint32_t* out) {
 // Draws of 4W words from block `first` on, in the order of elements.
 template <class D>
 FASTCOMB_INLINE void draw_in_order(const Stream& s, uint64_t first, uint32_t* draws) {
-  L even, odd;
-  linear_blocks(first, even, odd);
-  U word[4];
-  draw(s, even, odd, word);
+  L blocks[2];
+  linear_blocks(first, blocks);
+  U words[1][4];
+  draw<1>(s, blocks, words);
+  U* word = words[0];
   if (D::bits == 32) {
     for (int w = 0; w < 4; ++w) word[w] >>= 9;
     store_in_order(word, draws);
@@ -294,16 +310,10 @@ static void generate_aligned(const Stream& s, const Law& law, const Packed& p, i
                              const int32_t* place) {
   const float* a = p.a + g * p.inner * W;
   const float* other = p.other + g * p.inner * W;
-  L even, odd;
-  for (int l = 0; l < W / 2; ++l) {
-    even[l] = (uint64_t)((p.first + g * W + 2 * l) * p.inner) / D::per_block;
-    odd[l] = (uint64_t)((p.first + g * W + 2 * l + 1) * p.inner) / D::per_block;
-  }
-  for (int64_t k = 0; k < p.inner; k += D::per_block) {
-    U word[4];
-    draw(s, even, odd, word);
-    even += 1;
-    odd += 1;
+  uint64_t number[2][W / 2];
+  for (int l = 0; l < W; ++l) number[l % 2][l / 2] = (uint64_t)((p.first + g * W + l) * p.inner) / D::per_block;
+  L blocks[4] = {load_as<L>(number[0]), load_as<L>(number[1])};
+  const auto lay = [&](const U* word, int64_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int j = 0; j < D::per_block; j += 2) {
       const float* from = a + (k + j) * W;
@@ -319,6 +329,21 @@ static void generate_aligned(const Stream& s, const Law& law, const Packed& p, i
       store((float*)out + (place ? place[k + j] : k + j) * step, w0);
       store((float*)out + (place ? place[k + j + 1] : k + j + 1) * step, w1);
     }
+  };
+  U words[2][4];
+  int64_t k = 0;
+  for (; k + 2 * D::per_block <= p.inner; k += 2 * D::per_block) {
+    blocks[2] = blocks[0] + 1;
+    blocks[3] = blocks[1] + 1;
+    draw<2>(s, blocks, words);
+    blocks[0] += 2;
+    blocks[1] += 2;
+    lay(words[0], k);
+    lay(words[1], k + D::per_block);
+  }
+  if (k < p.inner) {
+    draw<1>(s, blocks, words);
+    lay(words[0], k);
   }
 }
 

@@ -154,6 +154,7 @@ struct Loss {
   int64_t samples, width;
   const int64_t* labels;
   const float* values;  // kSquared: [samples, width]
+  float* scratch;       // room for width and one more vector's lanes of vectors
   double* loss;         // sum is added
   double* correct;
 };

@@ -9,41 +9,84 @@ namespace FASTCOMB_LEVEL {
 using fastcomb::Loss;
 typedef double Wide __attribute__((vector_size(W * 8)));
 
+// Rows [W][W] turned in place: blocks off the diagonal change places, for sizes 1, 2, 4, ...
+#if defined(FASTCOMB_AVX512)
+FASTCOMB_INLINE void turn(F row[W]) {
+#pragma GCC unroll 4
+  for (int size = 1; size < W; size *= 2) {
+    U low = {}, high = {};
+    for (int l = 0; l < W; ++l) {
+      low[l] = l & size ? W + l - size : l;
+      high[l] = l & size ? W + l : l + size;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < W; ++r) {
+      if (r & size) continue;
+      const F x = row[r], y = row[r + size];
+      row[r] = _mm512_permutex2var_ps(x, (__m512i)low, y);
+      row[r + size] = _mm512_permutex2var_ps(x, (__m512i)high, y);
+    }
+  }
+}
+#else
+FASTCOMB_INLINE void turn(F row[W]) {
+  float entries[W][W];
+  for (int r = 0; r < W; ++r)
+    for (int l = 0; l < W; ++l) entries[l][r] = row[r][l];
+  memcpy(row, entries, sizeof entries);
+}
+#endif
+
+// W samples turned so that lanes are samples: class c at columns + c * W. Lanes beyond n repeat the first
+// sample; up to W - 1 classes beyond the last are written.
+FASTCOMB_INLINE void turn(const float* rows, int64_t width, int n, float* columns) {
+  for (int64_t c = 0; c < width; c += W) {
+    const int some = (int)smaller(W, width - c);
+    F block[W];
+#pragma GCC unroll 16
+    for (int l = 0; l < W; ++l) {
+      const float* from = rows + (l < n ? l : 0) * width + c;
+      block[l] = some == W ? load(from) : load_n(from, some);
+    }
+    turn(block);
+    for (int k = 0; k < W; ++k) store(columns + (c + k) * W, block[k]);
+  }
+}
+
 static void classes(const Loss& s) {
+  typedef int64_t Labels __attribute__((vector_size(W * 8)));
   Wide total = {};
-  int64_t correct = 0;
+  I correct = {};
+  I lane = {};
+  for (int l = 0; l < W; ++l) lane[l] = l;
   for (int64_t i = 0; i < s.samples; i += W) {
     const int n = (int)smaller(W, s.samples - i);
-    const float* rows = s.outputs + i * s.width;
-    U offset;
-    I label;
-    for (int l = 0; l < W; ++l) {
-      offset[l] = (uint32_t)((l < n ? l : 0) * s.width);
-      label[l] = (int32_t)s.labels[i + (l < n ? l : 0)];
-    }
-    F best = gather(rows, offset);
+    turn(s.outputs + i * s.width, s.width, n, s.scratch);
+    int64_t labels[W] = {};
+    memcpy(labels, s.labels + i, n * sizeof(int64_t));
+    const I label = __builtin_convertvector(load_as<Labels>(labels), I);
+    F best = load(s.scratch), chosen = best;
     I found = {};
     for (int64_t c = 1; c < s.width; ++c) {
-      const F v = gather(rows + c, offset);
+      const F v = load(s.scratch + c * W);
       const I better = (I)(v > best) | ((I)(v != v) & (I)(best == best));  // as argmax: a NaN wins
       best = select(better, v, best);
       found = better ? (I{} + (int32_t)c) : found;
+      chosen = select(label == (int32_t)c, v, chosen);
     }
-    const F chosen = gather(rows, offset + (U)label);
     F loss = -chosen;
     if (s.kind == fastcomb::kCrossEntropy) {
       F sum = set1(0);
-      for (int64_t c = 0; c < s.width; ++c) sum = sum + exponential(gather(rows + c, offset) - best);
+      for (int64_t c = 0; c < s.width; ++c) sum = sum + exponential(load(s.scratch + c * W) - best);
       loss = logarithm(sum) + (best - chosen);
     }
-    const I right = found == label;
-    if (n < W)
-      for (int l = n; l < W; ++l) loss[l] = 0;
-    for (int l = 0; l < n; ++l) correct -= right[l];
-    total += __builtin_convertvector(loss, Wide);
+    const I inside = lane < n;
+    correct -= (found == label) & inside;
+    total += __builtin_convertvector(select(inside, loss, set1(0)), Wide);
   }
   for (int l = 0; l < W; ++l) *s.loss += total[l];
-  if (s.classes) *s.correct += (double)correct;
+  if (!s.classes) return;
+  for (int l = 0; l < W; ++l) *s.correct += correct[l];
 }
 
 static void squared(const Loss& s) {
