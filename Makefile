@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-COMBINATIONS ?= 20000
+COMBINATIONS ?= 125000
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench sanitize clean
@@ -22,10 +22,10 @@ $(VENV)/installed-dev: $(VENV)/installed-demo
 	$(PIP) --no-deps torchvision  # its package asks for a CUDA build of torch; only tests use it
 	touch $@
 
-demo: $(VENV)/installed-demo  ## train two networks on real digits and look at 160,000 combinations of them
+demo: $(VENV)/installed-demo  ## train two networks on real digits and look at a million combinations of them
 	$(BIN)/python examples/demo.py --combinations $(COMBINATIONS)
 
-test: $(VENV)/installed-dev  ## run the test suite (about a minute)
+test: $(VENV)/installed-dev  ## run the test suite (about two minutes)
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-dev  ## check style and types

@@ -44,8 +44,9 @@ class _Torch:
         return F.cross_entropy(logits, self.y), (logits.argmax(1) == self.y).float().mean()
 
 
-def fastcomb_(workload: Workload, dtype: torch.dtype) -> Call:
+def fastcomb_(workload: Workload, dtype: torch.dtype, backend: str = "native") -> Call:
     a, b = workload.pair()
+    name = "fastcomb" if backend == "native" else "fastcomb on torch"
     data = workload.data()
 
     def call() -> Any:
@@ -54,13 +55,18 @@ def fastcomb_(workload: Workload, dtype: torch.dtype) -> Call:
             b,
             fc.Uniform(),
             data=data,
-            n=combinations("fastcomb", workload),
+            n=combinations(name, workload),
             dtype=dtype,
             batch_norm="a",
+            backend=backend,
             progress=False,
         ).loss
 
     return call
+
+
+def fastcomb_on_torch(workload: Workload, dtype: torch.dtype) -> Call:
+    return fastcomb_(workload, dtype, "torch_reference")
 
 
 def torch_loop(workload: Workload, dtype: torch.dtype) -> Call:
@@ -167,12 +173,12 @@ PEERS: dict[str, Callable[[Workload, torch.dtype], Call]] = {
     "jax lax.map": jax_map,
     "jax vmap": jax_vmap,
 }
-CONTENDERS = {"fastcomb": fastcomb_} | PEERS
+CONTENDERS = {"fastcomb": fastcomb_, "fastcomb on torch": fastcomb_on_torch} | PEERS
 
 
 def combinations(name: str, workload: Workload) -> int:
     """How many a contender's call evaluates: more for ``evaluate``, which plans anew in every call."""
-    return workload.combinations * (8 if name == "fastcomb" else 1)
+    return workload.combinations * {"fastcomb": 32, "fastcomb on torch": 4}.get(name, 1)
 
 
 def mean_loss(result: Any) -> float:

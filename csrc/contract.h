@@ -29,7 +29,6 @@ template <class T>
 struct Step {
   static constexpr int size = 1;
   typedef float Weight;
-  static FASTCOMB_INLINE_MEMBER F add(F acc, F x, const float* w) { return multiply_add(x, load(w), acc); }
   static FASTCOMB_INLINE_MEMBER F weight(const float* w) { return load(w); }
   static FASTCOMB_INLINE_MEMBER F input(const T* x) { return spread(x); }
   static FASTCOMB_INLINE_MEMBER F product(F acc, F x, F w) { return multiply_add(x, w, acc); }
@@ -106,8 +105,8 @@ static void tile(const Contraction& c, const Tile& t, const T* in, const typenam
         else store_n(to, value, n);
       } else {
         T* to = out + r * t.out_row + v * W;
-        if (full) store(to, value);
-        else store_n(to, value, n);
+        if (full) keep(to, value);
+        else keep_n(to, value, n);
       }
     }
   }

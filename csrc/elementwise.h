@@ -20,8 +20,8 @@ FASTCOMB_INLINE F take(const T* p, int64_t stride, int n) {
 template <class T>
 FASTCOMB_INLINE void put(T* p, int64_t stride, F v, int n) {
   if (stride == 1) {
-    if (n == W) store(p, v);
-    else store_n(p, v, n);
+    if (n == W) keep(p, v);
+    else keep_n(p, v, n);
     return;
   }
   for (int l = 0; l < n; ++l) assign(p + l * stride, v[l]);
@@ -34,11 +34,18 @@ FASTCOMB_INLINE void for_runs(const Elementwise& e, const Run& run) {
   for (int64_t i0 = 0; i0 < n[0]; ++i0)
     for (int64_t i1 = 0; i1 < n[1]; ++i1)
       for (int64_t i2 = 0; i2 < n[2]; ++i2)
-        for (int64_t i3 = 0; i3 < n[3]; ++i3)
+        for (int64_t i3 = 0; i3 < n[3]; ++i3) {
+          const auto at = [&](const int64_t* s) { return i0 * s[0] + i1 * s[1] + i2 * s[2] + i3 * s[3]; };
+          const T* x = (const T*)e.x + at(e.x_stride);
+          const T* y = (const T*)e.y + at(e.y_stride);
+          T* out = (T*)e.out + at(e.out_stride);
           for (int64_t i4 = 0; i4 < n[4]; ++i4) {
-            const auto at = [&](const int64_t* s) { return i0 * s[0] + i1 * s[1] + i2 * s[2] + i3 * s[3] + i4 * s[4]; };
-            run((const T*)e.x + at(e.x_stride), (const T*)e.y + at(e.y_stride), (T*)e.out + at(e.out_stride));
+            run(x, y, out);
+            x += e.x_stride[4];
+            y += e.y_stride[4];
+            out += e.out_stride[4];
           }
+        }
 }
 
 FASTCOMB_INLINE F each_lane(F x, float (*f)(float)) {
@@ -142,44 +149,63 @@ static void binary_as(const Elementwise& e) {
   }
 }
 
-// out = x * scale[c] + shift[c] (+ y), then ReLU where e.op is 1; c runs along the innermost dimension.
+// out = x * scale[c] + shift[c] (+ y), then ReLU where e.op is 1; c runs along the innermost dimension, whose
+// strides are 1.
 template <class T>
 static void affine_as(const Elementwise& e, const float* scale, const float* shift) {
-  const int64_t n = e.size[5], xs = e.x_stride[5], ys = e.y_stride[5], os = e.out_stride[5];
-  for_runs<T>(e, [&](const T* x, const T* y, T* out) {
-    for (int64_t i = 0; i < n; i += W) {
-      const int some = (int)smaller(W, n - i);
-      F v = fma(take(x + i * xs, xs, some), take(scale + i, 1, some), take(shift + i, 1, some));
-      if (e.y) v = v + take(y + i * ys, ys, some);
+  for (int64_t c = 0; c < e.size[5]; c += W) {
+    const int n = (int)smaller(W, e.size[5] - c);
+    const F factor = take(scale + c, 1, n), offset = take(shift + c, 1, n);
+    for_runs<T>(e, [&](const T* x, const T* y, T* out) {
+      F v = fma(take(x + c, 1, n), factor, offset);
+      if (e.y) v = v + take(y + c, 1, n);
       if (e.op) v = maximum(set1(0), v);
-      put(out + i * os, os, v, some);
-    }
-  });
+      put(out + c, 1, v, n);
+    });
+  }
 }
 
 // Per channel (innermost): pivot, and sums of the values less the pivot and of their squares.
+template <class T, class Take>
+FASTCOMB_INLINE void moments_of(const Elementwise& e, int64_t c, int n, float* pivot, double* sum, double* squares,
+                                const Take& take_at) {
+  constexpr int chains = 4;  // sums side by side: one alone waits for its additions
+  const int64_t pixels = e.size[4], step = e.x_stride[4];
+  F first = set1(0);
+  for (int64_t i = 0; i < pixels; ++i) first = first + take_at((const T*)e.x + i * step + c);
+  const F p = first / (float)pixels;
+  store_n(pivot + c, p, n);
+  Elementwise lines = e;
+  lines.size[4] = 1;
+  double total[W] = {}, total2[W] = {};
+  for_runs<T>(lines, [&](const T* x, const T*, T*) {
+    F s[chains] = {}, q[chains] = {};
+    int64_t i = 0;
+    for (; i + chains <= pixels; i += chains)
+#pragma GCC unroll 4
+      for (int k = 0; k < chains; ++k) {
+        const F d = take_at(x + (i + k) * step + c) - p;
+        s[k] = s[k] + d;
+        q[k] = fma(d, d, q[k]);
+      }
+    for (; i < pixels; ++i) {
+      const F d = take_at(x + i * step + c) - p;
+      s[0] = s[0] + d;
+      q[0] = fma(d, d, q[0]);
+    }
+    const F own = (s[0] + s[1]) + (s[2] + s[3]), own2 = (q[0] + q[1]) + (q[2] + q[3]);
+    for (int l = 0; l < W; ++l) total[l] += own[l], total2[l] += own2[l];
+  });
+  for (int l = 0; l < n; ++l) sum[c + l] = total[l], squares[c + l] = total2[l];
+}
+
 template <class T>
 static void moments_as(const Elementwise& e, float* pivot, double* sum, double* squares) {
-  const int64_t channels = e.size[5], pixels = e.size[4], step = e.x_stride[4];
+  const int64_t channels = e.size[5];
   for (int64_t c = 0; c < channels; c += W) {
     const int n = (int)smaller(W, channels - c);
-    F first = set1(0);
-    for (int64_t i = 0; i < pixels; ++i) first = first + take((const T*)e.x + i * step + c, 1, n);
-    const F p = first / (float)pixels;
-    store_n(pivot + c, p, n);
-    Elementwise lines = e;
-    lines.size[4] = 1;
-    double total[W] = {}, total2[W] = {};
-    for_runs<T>(lines, [&](const T* x, const T*, T*) {
-      F s = set1(0), q = set1(0);
-      for (int64_t i = 0; i < pixels; ++i) {
-        const F d = take(x + i * step + c, 1, n) - p;
-        s = s + d;
-        q = fma(d, d, q);
-      }
-      for (int l = 0; l < W; ++l) total[l] += s[l], total2[l] += q[l];
-    });
-    for (int l = 0; l < n; ++l) sum[c + l] = total[l], squares[c + l] = total2[l];
+    if (n == W) moments_of<T>(e, c, n, pivot, sum, squares, [](const T* x) { return load(x); });
+    else moments_of<T>(e, c, n, pivot, sum, squares, [n](const T* x) { return load_n(x, n); });
   }
 }
 

@@ -233,7 +233,7 @@ void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& dat
 
 void Engine::collect(const uint64_t* index, int64_t count, const std::vector<int>& passes,
                      const std::vector<Data>& data, int64_t floats, float* statistics, int threads) {
-  double work = 0;
+  double work = draws_;
   for (const int pass : passes) work += draws_ * (double)passes_[pass].samples;
   each_combination(count, work, threads, [&](int64_t k, const Team& team, Combination& c) {
     Frame frame;

@@ -143,6 +143,22 @@ FASTCOMB_INLINE void store_n(T* p, F v, int n) {
 }
 #endif
 
+// Stores of activations, which may take subnormal bfloat16 numbers for zero.
+template <class T>
+FASTCOMB_INLINE void keep(T* p, F v) {
+  store(p, v);
+}
+template <class T>
+FASTCOMB_INLINE void keep_n(T* p, F v, int n) {
+  store_n(p, v, n);
+}
+#if defined(FASTCOMB_DOT_BF16)
+FASTCOMB_INLINE void keep(bf16* p, F v) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v)); }
+FASTCOMB_INLINE void keep_n(bf16* p, F v, int n) {
+  _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)_mm512_cvtneps_pbh(v));
+}
+#endif
+
 FASTCOMB_INLINE F rounded_to_bf16(F v) {
   const U x = (U)v;
   return (F)((x + 0x7fffu + ((x >> 16) & 1u)) & 0xffff0000u);  // finite values

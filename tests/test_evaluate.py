@@ -187,6 +187,22 @@ class TestData:
         monkeypatch.setattr(module, "_STREAMED_GROUP", 64)
         assert np.array_equal(self.sweep(pair, loader, data_budget=1000), whole)
 
+    def test_streams_may_refill_the_same_memory(self, pair, data, backend):
+        class Refilled(torch.utils.data.Dataset):
+            x = np.empty((10, 7), dtype=np.float32)
+
+            def __len__(self):
+                return 10
+
+            def __getitem__(self, i):
+                if i >= 10:
+                    raise IndexError
+                self.x[:] = data[0][10 * i : 10 * i + 10].numpy()
+                return self.x, data[1][10 * i : 10 * i + 10]
+
+        streamed = self.sweep(pair, DataLoader(Refilled(), batch_size=None), data_budget=1, backend=backend)
+        np.testing.assert_allclose(streamed, self.sweep(pair, data, backend=backend), rtol=1e-6)
+
     def test_shuffled_streams_are_refused(self, pair, data):
         loader = DataLoader(TensorDataset(*data), batch_size=9, shuffle=True)
         with pytest.raises(ValueError, match="shuffle=False"):

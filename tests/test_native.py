@@ -412,6 +412,15 @@ class TestRecompute:
         assert sweep.loss[1] == pytest.approx(loss, rel=1e-5)
         assert sum(name in found for name, _ in model.named_buffers()) == len(found) > 0
 
+    def test_in_bfloat16(self, level, images):
+        """Within a few per cent of float32: every value of eight layers is rounded to 2^-9."""
+        a, b = pair_of(Tiny10)
+        arguments = {"data": images, "n": 3, "batch_norm": "recompute", "calibration": images[0]}
+        exact = fc.evaluate(a, b, fc.Uniform(), **arguments)
+        sweep = fc.evaluate(a, b, fc.Uniform(), dtype=torch.bfloat16, **arguments)
+        assert sweep.backend == "native"
+        np.testing.assert_allclose(sweep.loss, exact.loss, rtol=0.03)
+
 
 class TestCalls:
     def test_what_a_call_was_prepared_with_is_used_again_until_something_changes(self, pair, data):

@@ -49,6 +49,7 @@ def start(
     normalisation: Normalisation,
     x: Tensor,
     samples: int,
+    held: bool,
 ) -> tuple[Backend, Any, int]:
     """A backend ready for a data set.
 
@@ -57,6 +58,7 @@ def start(
         mixture, model, dtype, normalisation: what to run.
         x: the first few samples of the data.
         samples: how many there are.
+        held: whether they are in memory and stay as they are.
 
     Returns:
         the backend, the model's output on ``x`` for one combination, and the samples to hand over at a time.
@@ -66,7 +68,7 @@ def start(
     if name == Native.name or (name == "auto" and fits):
         try:
             native = Native(mixture, model, x, dtype=dtype, normalisation=normalisation)
-            return native, native.check(model, x), native.plan(samples)
+            return native, native.check(model, x), native.plan(samples, held=held)
         except Unsupported as error:
             reason = str(error)
     reference = TorchReference(mixture, model, dtype=dtype, normalisation=normalisation)

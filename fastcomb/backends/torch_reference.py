@@ -144,7 +144,7 @@ class TorchReference:
 
     def output(self, index: Tensor, statistics: State, x: Tensor) -> Any:
         """Output on samples x [S, ...] of the one combination in ``index`` with given running statistics."""
-        own = {name: value[None] for name, value in statistics.items()}
+        own = {name: self._ready(value)[None] for name, value in statistics.items()}
         (output,) = self._outputs(Prepared(index, self._mixed(index), own), (_copied(self._ready(x)),), {})
         return tree_map(lambda t: t[0], output)
 

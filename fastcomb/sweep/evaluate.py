@@ -109,6 +109,7 @@ def evaluate(
         normalisation=normalisation,
         x=x,
         samples=samples.samples,
+        held=samples.held,
     )
     classes = losses.check(loss, output, y.to(mixture.device), samples.highest, samples.lowest)
     measure = losses.accuracy if classes else losses.no_accuracy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -89,12 +90,17 @@ class Native:
             fixed=buffers | (normalisation.fixed or {}),
             statistics=self._statistics,
         )
-        self._held: tuple[Tensor, Tensor] | None = None
+        self._keep = False
+        self._kept: tuple[Tensor, Tensor] | None = None
         self._calibration = [self._prepared(self._ready(batch)) for batch in normalisation.batches]
         self._sample_bytes = max(1, self._machine.prepared(x[:1]).nbytes)
 
-    def plan(self, samples: int) -> int:
-        """Choose how many combinations a call takes; the samples to hand over at a time."""
+    def plan(self, samples: int, *, held: bool) -> int:
+        """Choose how many combinations a call takes; the samples to hand over at a time.
+
+        ``held``: whether samples stay as they are, so that their form in the engine's layout can be kept.
+        """
+        self._keep = held
         work = max(1, samples * sum(self.mixture.shape(name).numel() for name in self.mixture.names))
         self.block = int(min(max(_CALL_WORK / work, 8), _MOST_COMBINATIONS))
         return min(samples, max(1, _CHUNK_BYTES // self._sample_bytes))
@@ -154,6 +160,10 @@ class Native:
             found[name.removesuffix("mean") + "var"] = record[0, at + channels : at + 2 * channels]
         return found
 
+    def generate(self, indices: Sequence[int], threads: int) -> None:
+        """Generate the weights of combinations and nothing else, to measure it."""
+        self._machine.engine.collect(list(indices), [], [], 0, 0, threads)
+
     def call(self, index: Tensor, x: Tensor) -> Tensor:
         """Outputs [K, N, ...] of combinations ``index`` [K] in the compute dtype."""
         return self._outputs(self.prepare(index), x, rounded=True)
@@ -178,11 +188,12 @@ class Native:
         return expected
 
     def _layout(self, x: Tensor) -> Tensor:
-        """The samples in the engine's layout; the last ones are remembered."""
-        held = self._held
-        if held is None or held[0].data_ptr() != x.data_ptr() or held[0].shape != x.shape:
-            held = self._held = (x, self._prepared(self._ready(x)))
-        return held[1]
+        """The samples in the engine's layout; the last ones are kept where samples stay as they are."""
+        kept = self._kept
+        if kept is None or kept[0].data_ptr() != x.data_ptr() or kept[0].shape != x.shape:
+            kept = (x, self._prepared(self._ready(x)))
+            self._kept = kept if self._keep else None
+        return kept[1]
 
     def _prepared(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self._shape:
