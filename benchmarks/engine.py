@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -45,7 +45,7 @@ print(peak() - before)
 """
 
 
-def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each call, taking turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -81,6 +81,10 @@ def generation(rounds: int) -> None:
     for name in LAWS:
         rates = [coefficients * count / found[f"{name}|{kind}"] / 1e9 for kind in DTYPES]
         print(f"| `{name}` | {rates[0]:.1f} | {rates[1]:.1f} |")
+
+
+def _generation(raw: Native, count: int) -> Callable[[], object]:
+    return lambda: raw.generate(range(count), torch.get_num_threads())
 
 
 def sweep(
@@ -146,11 +150,9 @@ def roofline(rounds: int) -> None:
             found = medians(calls, rounds)
             arithmetic, made = workload.flops() / rate, found["generation"] / count
             measured = found["sweep"] / n
-            print(
-                f"| {name} | {kind} | {1e3 * arithmetic:.4f} | {1e3 * made:.4f} | {1e3 * (arithmetic + made):.4f} | "
-                f"{1e3 * measured:.4f} | {(arithmetic + made) / measured:.2f} |",
-                flush=True,
-            )
+            predicted = arithmetic + made
+            row = [f"{1e3 * seconds:.4f}" for seconds in (arithmetic, made, predicted, measured)]
+            print(f"| {name} | {kind} | {' | '.join(row)} | {predicted / measured:.2f} |", flush=True)
 
 
 def memory() -> None:

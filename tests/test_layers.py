@@ -21,7 +21,10 @@ def weights(index, pair, unit, dtype):
 def linear(inner, outputs, bias=True):
     """Arguments after the input and the index, and what generates weight and bias."""
     torch.manual_seed(0)
-    pairs = [(torch.randn(outputs, inner), torch.randn(outputs, inner)), (torch.randn(outputs), torch.randn(outputs))]
+    pairs = [
+        (torch.randn(outputs, inner), torch.randn(outputs, inner)),
+        (torch.randn(outputs), torch.randn(outputs)),
+    ]
     units = [[1, outputs * inner, 0], [0, outputs, 0]]
     biases = pairs[1] if bias else (None, None)
     return [*pairs[0], *biases, *REST, *units], pairs, units
@@ -44,7 +47,9 @@ def test_linear_equals_torch_on_the_generated_weights(dtype, shape, bias):
         wanted = torch.stack([F.linear(x[k] if own else x, w[k], b[k]) for k in range(3)])
         assert found.dtype == dtype
         torch.testing.assert_close(found, wanted, rtol=close, atol=10 * close)
-    torch.testing.assert_close(LINEAR(x[0], index[0], *arguments, False), wanted[0], rtol=close, atol=10 * close)
+    torch.testing.assert_close(
+        LINEAR(x[0], index[0], *arguments, False), wanted[0], rtol=close, atol=10 * close
+    )
     assert LINEAR(x, index[:0], *arguments, False).shape == (0, *x.shape[:-1], outputs)
 
 
