@@ -123,6 +123,18 @@ class Tokens(nn.Module):
         return F.log_softmax(self.head(self.layer(self.table(x)).amax(1)), -1)
 
 
+class Positions(nn.Module):
+    """Two embeddings, the second of fewer entries than there are tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.places = nn.Embedding(11, 6), nn.Embedding(8, 6)
+        self.register_buffer("numbers", torch.arange(8)[None])
+
+    def forward(self, x):
+        return (self.table(x) + self.places(self.numbers[:, : x.shape[1]])).flatten(1)
+
+
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
@@ -156,6 +168,7 @@ MODULES = {
     "conv": (lambda: nn.Conv2d(3, 17, 3), IMAGES),
     "conv, stride and padding": (lambda: nn.Conv2d(3, 5, (3, 2), stride=(2, 3), padding=(2, 1)), IMAGES),
     "conv, dilation": (lambda: nn.Conv2d(3, 33, 3, dilation=(1, 2), padding=2, bias=False), IMAGES),
+    "conv, same": (lambda: nn.Conv2d(3, 5, (3, 5), dilation=(2, 1), padding="same"), IMAGES),
     "conv, groups": (
         conv(lambda: nn.Conv2d(3, 8, 1), lambda: nn.Conv2d(8, 12, 3, padding=1, groups=2)), IMAGES),
     "conv, depthwise": (
@@ -174,6 +187,7 @@ MODULES = {
     "norm first": (conv(lambda: nn.BatchNorm2d(3), nn.ReLU, lambda: nn.Conv2d(3, 4, 3, padding=1)), IMAGES),
     "residual": (lambda: statistics(Residual()), IMAGES),
     "tokens": (Tokens, (4, 7)),
+    "positions": (Positions, (4, 7)),
     "attention": (Attention, (3, 4, 5)),
 }  # fmt: skip
 ACTIVATIONS = [
@@ -208,7 +222,7 @@ class TestOperations:
     def test_modules(self, level, name, dtype):
         make, shape = MODULES[name]
         torch.manual_seed(1)
-        x = torch.randint(0, 11, shape) if name == "tokens" else torch.randn(shape)
+        x = torch.randint(0, 11, shape) if name in ("tokens", "positions") else torch.randn(shape)
         normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in make().modules())
         check(make, x, dtype, **({"batch_norm": "a"} if normed else {}))
 

@@ -96,7 +96,10 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     (sh, sw), (dh, dw) = arguments["stride"], arguments["dilation"]
     padding = arguments["padding"]
     if isinstance(padding, str):
-        raise Unsupported(f"padding {padding!r}")
+        total = [dh * (kh - 1), dw * (kw - 1)] if padding == "same" else [0, 0]
+        if any(size % 2 for size in total):
+            raise Unsupported("padding that differs between two sides")
+        padding = [size // 2 for size in total]
     value = low.value(arguments["input"])
     depthwise = groups == value.shape[1] == outputs and own == 1
     even = low.dtype == torch.bfloat16 and not depthwise and own % 2 == 1

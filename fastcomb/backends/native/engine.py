@@ -200,20 +200,7 @@ class Native:
             raise ValueError(
                 f"samples of shape {tuple(x.shape[1:])}, but the first were {tuple(self._shape)}"
             )
-        self._check_tokens(x)
         return self._machine.prepared(x)
-
-    def _check_tokens(self, x: Tensor) -> None:
-        if x.is_floating_point() or not x.numel():
-            return
-        for node in self._program:
-            if node.op == "embedding":
-                entries = self._program.shapes[node.weights[0].name][0]
-                if int(x.min()) < 0 or int(x.max()) >= entries:
-                    raise IndexError(
-                        f"inputs run from {int(x.min())} to {int(x.max())}, but {node.weights[0].name!r} has "
-                        f"{entries} entries"
-                    )
 
     def _ready(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.dtype if tensor.is_floating_point() else None)

@@ -58,6 +58,7 @@ class Shared:
         fixed: running statistics that are the same for all combinations.
         pads: padding that readers want of each value, by key.
         setup: instructions for each combination before any sample.
+        entries: of the smallest embedding that reads the input, 0 without one.
         prepare: how the input becomes what the engine reads; set by the first lowering.
     """
 
@@ -69,6 +70,7 @@ class Shared:
     statistics: dict[str, int]
     pads: dict[str, tuple[int, int]] = field(default_factory=dict)
     setup: list[Instruction] = field(default_factory=list)
+    entries: int = 0
     prepare: Callable[[Tensor], Tensor] = lambda x: x
 
 

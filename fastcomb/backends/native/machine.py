@@ -83,7 +83,16 @@ class Machine:
         self.engine.finish(weights.bytes, setup, self._constants.data_ptr())
 
     def prepared(self, x: Tensor) -> Tensor:
-        """Samples in the engine's own layout."""
+        """Samples in the engine's own layout.
+
+        Raises:
+            IndexError: tokens that the network's embedding does not have.
+        """
+        entries = self._shared.entries
+        if entries and x.numel() and not 0 <= int(x.min()) <= int(x.max()) < entries:
+            raise IndexError(
+                f"inputs run from {int(x.min())} to {int(x.max())}, but the embedding has {entries} entries"
+            )
         return self._shared.prepare(x)
 
     def run(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastcomb.backends.native.instructions import ADD, DIV, IDENTITY, MUL, RELU, SUB, Op, Unsupported
 from fastcomb.backends.native.lower import Lowering, rule
-from fastcomb.backends.native.memory import Value
+from fastcomb.backends.native.memory import Space, Value
 from fastcomb.program import Node, Weight
 
 #: Canonical name -> engine's number, and its two parameters from the node's arguments.
@@ -108,6 +108,11 @@ def _embedding(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value
     weight, ids = arguments["weight"], low.value(arguments["indices"])
     if not isinstance(weight, Weight) or not ids.meta.is_contiguous() or ids.meta.dtype != torch.int64:
         raise Unsupported("this embedding")
+    entries = low.weights.shapes[weight.name][0]
+    if ids.buffer.space == Space.INPUTS:
+        low.shared.entries = min(entries, low.shared.entries or entries)
+    elif ids.buffer not in low.shared.constants or low.shared.constants.outside(ids.buffer, entries):
+        raise Unsupported("an embedding of computed numbers, or of numbers beyond its table")
     table = low.weights.plain(weight.name, low.dtype)
     out = low.make(low.shapes[node.name].shape, node.name)
     low.emit(Op.EMBEDDING, low.dtype, [ids, (table, 0), out], [ids.meta.numel(), out.shape[-1]])

@@ -116,7 +116,8 @@ def _scaled_dot_product_attention(low: Lowering, node: Node, arguments: Mapping[
     to = out.meta if out.meta.ndim == 4 else out.meta.unsqueeze(1)
     q, k, v = four
     steps = [s for m in (q, k, v, to) for s in m.stride()[:3]]
-    scale = arguments.get("scale") or q.shape[-1] ** -0.5
+    scale = arguments.get("scale")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     low.emit(
         Op.ATTENTION, low.dtype, [*parts, out],
         [q.shape[0], q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3], *steps,

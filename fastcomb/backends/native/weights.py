@@ -126,7 +126,16 @@ class Constants:
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
         self._known: dict[object, Buffer] = {}
+        self._values: dict[Buffer, Tensor] = {}
         self._bytes = 0
+
+    def __contains__(self, buffer: Buffer) -> bool:
+        return buffer in self._values
+
+    def outside(self, buffer: Buffer, entries: int) -> bool:
+        """Whether a constant holds anything but numbers of so many entries."""
+        values = self._values[buffer]
+        return bool(((values < 0) | (values >= entries)).any())
 
     def add(self, key: object, value: Tensor) -> Buffer:
         if key not in self._known:
@@ -137,6 +146,7 @@ class Constants:
             self._parts.append(flat)
             self._bytes += buffer.bytes
             self._known[key] = buffer
+            self._values[buffer] = value
         return self._known[key]
 
     def block(self) -> Tensor:
