@@ -96,7 +96,7 @@ class Lowering:
         self.norms: list[Norm] = []
         self.made: list[Buffer] = []
         self.values: dict[str, Any] = {}
-        self.shapes = _shapes(self.program, self.weights.shapes, x, samples, self.dtype)
+        self.shapes = _shapes(shared, x, samples)
         self.uses: dict[str, list[Node]] = {}
         for node in self.program:
             for name in set(node.values):
@@ -370,15 +370,15 @@ def lower(shared: Shared, x: Tensor, samples: int, goal: Goal, whole: Lowered | 
             return lowered
 
 
-def _shapes(
-    program: Program, mixed: Mapping[str, tuple[int, ...]], x: Tensor, samples: int, dtype: torch.dtype
-) -> dict[str, Any]:
+def _shapes(shared: Shared, x: Tensor, samples: int) -> dict[str, Any]:
     """Every node's result on meta tensors: shapes, and sizes as numbers."""
+    program, weights = shared.program, shared.weights
 
     def meta(shape: Sequence[int], kind: torch.dtype) -> Tensor:
+        kind = weights.dtype if kind.is_floating_point else kind
         return torch.empty(tuple(shape), dtype=kind, device="meta")
 
-    state = {n: meta(s, dtype) for n, s in {**program.shapes, **mixed}.items()}
-    for name, value in program.constants.items():
-        state[name] = meta(value.shape, dtype if value.is_floating_point() else value.dtype)
+    state = {n: meta(s, weights.dtype) for n, s in {**program.shapes, **weights.shapes}.items()}
+    for name, value in {**shared.buffers, **program.constants}.items():
+        state[name] = meta(value.shape, value.dtype)
     return program.values(state, meta((samples, *x.shape[1:]), x.dtype))
