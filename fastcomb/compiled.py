@@ -16,8 +16,8 @@ from fastcomb.notice import BackendNotice
 
 #: Forces an instruction level: "portable", "avx2", "avx512" or "avx512_bf16".
 LEVEL_VARIABLE = "FASTCOMB_LEVEL"
-#: Storage of results, by the numbers the extension has for it.
-_STORAGE = {torch.float32: 0, torch.bfloat16: 1}
+#: Compute dtypes, by the numbers the extension has for their storage.
+STORAGE = {torch.float32: 0, torch.bfloat16: 1}
 #: How a unit's draws are shared, likewise.
 ELEMENT, ROW, ALL = range(3)
 
@@ -35,6 +35,11 @@ def extension() -> ModuleType | None:
             stacklevel=2,
         )
         return None
+
+
+def serves(device: torch.device) -> bool:
+    """Whether the compiled kernels run on tensors of a device."""
+    return device.type == "cpu" and extension() is not None
 
 
 def level() -> str:
@@ -63,6 +68,11 @@ def law(table: Tensor, rule: list[float], draw: list[int]) -> Any:
     return _module().Law(int(kind), draw[2], bool(draw[3]), low, span, int(threshold), table.data_ptr())
 
 
+def seed(draw: list[int]) -> int:
+    """The stream's seed in the argument ``draw`` of the operator ``mix``."""
+    return draw[0] | draw[1] << 32
+
+
 def sharing(unit: list[int], elements: int) -> int:
     """How a unit's draws serve a parameter of so many elements."""
     _, count, per_row = unit
@@ -87,7 +97,7 @@ def mix(
     dtype: torch.dtype,
 ) -> Tensor:
     """One parameter of each of K combinations: [K, *a.shape]; a and b are contiguous float32."""
-    out = torch.empty((len(indices), *a.shape), dtype=dtype if dtype in _STORAGE else torch.float32)
+    out = torch.empty((len(indices), *a.shape), dtype=dtype if dtype in STORAGE else torch.float32)
     rows = a.shape[0] if a.ndim else 1
     if out.numel():
         _module().mix(
@@ -102,7 +112,7 @@ def mix(
             b.data_ptr(),
             rows,
             a.numel() // rows,
-            _STORAGE[out.dtype],
+            STORAGE[out.dtype],
             out.data_ptr(),
             torch.get_num_threads(),
         )

@@ -117,13 +117,13 @@ def mix(
         Tensor of shape ``index.shape + a.shape``.
     """
     many = index.reshape(-1)
-    if a.device.type == "cpu" and compiled.extension():
+    if compiled.serves(a.device):
         out = compiled.mix(
             [as_unsigned(i) for i in many.tolist()],
             a.contiguous(),
             b.contiguous(),
             compiled.law(table, rule, draw),
-            seed=draw[0] | draw[1] << 32,
+            seed=compiled.seed(draw),
             unit=unit,
             dtype=dtype,
         )
@@ -143,7 +143,7 @@ def reference(
 ) -> Tensor:
     """What :func:`mix` computes for ``index`` [K], in torch operations: [K, *a.shape]."""
     number, count, per_row = unit
-    seed, bits, ends = draw[0] | draw[1] << 32, draw[2], bool(draw[3])
+    seed, bits, ends = compiled.seed(draw), draw[2], bool(draw[3])
     out = torch.empty((len(index), *a.shape), dtype=dtype, device=a.device)
     if count == a.numel():
         flat, flat_a, flat_b = out.view(len(index), count), a.flatten(), b.flatten()

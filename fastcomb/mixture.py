@@ -140,7 +140,7 @@ class Mixture:
     def coefficients(self, index: int) -> dict[str, Tensor]:
         """Λ of one combination: for each mixed parameter a float32 tensor of its shape."""
         one = self.index_tensor([index])
-        fast = self.law() if self.device.type == "cpu" and compiled.extension() else None
+        fast = self.law() if compiled.serves(self.device) else None
         result = {}
         for name, (a, _) in self._pairs.items():
             unit = self.units[name]

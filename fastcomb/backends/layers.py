@@ -57,8 +57,8 @@ def mixed_linear(
     law = _Law(table, rule, draw)
     inputs = x if own else x[None]
     rows = inputs.shape[1:-1].numel()
-    fits = x.device.type == "cpu" and x.dtype in _DTYPES and inputs.numel() and weight_a.numel()
-    if not (fits and index.numel() and compiled.extension()):
+    fits = x.dtype in compiled.STORAGE and inputs.numel() and weight_a.numel() and index.numel()
+    if not (fits and compiled.serves(x.device)):
         return _one_by_one(F.linear, {}, x, index, weight, bias, law, own)
     many = index.reshape(-1)
     inputs = inputs.reshape(-1, rows, x.shape[-1])  # a row of inputs is a sample
@@ -151,7 +151,6 @@ def _one_by_one(
     return torch.stack(parts) if index.ndim else parts[0]
 
 
-_DTYPES = (torch.float32, torch.bfloat16)
 #: Engines of layers, by the tensors they mix; each goes when its tensors do.
 _machines: dict[Any, Machine] = {}
 
@@ -168,7 +167,7 @@ def _machine(weight: Pair, bias: Pair | None, law: _Law, x: Tensor) -> Machine:
             _linear_program(bias is not None),
             {n: Pair(p.a.detach(), p.b.detach(), p.unit) for n, p in zip(names, parts, strict=False)},
             compiled.law(law.table, law.rule, law.draw),
-            law.draw[0] | law.draw[1] << 32,
+            compiled.seed(law.draw),
             dtype=x.dtype,
             x=x,
             buffers={},

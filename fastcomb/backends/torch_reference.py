@@ -169,8 +169,7 @@ class TorchReference:
     @property
     def _virtual(self) -> bool:
         """Whether parameters are generated inside the pass."""
-        compact = self.mixture.device.type == "cpu" and compiled.extension() is not None
-        return self._inside and (self.slots > 1 or compact)
+        return self._inside and (self.slots > 1 or compiled.serves(self.mixture.device))
 
     def _mixed(self, index: Tensor) -> State:
         return {n: self.mixture.parameter(n, index, self.dtype) for n in self.mixture.names}

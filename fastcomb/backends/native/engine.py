@@ -51,7 +51,7 @@ class Native:
     """
 
     name = "native"
-    dtypes = (torch.float32, torch.bfloat16)
+    dtypes = tuple(compiled.STORAGE)
     slots = 1
 
     def __init__(
@@ -114,7 +114,8 @@ class Native:
     def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Sums:
         squares, shape = scores.name == "mse", self._machine.output
         labels = y.ndim == 1 and not y.is_floating_point() and len(shape) == 1
-        if not (squares and not scores.classes) and not (scores.name and labels and not squares):
+        fused = not scores.classes if squares else bool(scores.name) and labels
+        if not fused:
             outputs = self.outputs(prepared, x)
             return Sums(*(score(outputs, y).double().sum(1) for score in (scores.loss, scores.accuracy)))
         targets = (y.float() if squares else y).contiguous()
@@ -150,10 +151,14 @@ class Native:
         return outputs
 
     def statistics(self, index: int) -> dict[str, Tensor]:
-        record = self.prepare(self.mixture.index_tensor([index])).statistics
+        recomputed = self._recomputed(self.prepare(self.mixture.index_tensor([index])))
+        return (self.normalisation.fixed or {}) | recomputed
+
+    def _recomputed(self, prepared: Prepared) -> dict[str, Tensor]:
+        """Recomputed running statistics of the first of some combinations, by name."""
+        record, found = prepared.statistics, {}
         if record is None:
-            return dict(self.normalisation.fixed or {})
-        found = {}
+            return {}
         for name, at in self._statistics.items():
             channels = self._program.shapes[name][0]
             found[name] = record[0, at : at + channels]
@@ -177,7 +182,7 @@ class Native:
         reference = TorchReference(self.mixture, model, dtype=self.dtype, normalisation=self.normalisation)
         index = self.mixture.index_tensor([0])
         prepared = self.prepare(index)
-        expected = reference.output(index, self.statistics(0) if self._statistics else {}, x)
+        expected = reference.output(index, self._recomputed(prepared), x)
         found = self.outputs(prepared, x)[0]
         if not isinstance(expected, Tensor) or expected.shape != found.shape:
             raise Unsupported("what this model returns")

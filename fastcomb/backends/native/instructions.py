@@ -108,4 +108,3 @@ class Lowered:
     arena: int
     lasting: int
     output: tuple[int, ...]
-    input_bytes: int

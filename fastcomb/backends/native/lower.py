@@ -103,7 +103,7 @@ class Lowering:
                 self.uses.setdefault(name, []).append(node)
         self.returned = [leaf.name for leaf in tree_leaves(self.program.output) if isinstance(leaf, Ref)]
         self.fused: dict[str, Value] = {}  # nodes that an earlier one took in, with the result of the last
-        self.input_bytes = self._input(x)
+        self._input(x)
 
     # --- the walk ---
 
@@ -197,7 +197,7 @@ class Lowering:
             self.emit(Op.BORDER, dtype, [(buffer, 0)], [n, h, w, c, *pad])
         return Value(buffer, meta, key, whole=True)
 
-    def _like(self, value: Value, key: str) -> Value:
+    def like(self, value: Value, key: str) -> Value:
         return self.make(value.shape, key, image=value.images and value.shape[1] > 1)
 
     def emit(
@@ -266,7 +266,7 @@ class Lowering:
             meta = value.meta.reshape(tuple(shape))
         return value.view(meta)
 
-    def _input(self, x: Tensor) -> int:
+    def _input(self, x: Tensor) -> None:
         (name,) = self.program.inputs if len(self.program.inputs) == 1 else [None]
         if name is None:
             raise Unsupported("several inputs")
@@ -287,7 +287,6 @@ class Lowering:
         each = int(count // self.samples * x.dtype.itemsize)
         buffer = Buffer(count, x.dtype, Space.INPUTS, 0, each * self.step, pad=pad)
         self.values[name] = Value(buffer, meta, name, whole=meta.ndim == 4 and meta.stride(1) == 1)
-        return each
 
     def vector(self, weight: Any) -> Buffer | None:
         """A parameter as float32 values for the end of another instruction."""
@@ -345,9 +344,7 @@ class Lowering:
         for buffer in lasting:
             buffer.step = self.whole.lasting if self.whole else long_bytes
         arena = allocate([b for b in used if b.space == Space.ARENA])
-        return Lowered(
-            self.samples, self.code, ends, self.norms, arena, long_bytes, tuple(output), self.input_bytes
-        )
+        return Lowered(self.samples, self.code, ends, self.norms, arena, long_bytes, tuple(output))
 
 
 def lower(shared: Shared, x: Tensor, samples: int, goal: Goal, whole: Lowered | None = None) -> Lowered:

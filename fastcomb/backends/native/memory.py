@@ -9,10 +9,12 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from fastcomb import compiled
+
 ALIGNMENT = 64
 
 #: Numbers that the engine knows storage types by; integers only pass through.
-STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.int64: 2}
+STORAGE = {**compiled.STORAGE, torch.int64: 2}
 
 
 class Space(IntEnum):

@@ -66,7 +66,7 @@ def _unary(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
         raise Unsupported("a scaled elu")
     value = low.value(next(iter(arguments.values())))
     alpha, beta = parameters(arguments)
-    return low.element(op, low._like(value, node.name), value, None, alpha, beta)
+    return low.element(op, low.like(value, node.name), value, None, alpha, beta)
 
 
 @rule("add", "sub", "mul", "div")

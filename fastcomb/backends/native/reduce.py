@@ -13,24 +13,9 @@ from fastcomb.backends.native.memory import Value, loops
 from fastcomb.program import Node
 
 
-@rule("max_pool2d")
-def _max_pool2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    return _pooled(low, node, arguments, maximum=True)
-
-
-@rule("avg_pool2d")
-def _avg_pool2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    return _pooled(low, node, arguments)
-
-
-@rule("adaptive_avg_pool2d")
-def _adaptive_avg_pool2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    return _pooled(low, node, arguments, adaptive=True)
-
-
-def _pooled(
-    low: Lowering, node: Node, arguments: Mapping[str, Any], *, maximum: bool = False, adaptive: bool = False
-) -> Value:
+@rule("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+def _pooled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    maximum, adaptive = node.op == "max_pool2d", node.op == "adaptive_avg_pool2d"
     x = low.as_images(low.value(next(iter(arguments.values()))), node.name)
     out = low.make(low.shapes[node.name].shape, node.name, image=True)
     kernel = _pair(arguments.get("kernel_size", [1, 1]))
@@ -48,24 +33,8 @@ def _pooled(
     return out
 
 
-@rule("mean")
-def _mean(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    return _reduced(low, node, arguments, mean=True)
-
-
-@rule("sum")
-def _sum(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    return _reduced(low, node, arguments)
-
-
-@rule("amax")
-def _amax(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    return _reduced(low, node, arguments, maximum=True)
-
-
-def _reduced(
-    low: Lowering, node: Node, arguments: Mapping[str, Any], *, mean: bool = False, maximum: bool = False
-) -> Value:
+@rule("mean", "sum", "amax")
+def _reduced(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     if arguments.get("dtype") is not None:
         raise Unsupported("a reduction with a dtype")
     x = low.value(arguments["self"])
@@ -83,8 +52,9 @@ def _reduced(
         count *= x.shape[d]
     low.emit(
         Op.REDUCE, low.dtype, [x, out],
-        [maximum, *outer.size, *outer.strides[0], *outer.strides[1], *inner.size, *inner.strides[0]],
-        [1 / count if mean else 1],
+        [node.op == "amax", *outer.size, *outer.strides[0], *outer.strides[1], *inner.size,
+         *inner.strides[0]],
+        [1 / count if node.op == "mean" else 1],
     )  # fmt: skip
     return out
 
