@@ -64,21 +64,22 @@ def read(theta: Theta, model: nn.Module | None, label: str) -> Endpoint:
     return endpoint
 
 
-def check_match(a: Endpoint, b: Endpoint) -> None:
+def check_match(a: Endpoint, b: Endpoint, labels: tuple[str, str] = ("theta_a", "theta_b")) -> None:
     """Raise ValueError unless both endpoints have the same parameters with the same shapes."""
+    both = " and ".join(labels)
     missing = sorted(a.parameters.keys() ^ b.parameters.keys())
     if missing:
-        sides = [f"{name!r} (only in theta_{'a' if name in a.parameters else 'b'})" for name in missing]
-        raise ValueError(f"theta_a and theta_b have different parameters: {_few(sides)}")
+        sides = [f"{name!r} (only in {labels[name not in a.parameters]})" for name in missing]
+        raise ValueError(f"{both} have different parameters: {_few(sides)}")
     shapes = [
         f"{name!r} {tuple(value.shape)} against {tuple(b.parameters[name].shape)}"
         for name, value in a.parameters.items()
         if value.shape != b.parameters[name].shape
     ]
     if shapes:
-        raise ValueError(f"theta_a and theta_b have parameters of different shapes: {_few(shapes)}")
+        raise ValueError(f"{both} have parameters of different shapes: {_few(shapes)}")
     if not a.parameters:
-        raise ValueError("theta_a and theta_b have no floating-point parameters to mix")
+        raise ValueError(f"{both} have no floating-point parameters to mix")
 
 
 def _is_running_statistic(name: str) -> bool:

@@ -1,0 +1,272 @@
+"""Entries of axes, which of them are one and the same unit, and which may change places.
+
+An *atom* is one entry of an axis (a channel, a feature). Operations equate atoms, *bundle* them (the 64
+features of an attention head move together, in an order of their own; the 49 places of a channel in a
+flattened feature map move together in fixed order) and pin what they do not commute with. At the end,
+atoms that play the same part everywhere may be permuted among themselves: those are the groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+#: Bundles of bundles deeper than this are pinned.
+_DEPTH = 6
+_CONFLICT = "moves with two sets of entries that do not fit each other"
+
+
+class Place(NamedTuple):
+    """Where an axis of atoms lies: a dimension of a tensor, perhaps only for some rows of dimension 0."""
+
+    name: str
+    dim: int
+    rows: tuple[int, int] | None
+
+
+class Seen(NamedTuple):
+    """Dimensions of a value of the Program whose entries, flattened, are atoms."""
+
+    value: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Units that may be permuted: entries [units, r] that belong to them, in weights and in values."""
+
+    units: Ids
+    places: dict[Place, Ids]
+    views: dict[Seen, Ids]
+    parent: int
+    rank: tuple[int, int, int]
+
+
+class Atoms:
+    """Union-find over atoms, vectorised, with bundles, pins and marks that are resolved at the end."""
+
+    def __init__(self) -> None:
+        self._parent: Ids = np.empty(0, dtype=np.int64)
+        self._count = 0
+        self._bundles: list[tuple[Ids, Ids, bool]] = []
+        self._pins: list[tuple[Ids, str]] = []
+        self._marks: list[tuple[Ids, str]] = []
+        self._places: list[tuple[Place, Ids]] = []
+        self._views: list[tuple[Seen, Ids]] = []
+
+    def new(self, count: int) -> Ids:
+        """Fresh atoms, each a unit of its own."""
+        first, self._count = self._count, self._count + count
+        if self._count > len(self._parent):
+            more = np.arange(len(self._parent), max(2 * self._count, 4096), dtype=np.int64)
+            self._parent = np.concatenate([self._parent, more])
+        return np.arange(first, self._count, dtype=np.int64)
+
+    def find(self, ids: Ids) -> Ids:
+        """The representative of each atom."""
+        roots = self._parent[ids]
+        while True:
+            further = self._parent[roots]
+            if np.array_equal(further, roots):
+                break
+            roots = further
+        self._parent[ids] = roots
+        return roots
+
+    def union(self, one: Ids, other: Ids) -> None:
+        """Equate atoms, entry by entry."""
+        one, other = one.reshape(-1), other.reshape(-1)
+        while True:
+            a, b = self.find(one), self.find(other)
+            differ = a != b
+            if not differ.any():
+                return
+            np.minimum.at(self._parent, np.maximum(a, b)[differ], np.minimum(a, b)[differ])
+
+    def pin(self, ids: Ids, reason: str) -> None:
+        """These atoms stay where they are."""
+        self._pins.append((ids.reshape(-1), reason))
+
+    def mark(self, ids: Ids, tag: str) -> None:
+        """Tell these atoms from others, for example the two halves of a split."""
+        self._marks.append((ids.reshape(-1), tag))
+
+    def place(self, place: Place, ids: Ids) -> None:
+        """These atoms are the entries of a dimension, in order."""
+        self._places.append((place, ids))
+
+    def see(self, view: Seen, ids: Ids) -> None:
+        """These atoms are the columns of a value."""
+        self._views.append((view, ids))
+
+    def forget(self, place: Place) -> None:
+        """Take back :meth:`place`."""
+        self._places = [entry for entry in self._places if entry[0] != place]
+
+    def bundle(self, rows: Ids, *, frozen: bool) -> Ids:
+        """Atoms [A] that carry the rows of ``rows`` [A, B] along; frozen ones keep their order inside."""
+        carriers = self.new(len(rows))
+        self._bundles.append((carriers, rows, frozen))
+        return carriers
+
+    def groups(self) -> tuple[list[Found], dict[tuple[str, int], str]]:
+        """Resolve everything: units that may be permuted, and per dimension of a tensor why not."""
+        children, frozen = self._resolve_bundles()
+        pinned = self._resolve_pins(children, frozen)
+        return self._collect(children, frozen, pinned), self._reasons(pinned)
+
+    def _resolve_bundles(self) -> tuple[dict[int, list[Ids]], set[int]]:
+        """Carrier → the rows that it carries; and the children that keep their order."""
+        conflicts: list[Ids] = []
+        while True:
+            before = self._parent[: self._count].copy()
+            owner: dict[int, tuple[int, ...]] = {}
+            carriers: dict[tuple[int, ...], int] = {}
+            held: dict[tuple[int, ...], bool] = {}
+            for ids, rows, still in self._bundles:
+                for carrier, row in zip(ids.tolist(), self.find(rows).tolist(), strict=True):
+                    key = tuple(row)
+                    if key in carriers:
+                        self.union(np.array([carriers[key]]), np.array([carrier]))
+                    elif len(set(row)) < len(row) or any(owner.get(child, key) != key for child in row):
+                        others = {n for child in row for n in owner.get(child, ())}
+                        conflicts.append(np.array([carrier, *row, *others], dtype=np.int64))
+                    else:
+                        owner |= dict.fromkeys(row, key)
+                        carriers[key] = carrier
+                    held[key] = held.get(key, False) or still
+            if np.array_equal(before, self._parent[: self._count]):
+                break
+        for ids in conflicts:
+            self.pin(ids, _CONFLICT)
+        children: dict[int, list[Ids]] = {}
+        frozen: set[int] = set()
+        for key, carrier in carriers.items():
+            root = int(self.find(np.array([carrier]))[0])
+            children.setdefault(root, []).append(np.array(key, dtype=np.int64))
+            frozen |= set(key) if held[key] else set()
+        return children, frozen
+
+    def _resolve_pins(self, children: dict[int, list[Ids]], frozen: set[int]) -> dict[int, str]:
+        pinned: dict[int, str] = {}
+        for ids, reason in self._pins:
+            for root in self.find(ids).tolist():
+                pinned.setdefault(root, reason)
+        for depth in range(_DEPTH + 1):
+            spread = dict(pinned)
+            for carrier, families in children.items():
+                for row in families:
+                    reason = next((pinned[child] for child in row.tolist() if child in pinned), None)
+                    if reason is not None:
+                        spread.setdefault(carrier, reason)
+                    if carrier in pinned:
+                        for child in row.tolist():
+                            if child in frozen:
+                                spread.setdefault(child, pinned[carrier])
+            if len(spread) == len(pinned):
+                return pinned
+            pinned = spread
+            if depth == _DEPTH:
+                for carrier, families in children.items():
+                    for root in (carrier, *(child for row in families for child in row.tolist())):
+                        pinned.setdefault(root, _CONFLICT)
+        return pinned
+
+    def _signatures(self, children: dict[int, list[Ids]], frozen: set[int]) -> NDArray[np.uint64]:
+        """A hash per root of all the parts that a unit plays, in places, marks and bundles."""
+        random = np.random.default_rng(0)
+
+        def word() -> np.uint64:
+            return np.uint64(random.integers(1 << 64, dtype=np.uint64) | 1)
+
+        base = np.zeros(self._count, dtype=np.uint64)
+        words: dict[object, np.uint64] = {}
+        for place, ids in self._places:
+            code = words.setdefault((place.name, place.dim), word())
+            np.add.at(base, self.find(ids), code)
+        for ids, tag in self._marks:
+            np.add.at(base, np.unique(self.find(ids)), words.setdefault(tag, word()))
+        longest = max((len(row) for families in children.values() for row in families), default=0)
+        factors = random.integers(1 << 64, size=longest, dtype=np.uint64) | np.uint64(1)
+        free = word()
+        full = base
+        for _ in range(_DEPTH if children else 0):
+            deeper = base.copy()
+            for carrier, families in children.items():
+                for row in families:
+                    inside = full[row] ^ (np.uint64(0) if int(row[0]) in frozen else free)
+                    inside ^= inside >> np.uint64(29)  # or sums of sums could agree by accident
+                    deeper[carrier : carrier + 1] += (inside * factors[: len(row)]).sum(dtype=np.uint64)
+            full = deeper
+        return full
+
+    def _collect(
+        self, children: dict[int, list[Ids]], frozen: set[int], pinned: dict[int, str]
+    ) -> list[Found]:
+        signatures = self._signatures(children, frozen)
+        parents = {child: p for p, rows in children.items() for row in rows for child in row.tolist()}
+        entries = self._entries([ids for _, ids in self._places])
+        columns = self._entries([ids for _, ids in self._views])
+        whole = {number for number, (place, _) in enumerate(self._places) if place.rows is None}
+
+        def carried(root: int, depth: int = 0) -> dict[int, list[int]]:
+            """Entries that move with a root: its own, and those of what it carries."""
+            found = {number: list(where) for number, where in entries.get(root, {}).items()}
+            for row in children.get(root, ()) if depth < _DEPTH else ():
+                for child in row.tolist():
+                    for number, where in carried(child, depth + 1).items():
+                        if number in whole:  # what lies in some rows only moves when the rows move
+                            found.setdefault(number, []).extend(where)
+            return found
+
+        kinds: dict[tuple[int, int], list[tuple[int, dict[int, list[int]]]]] = {}
+        for root in sorted(entries.keys() | children.keys()):
+            if root in pinned or root in frozen:
+                continue
+            found = carried(root)
+            if found:
+                key = (parents.get(root, -1), int(signatures[root]))
+                kinds.setdefault(key, []).append((root, found))
+        groups = []
+        for (parent, _), units in kinds.items():
+            if len(units) < 2:
+                continue
+            first = min(units[0][1])
+            units.sort(key=lambda unit: unit[1][first])
+            numbers = sorted(units[0][1])
+            places = {self._places[n][0]: np.array([found[n] for _, found in units]) for n in numbers}
+            depth, up = 0, parent
+            while up in parents or up >= 0:
+                depth, up = depth + 1, parents.get(up, -1)
+            roots = [root for root, _ in units]
+            seen = [columns.get(root, {}) for root in roots]
+            views = {
+                self._views[n][0]: np.array([found[n] for found in seen])
+                for n in sorted(seen[0])
+                if len({len(found.get(n, ())) for found in seen}) == 1
+            }
+            rank = (first, depth, units[0][1][first][0])
+            groups.append(Found(np.array(roots, dtype=np.int64), places, views, parent, rank))
+        return sorted(groups, key=lambda group: group.rank)
+
+    def _entries(self, axes: list[Ids]) -> dict[int, dict[int, list[int]]]:
+        """Root → number of the axis → its entries there."""
+        entries: dict[int, dict[int, list[int]]] = {}
+        for number, ids in enumerate(axes):
+            for entry, root in enumerate(self.find(ids).tolist()):
+                entries.setdefault(root, {}).setdefault(number, []).append(entry)
+        return entries
+
+    def _reasons(self, pinned: dict[int, str]) -> dict[tuple[str, int], str]:
+        reasons: dict[tuple[str, int], str] = {}
+        for place, ids in self._places:
+            held = [pinned[root] for root in self.find(ids).tolist() if root in pinned]
+            if held and (place.name, place.dim) not in reasons:
+                some = "" if len(held) == len(ids) else f" ({len(held)} of {len(ids)} entries)"
+                reasons[place.name, place.dim] = held[0] + some
+        return reasons

@@ -1,0 +1,100 @@
+"""What every matching method is given, and gives back."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastcomb.program import Program
+from fastcomb.rebasin.symmetries import Matching, Symmetries
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Two networks to match.
+
+    Attributes:
+        model: a module of their architecture, in eval mode.
+        program: its captured Program.
+        example: inputs that it was captured on.
+        symmetries: its permutation groups.
+        a, b: parameters and buffers of the networks by name, on the CPU.
+        counted: names of the parameters, which weight-space objectives sum over.
+        data: batches (x, y), or None. y is None where only inputs were given.
+        seed: of all random choices.
+        progress: whether to show a progress bar; None for where standard error is a terminal.
+    """
+
+    model: nn.Module = field(repr=False)
+    program: Program = field(repr=False)
+    example: Tensor = field(repr=False)
+    symmetries: Symmetries
+    a: Mapping[str, Tensor] = field(repr=False)
+    b: Mapping[str, Tensor] = field(repr=False)
+    counted: frozenset[str]
+    data: tuple[tuple[Tensor, Tensor | None], ...] | None
+    seed: int
+    progress: bool | None
+
+    def members(self) -> list[str]:
+        """Names of the parameters that groups permute, in their order."""
+        names = (member.name for group in self.symmetries.groups for member in group.members)
+        return [name for name in dict.fromkeys(names) if name in self.counted]
+
+    def start(self, number: int) -> Matching:
+        """Starting point of a search: the identity, then random ones."""
+        return self.symmetries.random(self.seed + number) if number else self.symmetries.identity()
+
+    def labelled(self, method: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches, which must have targets.
+
+        Raises:
+            ValueError: there are only inputs.
+        """
+        for x, y in self.data or ():
+            if y is None:
+                raise ValueError(f"method={method!r} needs data=(x, y) with targets, not inputs alone")
+            yield x, y
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What a method found: a permutation per group, and its objective before and after each sweep."""
+
+    permutations: Matching
+    objective: list[float]
+
+
+class Method(abc.ABC):
+    """A matching method: a frozen dataclass whose fields are its options."""
+
+    name: ClassVar[str]
+    needs_data: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def match(self, problem: Problem) -> Match:
+        """Find permutations of network B that match it to network A."""
+
+
+def inner_product(problem: Problem, matching: Sequence[Tensor]) -> float:
+    """Σ ⟨θ_A, π(θ_B)⟩ over the parameters that groups permute, in float64: what weight matching maximises.
+
+    ‖θ_A − π(θ_B)‖² = const − 2·this, so maximising it minimises the distance.
+    """
+    names = problem.members()
+    permuted = problem.symmetries.permute({name: problem.b[name] for name in names}, matching)
+    total = torch.zeros((), dtype=torch.float64)
+    for name in names:
+        total += (problem.a[name].double() * permuted[name].double()).sum()
+    return float(total)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise ValueError unless an option is an integer of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
