@@ -1,13 +1,15 @@
 """Activation matching: pair the units that respond alike to the same inputs.
 
 Li et al., "Convergent Learning" (ICLR 2016) for correlation; Ainsworth, Hayase and Srinivasa, "Git
-Re-Basin" (ICLR 2023), section 3.1, for the squared distance. Units are compared on what the next layer
-reads of them, each pixel or token being one more sample. A permutation of network B permutes its
-activations and changes nothing else, so every group is solved once, exactly.
+Re-Basin" (ICLR 2023), section 3.1, for the squared distance. Units are compared wherever a layer or an
+attention reads or yields them (before and after the nonlinearity, and all along a residual stream), each
+pixel or token being one more sample. A permutation of network B permutes its activations and changes
+nothing else, so every group is solved once, exactly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from fastcomb.rebasin.assignment import best_step, outer_groups
 from fastcomb.rebasin.method import Match, Method, Problem
-from fastcomb.rebasin.symmetries import Symmetries, View
+from fastcomb.rebasin.symmetries import Matching, Symmetries, View
 
 
 @dataclass(frozen=True)
@@ -40,28 +42,26 @@ class ActivationMatching(Method):
 
     def match(self, problem: Problem) -> Match:
         symmetries = problem.symmetries
-        moments = _moments(problem)
-        place = {number: (moment, at) for moment in moments for number, at in moment.offsets.items()}
+        similarities = [(moment, moment.similarity(self.criterion)) for moment in _moments(problem)]
+        place = {n: (values, at) for moment, values in similarities for n, at in moment.offsets.items()}
 
         def similarity(one: int, other: int) -> Tensor:
-            sizes = symmetries.groups[one].size, symmetries.groups[other].size
-            if one not in place:
-                return torch.zeros(sizes)
-            (moment, i), (_, j) = place[one], place[other]
-            return moment.similarity(self.criterion)[i : i + sizes[0], j : j + sizes[1]]
+            (values, i), (_, j) = place[one], place[other]
+            return values[i : i + symmetries.groups[one].size, j : j + symmetries.groups[other].size]
 
         matching = symmetries.identity()
         for number in outer_groups(symmetries):
             for group, permutation in best_step(symmetries, number, similarity).items():
                 matching[group] = permutation
-        return Match(
-            matching,
-            [_objective(symmetries, moments, self.criterion, m) for m in (symmetries.identity(), matching)],
-        )
+        objective = [_objective(symmetries, similarity, m) for m in (symmetries.identity(), matching)]
+        return Match(matching, objective)
 
 
 class _Moment:
-    """Moments of the activations of groups side by side: one group, or those inside another's units."""
+    """Moments of the activations of groups side by side: one group, or those inside another's units.
+
+    One entry per view, so that values of different scales count alike.
+    """
 
     def __init__(self, symmetries: Symmetries, numbers: tuple[int, ...]) -> None:
         groups = [symmetries.groups[number] for number in numbers]
@@ -69,33 +69,41 @@ class _Moment:
         total = 0
         for number, group in zip(numbers, groups, strict=True):
             self.offsets[number], total = total, total + group.size
-        common = zip(*(group.views for group in groups), strict=True)
         self.views = [
             View(views[0].value, views[0].dims, torch.cat([view.index for view in views]))
-            for views in common
+            for views in zip(*(group.views for group in groups), strict=False)
             if len({(view.value, view.dims) for view in views}) == 1
         ]
-        self.count = 0
-        self.sums = torch.zeros(4, total, dtype=torch.float64)  # Σa, Σb, Σa², Σb²
-        self.products = torch.zeros(total, total, dtype=torch.float64)
+        self._counts = [0] * len(self.views)
+        self._sums = torch.zeros(len(self.views), 4, total, dtype=torch.float64)  # Σa, Σb, Σa², Σb²
+        self._products = torch.zeros(len(self.views), total, total, dtype=torch.float64)
 
-    def add(self, view: View, a: Tensor, b: Tensor) -> None:
-        """Count one batch of one value of both networks."""
-        one, other = view.units(a).double(), view.units(b).double()
-        self.count += len(one)
-        self.sums += torch.stack([one.sum(0), other.sum(0), (one**2).sum(0), (other**2).sum(0)])
-        self.products += one.T @ other
+    def add(self, number: int, a: Tensor, b: Tensor) -> None:
+        """Count one batch of a view's value in both networks."""
+        one, other = (self.views[number].units(value).double() for value in (a, b))
+        self._counts[number] += len(one)
+        self._sums[number] += torch.stack([one.sum(0), other.sum(0), (one**2).sum(0), (other**2).sum(0)])
+        self._products[number] += one.T @ other
 
     def similarity(self, criterion: str) -> Tensor:
-        """Correlation of A's units with B's, or their mean product."""
-        n = max(self.count, 1)
-        mean_a, mean_b, square_a, square_b = self.sums / n
-        if criterion == "l2":
-            return self.products / n
-        spread = torch.outer((square_a - mean_a**2).clamp_min(0), (square_b - mean_b**2).clamp_min(0)).sqrt()
-        covariance = self.products / n - torch.outer(mean_a, mean_b)
-        # a unit that never changes correlates with nothing
-        return torch.where(spread > 1e-12 * spread.max(), covariance / spread, torch.zeros(()).double())
+        """Similarity [units, units] of A's units with B's, the mean over views.
+
+        Correlation, or minus half the squared distance in units of the view's mean square.
+        """
+        total = torch.zeros(self._products.shape[1:], dtype=torch.float64)
+        for count, sums, products in zip(self._counts, self._sums, self._products, strict=True):
+            mean_a, mean_b, square_a, square_b = sums / max(count, 1)
+            products = products / max(count, 1)
+            if criterion == "l2":
+                scale = float((square_a.mean() + square_b.mean()) / 2) or 1.0
+                total += (products - (square_a[:, None] + square_b) / 2) / scale
+                continue
+            spread = torch.outer((square_a - mean_a**2).clamp_min(0), (square_b - mean_b**2).clamp_min(0))
+            covariance = products - torch.outer(mean_a, mean_b)
+            # a unit that never changes correlates with nothing
+            alive = spread > 1e-20 * spread.max()
+            total += torch.where(alive, covariance / spread.sqrt().where(alive, spread.new_ones(())), 0.0)
+        return total / max(len(self.views), 1)
 
 
 def _moments(problem: Problem) -> list[_Moment]:
@@ -107,31 +115,19 @@ def _moments(problem: Problem) -> list[_Moment]:
         for x, _ in problem.data or ():
             a, b = (problem.program.values(state, x) for state in (problem.a, problem.b))
             for moment in moments:
-                for view in moment.views:
-                    moment.add(view, a[view.value], b[view.value])
+                for number, view in enumerate(moment.views):
+                    moment.add(number, a[view.value], b[view.value])
     return moments
 
 
-def _objective(
-    symmetries: Symmetries, moments: list[_Moment], criterion: str, matching: list[Tensor]
-) -> float:
+def _objective(symmetries: Symmetries, similarity: Callable[[int, int], Tensor], matching: Matching) -> float:
     """Mean over all units of the similarity with their partner."""
-    whole = [torch.arange(group.size) for group in symmetries.groups]
+    sources = {number: number for number in range(len(symmetries.groups))}
     for group, units in zip(symmetries.groups, matching, strict=True):
         for family in group.families:
-            for unit, number in enumerate(family):
-                whole[number] = units[unit].expand(symmetries.groups[number].size)
-    total, count = 0.0, 0
-    for moment in moments:
-        if not moment.views:
-            continue
-        similarity = moment.similarity(criterion)
-        numbers = list(moment.offsets)
-        for number, at in moment.offsets.items():
-            source = at
-            if len(numbers) > 1:
-                source = moment.offsets[numbers[int(whole[number][0])]]
-            rows = at + torch.arange(len(matching[number]))
-            total += float(similarity[rows, source + matching[number]].sum())
-            count += len(rows)
-    return total / max(count, 1)
+            for slot, number in enumerate(family):
+                sources[number] = family[int(units[slot])]
+    values = [
+        similarity(number, sources[number])[torch.arange(len(p)), p] for number, p in enumerate(matching)
+    ]
+    return float(torch.cat(values).mean())

@@ -161,9 +161,9 @@ class Atoms:
             spread = dict(pinned)
             for carrier, families in children.items():
                 for row in families:
-                    reason = next((pinned[child] for child in row.tolist() if child in pinned), None)
-                    if reason is not None:
-                        spread.setdefault(carrier, reason)
+                    why = next((pinned[child] for child in row.tolist() if child in pinned), None)
+                    if why is not None:
+                        spread.setdefault(carrier, why)
                     if carrier in pinned:
                         for child in row.tolist():
                             if child in frozen:

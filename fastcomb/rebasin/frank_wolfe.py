@@ -105,7 +105,7 @@ class FrankWolfe(Method):
             values.append(float(_pairs(symmetries, fixed, others, _between(points, corners, float(t)))))
         curve = Polynomial.fit(at, values, degree, domain=[0, 1])
         roots = curve.deriv().roots()
-        inside = [float(r.real) for r in roots if abs(r.imag) < 1e-9 and 0 < r.real < 1]
+        inside = [r.real for r in map(complex, roots) if abs(r.imag) < 1e-9 and 0 < r.real < 1]
         best = max([0.0, 1.0, *inside], key=lambda t: float(curve(t)))
         return best, float(curve(best))
 
@@ -128,7 +128,8 @@ def universe(problems: Sequence[Problem], method: FrankWolfe) -> list[Match]:
         while True:
             for i, problem in enumerate(problems):
                 moved = [symmetries.permute(s, m) for s, m in zip(states, matchings, strict=True)]
-                rest = {n: sum(s[n] for j, s in enumerate(moved) if j != i) for n in names}
+                others = [s for j, s in enumerate(moved) if j != i]
+                rest = {n: torch.stack([s[n] for s in others]).sum(0) for n in names}
                 towards = dataclasses.replace(problem, a=rest)
                 matchings[i] = Descent(towards, matchings[i]).run(100, generator).permutations
             history.append(_total(symmetries, states, matchings))

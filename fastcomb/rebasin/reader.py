@@ -30,8 +30,8 @@ from fastcomb.rebasin.axes import (
 Result = Axes | list[Axes] | None
 Rule = Callable[["Reader", Node], Result]
 
-#: Operations whose inputs are what a layer passes on.
-_READERS = frozenset("linear conv1d conv2d conv3d matmul bmm scaled_dot_product_attention unknown".split())
+#: Operations whose inputs and results count as activations.
+LAYERS = frozenset("linear conv1d conv2d conv3d matmul bmm scaled_dot_product_attention".split())
 
 OUTPUT = "output of the network"
 INPUT = "input of the network"
@@ -55,27 +55,23 @@ class Reader:
             self._values[node.name] = self._follow(node)
         for leaf in tree_leaves(self.program.output):
             self.pin(self.axes(leaf) or (), OUTPUT)
-        for name in dict.fromkeys(
-            name for node in self.program if node.op in _READERS for name in node.values
-        ):
+        layers = [node for node in self.program if node.op in LAYERS]
+        for name in dict.fromkeys(name for node in layers for name in (*node.values, node.name)):
             self._see(name)
         return self.atoms.groups()
 
     def _see(self, name: str) -> None:
         """Note where a value holds the activations of a block."""
-        axes = self._values[name]
-        if not isinstance(axes, tuple) or len(blocks(axes)) != 1:
-            return
-        (block,) = blocks(axes)
-        dims = tuple(d for d, axis in enumerate(axes) if not is_plain(axis))
-        factors = [factor for d in dims for factor in axes[d]]
-        order = [factor.dim for factor in factors if factor.block is not None]
-        if len(order) < block.ids.ndim or any(factor.size[1] for factor in factors):
-            return
-        shape = [factor.size[0] if factor.block is not None else 1 for factor in factors]
-        columns = block.ids.transpose(order).reshape(shape)
-        whole = np.broadcast_to(columns, [factor.size[0] for factor in factors])
-        self.atoms.see(Seen(name, dims), whole.reshape(-1))
+        axes = self.axes(Value(name)) or ()
+        for block in blocks(axes):
+            dims = tuple(d for d, axis in enumerate(axes) if any(f.block is block for f in axis))
+            factors = [factor for d in dims for factor in axes[d]]
+            order = [factor.dim for factor in factors if factor.block is block]
+            if len(order) == block.ids.ndim and not any(factor.size[1] for factor in factors):
+                shape = [factor.size[0] for factor in factors]
+                own = [size if f.block is block else 1 for size, f in zip(shape, factors, strict=True)]
+                columns = np.broadcast_to(block.ids.transpose(order).reshape(own), shape)
+                self.atoms.see(Seen(name, dims), columns.reshape(-1))
 
     def _follow(self, node: Node) -> Axes | list[Axes]:
         rule = self.rules.get(node.op) or self.rules.get(base_name(node.target))
@@ -198,9 +194,10 @@ class Reader:
                 continue
             if {id(x.block) for x in (a, b) if x.block is not None} <= done:
                 continue
-            if a.block is not None and b.block is not None:
+            both = [(f.block, f.dim) for f in (a, b) if f.block is not None]
+            if len(both) == 2:
                 self.atoms.union(
-                    *(self.carriers(f.block, [f.dim], len(partners[id(f.block)]) > 1) for f in (a, b))
+                    *(self.carriers(block, [dim], len(partners[id(block)]) > 1) for block, dim in both)
                 )
             else:
                 lone = a if a.block is not None else b

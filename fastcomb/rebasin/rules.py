@@ -310,7 +310,7 @@ def _pieces(reader: Reader, node: Node) -> Result:
     else:
         given = node.arguments.get("split_size", node.arguments.get("split_sizes"))
         sizes = (
-            given
+            list(given)
             if isinstance(given, (list, tuple))
             else [min(given, total - low) for low in range(0, total, given)]
         )

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from fastcomb.rebasin.assignment import assign
 from fastcomb.rebasin.method import Match, Method, Problem, check_count, inner_product
-from fastcomb.rebasin.symmetries import Matching
 from fastcomb.rebasin.midpoint import Midpoint
+from fastcomb.rebasin.symmetries import Matching
 
 _OBJECTIVES = ("distance", "midpoint", "line")
 
@@ -72,7 +72,7 @@ class Sinkhorn(Method):
         """P = S(X / τ), differentiable."""
         if self.differentiate == "unrolled":
             return _sinkhorn(free / self.temperature, self.iterations)
-        implicit: Tensor = _Implicit.apply(free / self.temperature, self.iterations)  # type: ignore[no-untyped-call]
+        implicit: Tensor = _Implicit.apply(free / self.temperature, self.iterations)
         return implicit
 
     def _descend(self, problem: Problem, start: int) -> Match:
@@ -100,7 +100,7 @@ class Sinkhorn(Method):
                     t = float(torch.rand((), generator=generator)) if self.objective == "line" else 0.5
                     loss = midpoint.loss(mixed, *next(batches), t)
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimiser.step()
                 if (step + 1) % 10 == 0 or step + 1 == self.steps:
                     rounded = self._rounded(free)

@@ -73,7 +73,7 @@ class StraightThrough(Method):
                         through = {n: permuted[n] + (free[n] - free[n].detach()) for n in names}
                         loss = midpoint.loss(through, *batches[i])
                     optimiser.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                     optimiser.step()
                     bar.update()
                 value = -midpoint.mean_loss(symmetries.permute(b, matching))
