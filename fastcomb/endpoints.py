@@ -35,6 +35,11 @@ class Endpoint:
     aliases: dict[str, str]
     state: tuple[str, ...]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by their first names, on the CPU."""
+        both = self.parameters | {n: v for n, v in self.carried.items() if isinstance(v, Tensor)}
+        return {name: tensor.detach().cpu() for name, tensor in both.items()}
+
 
 def read(theta: Theta, model: nn.Module | None, label: str) -> Endpoint:
     """Read one endpoint.

@@ -120,6 +120,12 @@ class Program:
         Constants too are taken from ``state`` where it has them.
         """
         values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
+        for node in self.nodes:
+            values[node.name] = self.apply(node, state, values)
+        return values
+
+    def apply(self, node: Node, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> Any:
+        """Result of one node, given the inputs and the results of those before it by name."""
 
         def resolve(leaf: Any) -> Any:
             if isinstance(leaf, Value):
@@ -128,16 +134,13 @@ class Program:
                 return state[leaf.name] if leaf.name in state else self.constants[leaf.name]
             return leaf
 
-        for node in self.nodes:
-            arguments = tree_map(resolve, dict(node.arguments))
-            if hasattr(node.target, "_schema"):
-                for argument in node.target._schema.arguments:  # in-place forms must not touch their input
-                    if argument.alias_info is not None and argument.alias_info.is_write:
-                        arguments[argument.name] = arguments[argument.name].clone()
-                values[node.name] = node.target(**arguments)
-            else:
-                values[node.name] = node.target(*arguments.values())
-        return values
+        arguments = tree_map(resolve, dict(node.arguments))
+        if not hasattr(node.target, "_schema"):
+            return node.target(*arguments.values())
+        for argument in node.target._schema.arguments:  # in-place forms must not touch their input
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                arguments[argument.name] = arguments[argument.name].clone()
+        return node.target(**arguments)
 
     def __str__(self) -> str:
         rows = [("value", "operation", "reads", "weights", "shape", "in module")]

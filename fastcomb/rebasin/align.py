@@ -7,12 +7,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset
 
 from fastcomb import endpoints
 from fastcomb.endpoints import Endpoint, Theta
@@ -20,6 +18,7 @@ from fastcomb.program import Program, example_inputs
 from fastcomb.program.cache import captured
 from fastcomb.rebasin.activations import ActivationMatching
 from fastcomb.rebasin.alignment import Alignment
+from fastcomb.rebasin.batches import in_batches
 from fastcomb.rebasin.controls import Identity, Random
 from fastcomb.rebasin.frank_wolfe import FrankWolfe, universe
 from fastcomb.rebasin.method import Match, Method, Problem
@@ -43,7 +42,6 @@ METHODS: dict[str, type[Method]] = {
 
 #: Relative difference that reordered sums may cause in float64 (about 1e-13 in practice) stays far below.
 _FUNCTION_TOLERANCE = 1e-8
-_BATCH = 256
 
 
 def align(
@@ -166,7 +164,7 @@ def _problem(
     a = endpoints.read(model_a, model_a, "model_a")
     b = endpoints.read(model_b, None if isinstance(model_b, nn.Module) else model_a, label)
     endpoints.check_match(a, b, ("model_a", label))
-    batches = None if data is None else _batches(data)
+    batches = None if data is None else in_batches(data)
     module = copy.deepcopy(model_a).cpu().eval()
     if example is None:
         example = batches[0][0][:2] if batches else example_inputs(module)[0]
@@ -178,14 +176,14 @@ def _problem(
         raise ValueError(f"the network has no permutation symmetry that could be used:\n{groups}")
     counted = frozenset(a.parameters)
     problem = Problem(
-        module, program, example, groups, _tensors(a), _tensors(b), counted, batches, seed, progress
+        module, program, example, groups, a.tensors(), b.tensors(), counted, batches, seed, progress
     )
     return problem, b
 
 
 def _finish(method: Method, match: Match, problem: Problem, b: Endpoint, model_b: Theta) -> Alignment:
     groups = problem.symmetries
-    before = _tensors(b)
+    before = b.tensors()
     state = groups.permute(before, match.permutations)
     _check_function(problem, before, state)
     model = copy.deepcopy(model_b if isinstance(model_b, nn.Module) else problem.model)
@@ -195,43 +193,6 @@ def _finish(method: Method, match: Match, problem: Problem, b: Endpoint, model_b
     options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
     options["seed"] = problem.seed
     return Alignment(match.permutations, full, model, match.objective, groups, method.name, options)
-
-
-def _tensors(endpoint: Endpoint) -> dict[str, Tensor]:
-    carried = {name: value for name, value in endpoint.carried.items() if isinstance(value, Tensor)}
-    return {name: tensor.detach().cpu() for name, tensor in (endpoint.parameters | carried).items()}
-
-
-def _batches(data: Any) -> tuple[tuple[Tensor, Tensor | None], ...]:
-    """Data in batches, held in memory."""
-    if isinstance(data, np.ndarray):
-        data = torch.from_numpy(data)
-    if isinstance(data, Tensor):
-        data = (data,)
-    if isinstance(data, Dataset):
-        data = DataLoader(data, batch_size=_BATCH)
-    if isinstance(data, (tuple, list)):
-        parts = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in data]
-        if not 1 <= len(parts) <= 2 or not all(isinstance(part, Tensor) for part in parts):
-            raise TypeError("data must be inputs, (x, y), a Dataset or a DataLoader")
-        found: list[Any] = list(zip(*(part.split(_BATCH) for part in parts), strict=True))
-    elif isinstance(data, DataLoader):
-        found = list(data)
-    else:
-        raise TypeError(f"data is a {type(data).__name__}; pass inputs, (x, y), a Dataset or a DataLoader")
-    batches = []
-    for batch in found:
-        x, y = (
-            (batch[0], batch[1] if len(batch) > 1 else None)
-            if isinstance(batch, (tuple, list))
-            else (batch, None)
-        )
-        if not isinstance(x, Tensor):
-            raise TypeError(f"a batch of data holds a {type(x).__name__}, not a tensor of inputs")
-        batches.append((x.cpu(), None if y is None else y.cpu()))
-    if not batches or not len(batches[0][0]):
-        raise ValueError("data is empty; at least one sample is needed")
-    return tuple(batches)
 
 
 def _check_same(one: Program, other: Program, label: str) -> None:
@@ -255,7 +216,7 @@ def _check_same(one: Program, other: Program, label: str) -> None:
 def _check_function(problem: Problem, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
     """Raise RuntimeError unless both states give the same outputs, in float64."""
     wide = copy.deepcopy(problem.model).double()
-    x = problem.example.double() if problem.example.is_floating_point() else problem.example
+    (x,) = _widen({"x": problem.example[:1]}).values()
 
     def run(state: Mapping[str, Tensor]) -> list[Tensor]:
         outputs = functional_call(wide, _widen(state), (x,))

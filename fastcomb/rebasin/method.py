@@ -82,16 +82,13 @@ class Method(abc.ABC):
 
 
 def inner_product(problem: Problem, matching: Sequence[Tensor]) -> float:
-    """Σ ⟨θ_A, π(θ_B)⟩ over the parameters that groups permute, in float64: what weight matching maximises.
+    """Σ ⟨θ_A, π(θ_B)⟩ over the parameters that groups permute: what weight matching maximises.
 
-    ‖θ_A − π(θ_B)‖² = const − 2·this, so maximising it minimises the distance.
+    Summed in float64. ‖θ_A − π(θ_B)‖² = const − 2·this, so maximising it minimises the distance.
     """
     names = problem.members()
     permuted = problem.symmetries.permute({name: problem.b[name] for name in names}, matching)
-    total = torch.zeros((), dtype=torch.float64)
-    for name in names:
-        total += (problem.a[name].double() * permuted[name].double()).sum()
-    return float(total)
+    return sum(float((problem.a[n] * permuted[n]).sum(dtype=torch.float64)) for n in names)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:

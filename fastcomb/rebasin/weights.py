@@ -2,12 +2,14 @@
 
 Coordinate descent of Ainsworth, Hayase and Srinivasa, "Git Re-Basin: merging models modulo permutation
 symmetries" (ICLR 2023): with all other permutations held, the best one for a group is a linear
-assignment problem, solved exactly. Similarities are kept between visits: a group's own step reorders
-them, and a neighbour's step makes only those anew that it touched.
+assignment problem, solved exactly. A group is visited again only if one that it shares a weight with has
+moved since, and then only the weights that moved are compared anew.
 """
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from fastcomb.rebasin.assignment import best_step, outer_groups
 from fastcomb.rebasin.method import Match, Method, Problem, check_count, inner_product
-from fastcomb.rebasin.symmetries import Matching
+from fastcomb.rebasin.symmetries import Matching, Member
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,11 @@ class Descent:
         self.problem = problem
         self.matching = list(start)
         names = problem.members()
-        self.a = {name: problem.a[name].detach().float() for name in names}
+        self._a = {name: problem.a[name].detach().float() for name in names}
         b = {name: problem.b[name].detach().float() for name in names}
-        self.b = problem.symmetries.permute(b, start)
-        self._versions = dict.fromkeys(names, 0)
-        self._kept: dict[int, list[tuple[int, Tensor]]] = {}
-        self._seen: dict[int, list[int]] = {}
+        self._b = problem.symmetries.permute(b, start)
+        self._kept: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
+        self._seen: dict[int, list[Tensor]] = {}
 
     def run(self, sweeps: int, generator: np.random.Generator) -> Match:
         """Visit all groups until none improves."""
@@ -76,48 +77,68 @@ class Descent:
         for sweep in range(sweeps):
             # the first sweep goes with the data: a group's inputs are matched when its turn comes
             visits = [outer[i] for i in generator.permutation(len(outer))] if sweep else outer
-            improved = False
-            for number in visits:
-                improved |= self.visit(number)
-            if not improved:
+            gain = sum(self._visit(number) for number in visits)
+            if not gain:
                 break
-            history.append(inner_product(self.problem, self.matching))
+            history.append(history[-1] + gain)
         return Match(self.matching, history)
 
-    def visit(self, number: int) -> bool:
-        """Take the best step in one group; whether it improved the objective."""
+    def _visit(self, number: int) -> float:
+        """Take the best step in one group; what it gained."""
+        now = [self._b[name] for name in self._touched(number)]
+        if all(map(operator.is_, now, self._seen.get(number, [None] * len(now)))):
+            return 0.0  # nothing it depends on has changed since it was last found optimal
         symmetries = self.problem.symmetries
-        versions = [self._versions[name] for name in self._touched(number)]
-        if self._seen.get(number) == versions:
-            return False  # nothing it depends on has changed since it was last found optimal
-        step = best_step(symmetries, number, self._similarity)
-        changed = any(not torch.equal(p, torch.arange(len(p))) for p in step.values())
-        if changed:
-            whole = [step.get(n, identity) for n, identity in enumerate(symmetries.identity())]
-            names = self._touched(number)
-            before = {name: self.b[name] for name in names}
-            after = symmetries.permute(before, whole)
+        own: list[Tensor] = []
+
+        def similarity(one: int, other: int) -> Tensor:
+            found = self._similarity(one, other)
+            own.append(found)
+            return found
+
+        step = best_step(symmetries, number, similarity)
+        gain = 0.0
+        if any(not torch.equal(p, torch.arange(len(p))) for p in step.values()):
+            gain = self._step(number, step, own[0] if self._exact(number) else None)
+        if not gain or self._exact(number):
+            self._seen[number] = [self._b[name] for name in self._touched(number)]
+        return gain
+
+    def _step(self, number: int, step: dict[int, Tensor], similarity: Tensor | None) -> float:
+        """Apply a step if it gains, by its similarities where these tell exactly."""
+        symmetries = self.problem.symmetries
+        names = self._touched(number)
+        before = {name: self._b[name] for name in names}
+        # below lie roundings, among which a descent could go in circles
+        least = 1e-7 * sum(float(self._a[name].norm() * before[name].norm()) for name in names)
+        if similarity is not None:
+            units = torch.arange(len(similarity))
+            chosen = similarity[units, step[number]].double() - similarity.diagonal().double()
+            gain = float(chosen.sum())
+            if gain <= least:
+                return 0.0
+        whole = [step.get(n, identity) for n, identity in enumerate(symmetries.identity())]
+        after = symmetries.permute(before, whole)
+        if similarity is None:
             gain = sum(
-                float((self.a[name].double() * (after[name].double() - before[name].double())).sum())
+                float((self._a[name] * (after[name] - before[name])).sum(dtype=torch.float64))
                 for name in names
             )
-            scale = sum(float(self.a[name].norm() * before[name].norm()) for name in names)
-            changed = gain > 1e-9 * scale  # below lie roundings, among which a descent could go in circles
-        if changed:
-            self.b |= after
-            self.matching = symmetries.compose(self.matching, whole)
-            for name in names:
-                self._versions[name] += 1
-            if not symmetries.groups[number].families:
-                self._reorder(number, step[number])
-        if not changed or self._once(number):
-            self._seen[number] = [self._versions[name] for name in self._touched(number)]
-        return changed
+            if gain <= least:
+                return 0.0
+        self._b |= after
+        self.matching = symmetries.compose(self.matching, whole)
+        if similarity is not None:  # its own step permutes a group's similarities
+            members = self.problem.symmetries.groups[number].members
+            used = {i: self._b[members[i].name] for i in self._counted(number)}
+            self._kept[number] = similarity[:, step[number]], used
+        return gain
 
-    def _once(self, number: int) -> bool:
-        """Whether a group acts on one dimension of each tensor, so that its best step is exact."""
-        names = [m.name for m in self.problem.symmetries.groups[number].members]
-        return len(set(names)) == len(names)
+    def _exact(self, number: int) -> bool:
+        """Whether similarities tell a step's gain: no inner groups, one dimension of each tensor."""
+        group = self.problem.symmetries.groups[number]
+        names = [m.name for m in group.members]
+        return not group.families and len(set(names)) == len(names)
 
     def _touched(self, number: int) -> list[str]:
         members = self.problem.symmetries.groups[number].members
@@ -125,32 +146,33 @@ class Descent:
 
     def _similarity(self, one: int, other: int) -> Tensor:
         """Σ over members of ⟨unit of A, unit of B⟩; inner parts of units count in their own groups."""
-        groups = self.problem.symmetries.groups
-        group = groups[one]
-        inside = {(m.name, m.dim) for f in group.families for n in f for m in groups[n].members}
-        total = torch.zeros(group.size, groups[other].size)
-        kept = self._kept.setdefault(one, []) if one == other else []
-        pairs = [
-            (m, n)
-            for m, n in zip(group.members, groups[other].members, strict=True)
-            if m.name in self.problem.counted and (m.name, m.dim) not in inside
-        ]
-        for i, (mine, theirs) in enumerate(pairs):
-            version = self._versions[mine.name]
-            if i < len(kept) and kept[i][0] == version:
-                total += kept[i][1]
-                continue
-            part = mine.units(self.a[mine.name]) @ theirs.units(self.b[theirs.name]).T
-            total += part
-            if one == other:
-                kept[i : i + 1] = [(version, part)]
+        counted = self._counted(one)
+        mine, theirs = (self.problem.symmetries.groups[number].members for number in (one, other))
+        if one != other:
+            return _joined(mine, counted, self._a) @ _joined(theirs, counted, self._b).T
+        total, used = self._kept.get(one, (None, {}))
+        stale = [i for i in counted if used.get(i) is not self._b[mine[i].name]]
+        if total is None:
+            total = _joined(mine, stale, self._a) @ _joined(mine, stale, self._b).T
+        elif stale:
+            change = _joined(mine, stale, self._b)
+            change -= torch.cat([mine[i].units(used[i]) for i in stale], 1)
+            total = total.addmm(_joined(mine, stale, self._a), change.T)
+        self._kept[one] = total, {i: self._b[mine[i].name] for i in counted}
         return total
 
-    def _reorder(self, number: int, step: Tensor) -> None:
-        """A group's own step permutes its similarities, unless it acts twice on a tensor."""
-        names = [m.name for m in self.problem.symmetries.groups[number].members]
-        names = [name for name in names if name in self.problem.counted]
-        self._kept[number] = [
-            (self._versions[name], part[:, step]) if names.count(name) == 1 else (-1, part)
-            for name, (_, part) in zip(names, self._kept.get(number, []), strict=True)
+    def _counted(self, number: int) -> list[int]:
+        """Members of a group that its similarity counts."""
+        groups = self.problem.symmetries.groups
+        inside = {(m.name, m.dim) for f in groups[number].families for n in f for m in groups[n].members}
+        return [
+            i
+            for i, member in enumerate(groups[number].members)
+            if member.name in self.problem.counted and (member.name, member.dim) not in inside
         ]
+
+
+def _joined(members: Sequence[Member], which: list[int], state: Mapping[str, Tensor]) -> Tensor:
+    """Units of several members side by side: [units, all their weights]."""
+    rows = [members[i].units(state[members[i].name]) for i in which]
+    return torch.cat(rows, 1) if rows else torch.zeros(len(members[0].index), 0)

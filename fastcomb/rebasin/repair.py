@@ -1,0 +1,146 @@
+"""REPAIR: give a network between two others activations that vary as much as theirs.
+
+Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Repair" (ICLR 2023,
+arXiv 2211.08403). The hidden units of an interpolated network vary less than those of its endpoints, more
+so with each layer. Each hidden linear layer or convolution is rescaled, unit by unit, so that its
+pre-activations get the mean and standard deviation interpolated between the endpoints'. Layers that feed
+a BatchNorm get nothing (the norm would undo it); the norm's running statistics are collected anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fastcomb import endpoints
+from fastcomb.endpoints import Theta
+from fastcomb.program import Node, Program, Value, Weight
+from fastcomb.program.cache import captured
+from fastcomb.rebasin.batches import in_batches
+
+_LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
+
+
+def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -> nn.Module:
+    """A copy of an interpolated network with the activation statistics of its endpoints.
+
+    Args:
+        model: the interpolated network.
+        a, b: the endpoints: modules of the same architecture, their weights, or paths.
+        data: inputs [N, ...] (or pairs, a Dataset, a DataLoader of them), typically some hundred training
+            samples; held in memory.
+        t: where between a (0) and b (1) the target statistics are taken.
+
+    Returns:
+        a new module; the arguments are unchanged.
+
+    Raises:
+        ValueError: the networks do not match, data is empty or a single sample, or there is no layer
+            to repair.
+        CaptureError: the network could not be captured.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; pass the interpolated network as a module")
+    x = torch.cat([x for x, _ in in_batches(data)])
+    if len(x) < 2:
+        raise ValueError("data is a single sample, which has no spread; pass some hundred")
+    ends = [
+        endpoints.read(end, None if isinstance(end, nn.Module) else model, label)
+        for label, end in (("a", a), ("b", b))
+    ]
+    own = endpoints.read(model, model, "model")
+    for label, end in zip("ab", ends, strict=True):
+        endpoints.check_match(own, end, ("model", label))
+    repaired = copy.deepcopy(model).cpu()
+    program = captured(copy.deepcopy(repaired).eval(), x[:2])
+    layers = _repairable(program)
+    norms = {node.name for node in program if node.op == "batch_norm" and _running(node)}
+    if not layers and not norms:
+        raise ValueError("no layer to repair: none has a bias, and no BatchNorm has running statistics")
+    with torch.no_grad():
+        at_a, at_b = (_statistics(program, end.tensors(), x, layers) for end in ends)
+        targets = {
+            name: (torch.lerp(at_a[name][0], at_b[name][0], t), torch.lerp(at_a[name][1], at_b[name][1], t))
+            for name in layers
+        }
+        state = own.tensors()
+        _correct(program, state, x, targets, norms)
+        for name, tensor in (*repaired.named_parameters(), *repaired.named_buffers()):
+            tensor.copy_(state[name])
+    return repaired.to(next(model.parameters()).device)
+
+
+def _repairable(program: Program) -> set[str]:
+    """Hidden layers with a bias, used once, whose result no BatchNorm reads."""
+    uses = Counter(weight.name for node in program for weight in node.weights)
+    normed = {name for node in program if node.op == "batch_norm" for name in node.values}
+    results = {leaf.name for leaf in tree_leaves(program.output) if isinstance(leaf, Value)}
+    return {
+        node.name
+        for node in program
+        if node.op in _LAYERS
+        and node.name not in normed | results
+        and isinstance(node.arguments["weight"], Weight)
+        and isinstance(node.arguments["bias"], Weight)
+        and all(uses[weight.name] == 1 for weight in node.weights)
+    }
+
+
+def _running(node: Node) -> bool:
+    return isinstance(node.arguments["running_mean"], Weight) and not node.arguments["training"]
+
+
+def _moments(value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each unit along ``axis``, over everything else."""
+    rows = value.movedim(axis, 0).flatten(1).double()
+    return rows.mean(1), rows.std(1)
+
+
+def _axis(node: Node) -> int:
+    return -1 if node.op == "linear" else 1
+
+
+def _statistics(
+    program: Program, state: Mapping[str, Tensor], x: Tensor, layers: set[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    values = program.values(state, x)
+    return {node.name: _moments(values[node.name], _axis(node)) for node in program if node.name in layers}
+
+
+def _correct(
+    program: Program,
+    state: dict[str, Tensor],
+    x: Tensor,
+    targets: Mapping[str, tuple[Tensor, Tensor]],
+    norms: set[str],
+) -> None:
+    """Walk the network once, correcting each layer on what the corrected ones before it yield."""
+    values: dict[str, Any] = dict(zip(program.inputs, (x,), strict=True))
+    for node in program:
+        if node.name in targets:
+            _rescale(node, state, program.apply(node, state, values), *targets[node.name])
+        if node.name in norms:
+            rows = values[node.arguments["input"].name].movedim(1, 0).flatten(1).double()
+            for name, statistic in (("running_mean", rows.mean(1)), ("running_var", rows.var(1))):
+                buffer = node.arguments[name].name
+                state[buffer] = statistic.to(state[buffer].dtype)
+        values[node.name] = program.apply(node, state, values)
+
+
+def _rescale(
+    node: Node, state: dict[str, Tensor], value: Tensor, target_mean: Tensor, target_spread: Tensor
+) -> None:
+    """Give a layer's units another mean and spread, through its weight and bias."""
+    mean, spread = _moments(value, _axis(node))
+    still = spread == 0  # a unit that never changes has no spread to rescale
+    scale = torch.where(still, 1.0, target_spread / spread.masked_fill(still, 1.0))
+    weight, bias = node.arguments["weight"].name, node.arguments["bias"].name
+    shaped = scale.reshape(-1, *[1] * (state[weight].ndim - 1))
+    state[weight] = (state[weight] * shaped).to(state[weight].dtype)
+    state[bias] = ((state[bias] - mean) * scale + target_mean).to(state[bias].dtype)
