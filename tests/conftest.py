@@ -7,6 +7,23 @@ from torch import Tensor, nn
 from fastcomb.models import MLP
 
 
+@pytest.fixture(scope="session")
+def vision():
+    """torchvision.models; from the package index it needs its compiled operators declared."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in (
+        "nms(Tensor a, Tensor b, float c) -> Tensor",
+        "qnms(Tensor a, Tensor b, float c) -> Tensor",
+    ):
+        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
+            library.define(schema)
+    pytest.importorskip("torchvision", exc_type=ImportError)
+    import torchvision.models
+
+    yield torchvision.models
+    del library
+
+
 @pytest.fixture
 def pair() -> tuple[nn.Module, nn.Module]:
     """Two MLPs of odd widths, from different seeds."""

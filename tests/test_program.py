@@ -150,18 +150,9 @@ def test_what_cannot_be_captured_is_one_clear_error():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
-def test_torchvision_models(name):
-    """torchvision from the package index needs its compiled operators declared beside a CPU torch."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in (
-        "nms(Tensor a, Tensor b, float c) -> Tensor",
-        "qnms(Tensor a, Tensor b, float c) -> Tensor",
-    ):
-        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
-            library.define(schema)
-    torchvision = pytest.importorskip("torchvision", exc_type=ImportError)
+def test_torchvision_models(name, vision):
     torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None).eval()
+    model = getattr(vision, name)(weights=None).eval()
     program = fc.capture(model, torch.randn(2, 3, 64, 64))
     assert program.unknown == ()
     x = torch.randn(3, 3, 64, 64)

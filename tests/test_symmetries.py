@@ -1,0 +1,244 @@
+"""Permutation symmetries: those derived by hand are found, and every one preserves the function."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from torch import nn
+from torch.func import functional_call
+
+import fastcomb as fc
+from fastcomb.models import MLP, ViT
+from fastcomb.rebasin import symmetries
+from tests.networks import FAMILIES, MAKERS, VIT, inputs, randomise, randomised, shuffled
+
+#: Of the outputs' size; float64 rounds at 1e-16, and sums in another order gather some hundred of these.
+CLOSE = 1e-11
+
+
+def check(model, x, least=1):
+    """Random permutations of all groups move weights and keep the function; returns the symmetries."""
+    model, x = randomise(model.double(), 0), x.double() if x.is_floating_point() else x
+    groups = symmetries(fc.capture(model, x))
+    assert len(groups.groups) >= least, str(groups)
+    for number, group in enumerate(groups.groups):
+        assert group.size > 1
+        assert group.members, number
+    with torch.no_grad():
+        before = model(x)
+        state = groups.permute(model.state_dict(), groups.random(1))
+        moved = sum(not torch.equal(state[n], t) for n, t in model.state_dict().items())
+        after = functional_call(model, state, (x,))
+    assert moved >= len(groups.groups) / 4
+    assert (before - after).abs().max() <= CLOSE * before.abs().max()
+    return groups
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_groups_are_those_derived_by_hand(name):
+    make, sizes = FAMILIES[name]
+    assert [group.size for group in symmetries(fc.capture(make())).groups] == sizes
+
+
+def test_attention_heads_and_the_features_inside_them():
+    groups = symmetries(fc.capture(ViT()))
+    assert [group.size for group in groups.groups] == VIT
+    heads = groups.groups[1]
+    assert heads.families == ((2, 3, 4, 5), (6, 7, 8, 9))
+    queries = {(m.name, tuple(m.index.shape)) for m in groups.groups[2].members}
+    assert queries == {(f"encoder.layers.0.self_attn.in_proj_{part}", (8, 2)) for part in ("weight", "bias")}
+    assert "inside them groups 2-9" in str(groups)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_permuting_the_groups_preserves_the_function(name):
+    check(MAKERS[name](), inputs(MAKERS[name]()))
+
+
+# sizes derived by hand: the residual streams of four stages and the inner convolutions of their blocks
+RESNET18 = [64] * 3 + [128] * 3 + [256] * 3 + [512] * 3
+RESNET50 = [64] * 7 + [256] + [128] * 8 + [512] + [256] * 12 + [1024] + [512] * 6 + [2048]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "side"),
+    [
+        ("resnet18", {}, 64),
+        ("resnet50", {}, 64),
+        ("mobilenet_v3_small", {}, 64),
+        ("densenet121", {}, 64),
+        ("convnext_tiny", {}, 64),
+        ("vit_b_16", {"image_size": 32}, 32),
+        ("resnext50_32x4d", {}, 64),
+        ("shufflenet_v2_x0_5", {}, 64),
+        ("vgg11_bn", {}, 32),
+    ],
+)
+def test_torchvision_models(name, options, side, vision):
+    torch.manual_seed(0)
+    model = getattr(vision, name)(weights=None, **options)
+    groups = check(model, torch.randn(2, 3, side, side), least=8)
+    sizes = sorted(group.size for group in groups.groups)
+    if name in ("resnet18", "resnet50"):
+        assert sizes == sorted(RESNET18 if name == "resnet18" else RESNET50)
+    elif name == "vgg11_bn":
+        assert sizes == sorted([64, 128, 256, 256, 512, 512, 512, 512, 4096, 4096])
+    elif name == "vit_b_16":  # residual stream; per layer heads, features of both kinds in each, hidden units
+        assert sizes == sorted([768, *([12] + [64] * 24 + [3072]) * 12])
+
+
+class Block(nn.Module):
+    """A network made of a body between two layers, on images."""
+
+    def __init__(self, body, channels=(8, 8)):
+        super().__init__()
+        self.first = nn.Conv2d(3, channels[0], 3, padding=1)
+        self.body = body
+        self.last = nn.Linear(channels[1], 4)
+
+    def forward(self, x):
+        return self.last(self.body(torch.relu(self.first(x))).mean((2, 3)))
+
+
+class Function(nn.Module):
+    def __init__(self, function, *modules):
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x, *self.parts)
+
+
+def conv(i, o, **options):
+    return nn.Conv2d(i, o, 3, padding=1, **options)
+
+
+def shuffle(x, *parts):
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+# body → sizes of the groups, derived by hand
+BODIES = {
+    "depthwise": (conv(8, 8, groups=8), (8, 8), [8]),
+    "depthwise with two outputs each": (conv(8, 16, groups=8), (8, 16), [8, *[2] * 8]),
+    # two groups change places; in each, 4 inputs and 6 outputs of any order
+    "grouped": (conv(8, 12, groups=2), (8, 12), [2, 4, 4, 6, 6]),
+    "group norm": (nn.GroupNorm(2, 8), (8, 8), [2, 4, 4]),
+    "group norm of one group": (nn.GroupNorm(1, 8), (8, 8), [8]),
+    "instance norm": (nn.InstanceNorm2d(8, affine=True), (8, 8), [8]),
+    "prelu": (nn.PReLU(8), (8, 8), [8]),
+    "concatenation": (
+        Function(lambda x, a, b: torch.cat([a(x), x, b(x)], 1), conv(8, 5), conv(8, 6)),
+        (8, 19),
+        [8, 5, 6],
+    ),
+    "gated halves": (Function(lambda x, a: F.glu(a(x), 1), conv(8, 12)), (8, 6), [8, 6]),
+    "halves treated unlike": (
+        Function(lambda x, a: torch.cat([f(p) for f, p in zip((torch.sin, torch.cos), a(x).chunk(2, 1), strict=True)], 1), conv(8, 12)),
+        (8, 12),
+        [8, 6, 6],
+    ),
+    "channel shuffle": (Function(shuffle), (8, 8), [8]),
+    "squeeze and excitation": (
+        Function(
+            lambda x, a, b: x * torch.sigmoid(b(torch.relu(a(F.adaptive_avg_pool2d(x, 1))))),
+            nn.Conv2d(8, 4, 1),
+            nn.Conv2d(4, 8, 1),
+        ),
+        (8, 8),
+        [8, 4],
+    ),
+    "residual": (Function(lambda x, a, b: x + b(torch.relu(a(x))), conv(8, 5), conv(5, 8)), (8, 8), [8, 5]),
+    "the same convolution twice": (Function(lambda x, a: a(torch.relu(a(x))), conv(8, 8)), (8, 8), [8]),
+    "transposed convolution": (nn.ConvTranspose2d(8, 6, 2, 2), (8, 6), [8, 6]),
+    "sorted channels": (Function(lambda x: x.cumsum(1)), (8, 8), []),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_operations(name):
+    body, channels, sizes = BODIES[name]
+    groups = check(Block(body, channels), torch.randn(2, 3, 8, 8), least=len(sizes))
+    assert sorted(group.size for group in groups.groups) == sorted(sizes)
+
+
+def test_what_is_not_understood_is_pinned_and_named():
+    class Summed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.three(torch.relu(self.two(torch.cumsum(self.one(x), 1))))
+
+    groups = symmetries(fc.capture(Summed()))
+    assert [g.size for g in groups.groups] == [5]
+    assert "one.weight[0]" in str(groups)
+    assert "aten.cumsum" in groups.pinned["one.weight", 0]
+    assert groups.pinned["one.weight", 1] == "input of the network"
+    assert groups.pinned["three.weight", 0] == "output of the network"
+
+
+def test_language_models_embeddings_tied_heads_and_hand_written_attention():
+    class Language(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(11, 12)
+            self.places = nn.Parameter(torch.randn(6, 12))
+            self.norm = nn.LayerNorm(12)
+            self.qkv = nn.Linear(12, 36)
+            self.out = nn.Linear(12, 12)
+            self.up, self.down = nn.Linear(12, 20), nn.Linear(20, 12)
+            self.head = nn.Linear(12, 11)
+            self.head.weight = self.embed.weight
+
+        def forward(self, tokens):
+            x = self.embed(tokens) + self.places
+            n, t, e = x.shape
+            q, k, v = self.qkv(self.norm(x)).view(n, t, 3, 4, 3).permute(2, 0, 3, 1, 4).unbind(0)
+            weights = (q @ k.transpose(-2, -1) / 3**0.5).softmax(-1)
+            x = x + self.out((weights @ v).transpose(1, 2).reshape(n, t, e))
+            return self.head(x + self.down(F.silu(self.up(x))))
+
+    tokens = torch.randint(0, 11, (3, 6), generator=torch.Generator().manual_seed(0))
+    groups = check(Language(), tokens)
+    # residual stream, 4 heads, 3 features of queries and keys and 3 of values in each, hidden units
+    assert sorted(g.size for g in groups.groups) == sorted([12, 4, *[3] * 8, 20])
+    stream = next(g for g in groups.groups if g.size == 12)
+    assert ("embed.weight", 1) in {(m.name, m.dim) for m in stream.members}
+    assert groups.pinned["embed.weight", 0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 2**31))
+def test_matchings_compose_and_invert(first, second):
+    model = randomised(lambda: ViT(dim=16, depth=1), 0)
+    groups = symmetries(fc.capture(model, torch.randn(2, 3, 32, 32)))
+    one, other = groups.random(first), groups.random(second)
+    state = model.state_dict()
+    both = groups.permute(groups.permute(state, one), other)
+    together = groups.permute(state, groups.compose(one, other))
+    back = groups.permute(groups.permute(state, one), groups.inverse(one))
+    for name, tensor in state.items():
+        assert torch.equal(both[name], together[name])
+        assert torch.equal(back[name], tensor)
+
+
+def test_mixing_with_a_permutation_matrix_is_permuting():
+    model = randomised(lambda: ViT(dim=16, depth=1), 0)
+    permuted, groups, planted = shuffled(model, 3)
+    matrices = [torch.eye(len(p))[p] for p in planted]
+    mixed = groups.mix(model.state_dict(), matrices)
+    assert all(torch.equal(permuted[name], mixed[name]) for name in permuted)
+
+
+def test_matchings_are_checked():
+    model = MLP((4, 6, 5, 2))
+    groups = symmetries(fc.capture(model))
+    with pytest.raises(ValueError, match="1 permutations for 2 groups"):
+        groups.permute(model.state_dict(), [torch.arange(6)])
+    with pytest.raises(ValueError, match="entry 1 is no permutation of 5 units"):
+        groups.permute(model.state_dict(), [torch.arange(6), torch.zeros(5, dtype=torch.long)])
