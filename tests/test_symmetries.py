@@ -11,7 +11,7 @@ from torch.func import functional_call
 import fastcomb as fc
 from fastcomb.models import MLP, ViT
 from fastcomb.rebasin import symmetries
-from tests.networks import FAMILIES, MAKERS, VIT, inputs, randomise, randomised, shuffled
+from tests.networks import FAMILIES, MAKERS, VIT, inputs, randomise, randomised
 
 #: Of the outputs' size; float64 rounds at 1e-16, and sums in another order gather some hundred of these.
 CLOSE = 1e-11
@@ -72,7 +72,6 @@ RESNET50 = [64] * 7 + [256] + [128] * 8 + [512] + [256] * 12 + [1024] + [512] * 
         ("vit_b_16", {"image_size": 32}, 32),
         ("resnext50_32x4d", {}, 64),
         ("shufflenet_v2_x0_5", {}, 64),
-        ("vgg11_bn", {}, 32),
     ],
 )
 def test_torchvision_models(name, options, side, vision):
@@ -82,8 +81,6 @@ def test_torchvision_models(name, options, side, vision):
     sizes = sorted(group.size for group in groups.groups)
     if name in ("resnet18", "resnet50"):
         assert sizes == sorted(RESNET18 if name == "resnet18" else RESNET50)
-    elif name == "vgg11_bn":
-        assert sizes == sorted([64, 128, 256, 256, 512, 512, 512, 512, 4096, 4096])
     elif name == "vit_b_16":  # residual stream; per layer heads, features of both kinds in each, hidden units
         assert sizes == sorted([768, *([12] + [64] * 24 + [3072]) * 12])
 
@@ -137,7 +134,7 @@ BODIES = {
     ),
     "gated halves": (Function(lambda x, a: F.glu(a(x), 1), conv(8, 12)), (8, 6), [8, 6]),
     "halves treated unlike": (
-        Function(lambda x, a: torch.cat([f(p) for f, p in zip((torch.sin, torch.cos), a(x).chunk(2, 1), strict=True)], 1), conv(8, 12)),
+        Function(lambda x, a: torch.cat([a(x)[:, :6].sin(), a(x)[:, 6:].cos()], 1), conv(8, 12)),
         (8, 12),
         [8, 6, 6],
     ),
@@ -204,19 +201,27 @@ def test_language_models_embeddings_tied_heads_and_hand_written_attention():
             return self.head(x + self.down(F.silu(self.up(x))))
 
     tokens = torch.randint(0, 11, (3, 6), generator=torch.Generator().manual_seed(0))
-    groups = check(Language(), tokens)
+    model = Language()
+    groups = check(model, tokens)
     # residual stream, 4 heads, 3 features of queries and keys and 3 of values in each, hidden units
     assert sorted(g.size for g in groups.groups) == sorted([12, 4, *[3] * 8, 20])
     stream = next(g for g in groups.groups if g.size == 12)
     assert ("embed.weight", 1) in {(m.name, m.dim) for m in stream.members}
     assert groups.pinned["embed.weight", 0]
+    permuted = groups.permute(model.state_dict(), groups.random(2))
+    assert torch.equal(permuted["embed.weight"], permuted["head.weight"])
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**31), st.integers(0, 2**31))
-def test_matchings_compose_and_invert(first, second):
+@pytest.fixture(scope="module")
+def attention():
     model = randomised(lambda: ViT(dim=16, depth=1), 0)
-    groups = symmetries(fc.capture(model, torch.randn(2, 3, 32, 32)))
+    return model, symmetries(fc.capture(model, torch.randn(2, 3, 32, 32)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(first=st.integers(0, 2**31), second=st.integers(0, 2**31))
+def test_matchings_compose_and_invert(attention, first, second):
+    model, groups = attention
     one, other = groups.random(first), groups.random(second)
     state = model.state_dict()
     both = groups.permute(groups.permute(state, one), other)
@@ -227,9 +232,10 @@ def test_matchings_compose_and_invert(first, second):
         assert torch.equal(back[name], tensor)
 
 
-def test_mixing_with_a_permutation_matrix_is_permuting():
-    model = randomised(lambda: ViT(dim=16, depth=1), 0)
-    permuted, groups, planted = shuffled(model, 3)
+def test_mixing_with_a_permutation_matrix_is_permuting(attention):
+    model, groups = attention
+    planted = groups.random(3)
+    permuted = groups.permute(model.state_dict(), planted)
     matrices = [torch.eye(len(p))[p] for p in planted]
     mixed = groups.mix(model.state_dict(), matrices)
     assert all(torch.equal(permuted[name], mixed[name]) for name in permuted)

@@ -182,7 +182,7 @@ def _machine(weight: Pair, bias: Pair | None, law: _Law, x: Tensor) -> Machine:
 def _linear_program(bias: bool) -> Program:
     weights = {"weight": Weight("weight", "parameter"), "bias": Weight("bias", "parameter") if bias else None}
     node = Node("y", "linear", torch.ops.aten.linear.default, {"input": Value("x"), **weights}, (), "", "")
-    return Program({"x": ()}, (node,), Value("y"), {}, {})
+    return Program({"x": ()}, (node,), Value("y"), {}, {}, {})
 
 
 @mixed_linear.register_fake

@@ -92,7 +92,8 @@ def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
     output = tree_unflatten(list(results)[-spec.num_leaves :], spec)
     tensors = dict(module.named_parameters()) | dict(module.named_buffers()) | constants
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return Program(inputs, tuple(nodes), output, shapes, constants)
+    aliases = {name: one for name, one in names.items() if name != one}
+    return Program(inputs, tuple(nodes), output, shapes, constants, aliases)
 
 
 def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols) -> Node:

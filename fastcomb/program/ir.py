@@ -82,6 +82,7 @@ class Program:
         output: the result, a tree of :class:`Value` (usually just one).
         shapes: shape of every weight by name.
         constants: values of the tensors made in ``forward``, by name.
+        aliases: further names of tied parameters → the first, under which they appear in the nodes.
     """
 
     inputs: Mapping[str, tuple[Dimension, ...]]
@@ -89,6 +90,7 @@ class Program:
     output: Any
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Tensor] = field(repr=False)
+    aliases: Mapping[str, str]
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

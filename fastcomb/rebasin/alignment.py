@@ -78,6 +78,7 @@ class Alignment:
             "objective": self.objective,
             "groups": groups,
             "pinned": pinned,
+            "aliases": dict(self.symmetries.aliases),
         }
         # cloned: safetensors refuses tensors that share memory, as tied weights do
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -125,7 +126,7 @@ def load(path: str | Path, model: nn.Module) -> Alignment:
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from error
     permutations = [tensors[f"permutation/{i}"] for i in range(len(groups))]
-    symmetries = Symmetries(tuple(groups), pinned)
+    symmetries = Symmetries(tuple(groups), pinned, record["aliases"])
     return Alignment(
         permutations, state, aligned, record["objective"], symmetries, record["method"], record["options"]
     )

@@ -24,6 +24,8 @@ def in_batches(data: Any) -> tuple[tuple[Tensor, Tensor | None], ...]:
         parts = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in data]
         if not 1 <= len(parts) <= 2 or not all(isinstance(part, Tensor) for part in parts):
             raise TypeError("data must be inputs, (x, y), a Dataset or a DataLoader")
+        if len({len(part) for part in parts}) > 1:
+            raise ValueError(f"data has {len(parts[0])} inputs and {len(parts[1])} targets")
         found: list[Any] = list(zip(*(part.split(_BATCH) for part in parts), strict=True))
     elif isinstance(data, DataLoader):
         found = list(data)
@@ -38,6 +40,8 @@ def in_batches(data: Any) -> tuple[tuple[Tensor, Tensor | None], ...]:
         )
         if not isinstance(x, Tensor):
             raise TypeError(f"a batch of data holds a {type(x).__name__}, not a tensor of inputs")
+        if x.is_floating_point() and not torch.isfinite(x).all():
+            raise ValueError("data has inputs that are NaN or infinite")
         batches.append((x.cpu(), None if y is None else y.cpu()))
     if not batches or not len(batches[0][0]):
         raise ValueError("data is empty; at least one sample is needed")

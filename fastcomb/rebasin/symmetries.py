@@ -139,10 +139,12 @@ class Symmetries:
         groups: in order of execution.
         pinned: (tensor, dimension) that cannot be permuted → why; inputs and outputs of the network and
             what unsupported operations touch.
+        aliases: further names of tied parameters → the name that members have.
     """
 
     groups: tuple[Group, ...]
     pinned: Mapping[tuple[str, int], str] = field(repr=False)
+    aliases: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def identity(self) -> Matching:
         """The matching that changes nothing."""
@@ -168,7 +170,7 @@ class Symmetries:
                 for member in group.members:
                     if member.name in permuted:
                         permuted[member.name] = member.permute(permuted[member.name], permutation)
-        return permuted
+        return self._tied(permuted)
 
     def mix(self, state: Mapping[str, Tensor], weights: Sequence[Tensor]) -> dict[str, Tensor]:
         """As :meth:`permute`, with a matrix [units, units] per group: row j says what unit j is made of."""
@@ -177,7 +179,7 @@ class Symmetries:
             for member in group.members:
                 if member.name in mixed:
                     mixed[member.name] = member.mix(mixed[member.name], matrix)
-        return mixed
+        return self._tied(mixed)
 
     def compose(self, first: Sequence[Tensor], then: Sequence[Tensor]) -> Matching:
         """The matching that acts as ``first`` followed by ``then``."""
@@ -193,6 +195,10 @@ class Symmetries:
         for number in reversed(range(len(self.groups))):  # inner groups first, then their order
             self._carry(self.groups[number], result[number], result)
         return result
+
+    def _tied(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        aliases = [pair for pair in self.aliases.items() if state.keys() >= set(pair)]
+        return state | {alias: state[name] for alias, name in aliases}
 
     def _carry(self, group: Group, step: Tensor, matching: Matching) -> None:
         """What lies inside units moves with them."""
@@ -234,7 +240,7 @@ class Symmetries:
 def symmetries(program: Program) -> Symmetries:
     """Read the permutation groups off a Program."""
     found, pinned = Reader(program, RULES).read()
-    return Symmetries(tuple(_group(one, found) for one in found), pinned)
+    return Symmetries(tuple(_group(one, found) for one in found), pinned, program.aliases)
 
 
 def _group(found: Found, others: list[Found]) -> Group:
