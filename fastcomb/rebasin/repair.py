@@ -120,17 +120,23 @@ def _correct(
     targets: Mapping[str, tuple[Tensor, Tensor]],
     norms: set[str],
 ) -> None:
-    """Walk the network once, correcting each layer on what the corrected ones before it yield."""
+    """Walk the network once, correcting each layer on what the corrected ones before it yield.
+
+    Norms normalise by the batch's own statistics, of which the unbiased variance is kept, as in training.
+    """
     values: dict[str, Any] = dict(zip(program.inputs, (x,), strict=True))
+    kept: dict[str, Tensor] = {}
     for node in program:
         if node.name in targets:
             _rescale(node, state, program.apply(node, state, values), *targets[node.name])
         if node.name in norms:
             rows = values[node.arguments["input"].name].movedim(1, 0).flatten(1).double()
-            for name, statistic in (("running_mean", rows.mean(1)), ("running_var", rows.var(1))):
-                buffer = node.arguments[name].name
-                state[buffer] = statistic.to(state[buffer].dtype)
+            mean, variance = (node.arguments[name].name for name in ("running_mean", "running_var"))
+            state[mean] = rows.mean(1).to(state[mean].dtype)
+            kept[variance] = rows.var(1).to(state[variance].dtype)
+            state[variance] = rows.var(1, correction=0).to(state[variance].dtype)
         values[node.name] = program.apply(node, state, values)
+    state |= kept
 
 
 def _rescale(
