@@ -117,6 +117,28 @@ def shuffle(x, *parts):
     return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
+def windows(x, *parts):
+    """Seen as windows of 4 pixels and as grids of 4, and back."""
+    n, c, h, w = x.shape
+    x = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 1, 2, 4, 3, 5).reshape(n, c, -1, 4)
+    return x.reshape(n, c, 4, -1).swapaxes(2, 3).reshape(n, c, h, w)
+
+
+def overwritten(x, a):
+    """Half of the channels written over in place, through a view."""
+    out = a(x) * 1
+    out[:, :6] = out[:, :6].sin()
+    out[:, 0].mul_(2)
+    return out
+
+
+def einsums(x, a):
+    """Attention over pixels, two heads of three features, written out."""
+    q, k, v = a(x).flatten(2).reshape(len(x), 3, 2, 3, -1).unbind(1)
+    scores = torch.einsum("nhfi,nhfj->nhij", q, k).softmax(-1)
+    return torch.einsum("nhij,nhfj->nhfi", scores, v).flatten(1, 2)[..., None]
+
+
 # body → sizes of the groups, derived by hand
 BODIES = {
     "depthwise": (conv(8, 8, groups=8), (8, 8), [8]),
@@ -151,6 +173,10 @@ BODIES = {
     "residual": (Function(lambda x, a, b: x + b(torch.relu(a(x))), conv(8, 5), conv(5, 8)), (8, 8), [8, 5]),
     "the same convolution twice": (Function(lambda x, a: a(torch.relu(a(x))), conv(8, 8)), (8, 8), [8]),
     "transposed convolution": (nn.ConvTranspose2d(8, 6, 2, 2), (8, 6), [8, 6]),
+    "windows": (Function(windows), (8, 8), [8]),
+    # of the six that are written over one is changed once more, alone
+    "written through views": (Function(overwritten, conv(8, 12)), (8, 12), [8, 5, 6]),
+    "einsum": (Function(einsums, conv(8, 18)), (8, 6), [8, 2, *[3] * 4]),
     "sorted channels": (Function(lambda x: x.cumsum(1)), (8, 8), []),
 }
 

@@ -16,7 +16,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from fastcomb.program.example import example_inputs
-from fastcomb.program.ir import UNKNOWN, Dimension, Node, Program, Value, Weight
+from fastcomb.program.ir import Dimension, Node, Program, Value, Weight
 from fastcomb.program.ops import canonical
 
 
@@ -48,6 +48,8 @@ def capture(model: nn.Module, *inputs: Tensor) -> Program:
         with _quiet_export(), torch.no_grad():
             shapes = (dims,) if _variadic(module) else dims
             exported = torch.export.export(module, tuple(x.clone() for x in inputs), dynamic_shapes=shapes)
+            if any(_writes(fx.target) and not _owned(fx.args[0]) for fx in exported.graph.nodes):
+                exported = exported.run_decompositions({})  # writes through views become values
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CaptureError(
@@ -98,8 +100,6 @@ def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
 
 def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols) -> Node:
     op = canonical(fx.target)
-    if _writes(fx.target) and not _owned(fx.args[0]):
-        op = UNKNOWN  # writes through a view or into a weight: renaming one value cannot express it
     arguments = tree_map(lambda leaf: refs[leaf] if isinstance(leaf, torch.fx.Node) else leaf, _arguments(fx))
     value = fx.meta.get("val")
     stack = list((fx.meta.get("nn_module_stack") or {"": ("", "")}).values())

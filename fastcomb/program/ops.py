@@ -22,6 +22,8 @@ _KNOWN = {name: name for name in _SAME_NAME} | {
     "view": "reshape",
     "_unsafe_view": "reshape",
     "t": "transpose",
+    "swapaxes": "transpose",
+    "swapdims": "transpose",
     "contiguous": "identity",
     "clone": "identity",
     "alias": "identity",

@@ -141,7 +141,13 @@ def reshape(axes: Axes, shape: Sequence[Dimension]) -> Axes:
     Raises:
         ViewError: sizes that do not divide each other.
     """
-    flat: Axes = (tuple(factor for axis in axes for factor in axis),)
+    row: list[Factor] = []
+    for factor in (factor for axis in axes for factor in axis):
+        if row and factor.block is None and row[-1].block is None:
+            row[-1] = Factor(times((row[-1].size, factor.size)))  # plain neighbours can be cut anywhere
+        else:
+            row.append(factor)
+    flat: Axes = (tuple(row),)
     cuts = [0]
     for dimension in shape:
         size, end = size_of(dimension), cuts[-1]

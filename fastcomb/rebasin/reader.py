@@ -228,6 +228,15 @@ class Reader:
             left = replace(left, block, new, {d: i for i, d in enumerate(keep)})
         return left
 
+    def whole(self, axes: Axes) -> Axes:
+        """Blocks of which some dimensions are not in the value stand for their carriers."""
+        for block in blocks(axes):
+            dims = sorted({f.dim for axis in axes for f in axis if f.block is block})
+            if len(dims) < block.ids.ndim:
+                carriers = Block(self.carriers(block, dims, False))
+                axes = replace(axes, block, carriers, {d: i for i, d in enumerate(dims)})
+        return axes
+
     def flat(self, axes: Axes, dim: int) -> Ids | None:
         """Atoms of an axis in order, None where it is plain."""
         axis = axes[dim]

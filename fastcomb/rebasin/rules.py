@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from torch.utils._pytree import tree_leaves
 
 from fastcomb.program import Node, Weight
 from fastcomb.program.ir import Dimension
+from fastcomb.rebasin import views
 from fastcomb.rebasin.axes import (
     Axes,
     Axis,
-    Block,
-    Factor,
-    ViewError,
     blocks,
     is_plain,
     plain,
-    replace,
-    reshape,
-    size_of,
 )
 from fastcomb.rebasin.reader import Reader, Result, Rule
 
@@ -137,17 +132,7 @@ def _broadcast(
         for d in range(1, len(sizes) + 1):
             if sizes[-d] != 1 and is_plain(out[-d]) and not is_plain(axes[-d]):
                 out[-d] = axes[-d]
-    return _whole(reader, tuple(out))
-
-
-def _whole(reader: Reader, axes: Axes) -> Axes:
-    """Blocks of which some dimensions are not in the value stand for their carriers."""
-    for block in blocks(axes):
-        dims = sorted({f.dim for axis in axes for f in axis if f.block is block})
-        if len(dims) < block.ids.ndim:
-            carriers = Block(reader.carriers(block, dims, False))
-            axes = replace(axes, block, carriers, {d: i for i, d in enumerate(dims)})
-    return axes
+    return reader.whole(tuple(out))
 
 
 def _reduce(reader: Reader, node: Node) -> Result:
@@ -191,203 +176,53 @@ def _attention(reader: Reader, node: Node) -> Result:
 
 
 def _matmul(reader: Reader, node: Node) -> Result:
-    names = list(node.arguments)
-    one, other = (reader.of(node, name) for name in names[:2])
-    a, b = (reader.shape(node.arguments[name]) for name in names[:2])
-    if min(len(a), len(b)) < 2:
+    names = list(node.arguments)[:2]
+    ranks = [len(reader.shape(node.arguments[name])) for name in names]
+    if min(ranks) < 2:
         return None
-    batch = [(len(a) - d, len(b) - d) for d in range(3, min(len(a), len(b)) + 1) if 1 not in (a[-d], b[-d])]
-    reader.meet(one, other, [*batch, (len(a) - 1, len(b) - 2)])
-    one, other = reader.contract(one, [-1]), reader.contract(other, [-2])
-    lead: list[Axis] = list(plain(node.shape[:-2]))
-    operands = [(one, a), (other, b)]
-    if not is_plain(other[-1]):
-        operands.reverse()  # batch dimensions come from the operand whose entries remain
-    for axes, sizes in operands:
-        for d in range(3, len(sizes) + 1):
-            if sizes[-d] != 1 and is_plain(lead[2 - d]):
-                lead[2 - d] = axes[-d]
-    return _whole(reader, (*lead, one[-2], other[-1]))
+    batch = "".join(chr(ord("a") + d) for d in range(max(ranks) - 2))
+    labels = [batch[len(batch) + 2 - rank :] + own for rank, own in zip(ranks, ("XY", "YZ"), strict=True)]
+    return _contraction(reader, node, [node.arguments[name] for name in names], labels, batch + "XZ")
 
 
-def _permute(reader: Reader, node: Node) -> Result:
-    source = reader.first(node)
-    return tuple(source[d] for d in node.arguments["dims"])
-
-
-def _transpose(reader: Reader, node: Node) -> Result:
-    out = list(reader.first(node))
-    if len(out) > 1:
-        one, other = node.arguments.get("dim0", 0), node.arguments.get("dim1", -1)
-        out[one], out[other] = out[other], out[one]
-    return tuple(out)
-
-
-def _reshape(reader: Reader, node: Node) -> Result:
-    return reshape(reader.first(node), node.shape)
-
-
-def _unsqueeze(reader: Reader, node: Node) -> Result:
-    out = list(reader.first(node))
-    out.insert(node.arguments["dim"] % (len(out) + 1), ())
-    return tuple(out)
-
-
-def _expand(reader: Reader, node: Node) -> Result:
-    source, shape = reader.first(node), reader.shape(next(iter(node.arguments.values())))
-    extra = len(node.shape) - len(source)
-    return tuple(
-        plain([size])[0] if d < extra or shape[d - extra] == 1 else source[d - extra]
-        for d, size in enumerate(node.shape)
-    )
-
-
-def _take(reader: Reader, axes: Axes, dim: int, which: Any, size: Dimension | None, tag: str) -> Axes:
-    """Entries of one axis: a slice, or a number, which removes the axis (size None)."""
-    if size == 1:
-        axes = _take(reader, axes, dim, which.start or 0, None, tag)
-        return (*axes[:dim], (), *axes[dim:])
-    others = axes[:dim] + axes[dim + 1 :]
-    if is_plain(axes[dim]):
-        return others if size is None else (*axes[:dim], plain([size])[0], *axes[dim + 1 :])
-    if len(axes[dim]) != 1:
-        ids = reader.flat(axes, dim)
-        if ids is None or {id(b) for b in blocks(axes[dim : dim + 1])} & {id(b) for b in blocks(others)}:
-            raise ViewError
-        axes = (*axes[:dim], (Factor((len(ids), ()), Block(ids)),), *axes[dim + 1 :])
-    ((_, block, k),) = axes[dim]
-    assert block is not None
-    ids = block.ids[(slice(None),) * k + (which,)]
-    if ids.size < block.ids.size:
-        reader.atoms.mark(ids, tag)
-    if size is not None:
-        new = Block(ids)
-        taken = replace(axes, block, new, {d: d for d in range(ids.ndim)})
-        return (*taken[:dim], (Factor(size_of(size), new, k),), *taken[dim + 1 :])
-    if not ids.ndim:
-        reader.atoms.pin(ids, "taken out one by one")
-    left = {d: d - (d > k) for d in range(block.ids.ndim) if d != k}
-    return replace(others, block, Block(ids) if left else None, left)
-
-
-def _select(reader: Reader, node: Node) -> Result:
-    source = reader.first(node)
-    dim, index = node.arguments["dim"] % len(source), node.arguments["index"]
-    if not isinstance(index, int):
+def _einsum(reader: Reader, node: Node) -> Result:
+    terms, _, result = node.arguments["equation"].replace(" ", "").partition("->")
+    labels = terms.split(",")
+    if not result or any("." in term or len(set(term)) < len(term) for term in labels):
         return None
-    return _take(reader, source, dim, index, None, f"{_origin(node)} select {index}")
+    return _contraction(reader, node, node.arguments["tensors"], labels, result)
 
 
-def _slice(reader: Reader, node: Node) -> Result:
-    source = reader.first(node)
-    dim = node.arguments["dim"] % len(source)
-    low, high, step = (node.arguments[name] for name in ("start", "end", "step"))
-    if is_plain(source[dim]):
-        return (*source[:dim], plain([node.shape[dim]])[0], *source[dim + 1 :])
-    if not all(part is None or isinstance(part, int) for part in (low, high, step)):
+def _contraction(
+    reader: Reader, node: Node, leaves: Sequence[object], labels: Sequence[str], result: str
+) -> Result:
+    """A sum of products of tensors whose axes are labelled, over the labels that the result lacks."""
+    known = [reader.axes(leaf) for leaf in leaves]
+    operands = [axes for axes in known if axes is not None]
+    if len(operands) < len(known):
         return None
-    tag = f"{_origin(node)} slice {low}:{high}:{step}"
-    return _take(reader, source, dim, slice(low, high, step), node.shape[dim], tag)
+    sizes = [reader.shape(leaf) for leaf in leaves]
+    for (i, one), (j, other) in itertools.combinations(enumerate(labels), 2):
+        shared = [(one.index(label), other.index(label)) for label in one if label in other]
+        meeting = [(a, b) for a, b in shared if 1 not in (sizes[i][a], sizes[j][b])]
+        reader.meet(operands[i], operands[j], meeting)
+    out = list(plain(node.shape))
+    closest = [-1] * len(result)
+    for axes, term in zip(operands, labels, strict=True):
+        left = reader.contract(axes, [d for d, label in enumerate(term) if label not in result])
+        own = [axis for axis, label in zip(left, term, strict=True) if "".join(labels).count(label) == 1]
+        for axis, label in zip(left, term, strict=True):
+            # a shared axis is the operand's whose own entries lie behind it: its blocks remain whole
+            behind = sum(block in blocks(own) for block in blocks((axis,)))
+            at = result.find(label)
+            if at >= 0 and not is_plain(axis) and behind > closest[at]:
+                out[at], closest[at] = axis, behind
+    return reader.whole(tuple(out))
 
 
-def _origin(node: Node) -> str:
-    return ",".join(node.values)
-
-
-def _pieces(reader: Reader, node: Node) -> Result:
-    """split, chunk, unbind."""
-    leaf = next(iter(node.arguments.values()))
-    source, shape = reader.first(node), reader.shape(leaf)
-    dim = node.arguments["dim"] % len(source)
-    total = shape[dim]
-    if not isinstance(total, int):
-        return None
-    if node.op == "unbind":
-        return [_take(reader, source, dim, i, None, f"{node.name} {i}") for i in range(total)]
-    if node.op == "chunk":
-        step = -(-total // node.arguments["chunks"])
-        sizes = [min(step, total - low) for low in range(0, total, step)]
-    else:
-        given = node.arguments.get("split_size", node.arguments.get("split_sizes"))
-        sizes = (
-            list(given)
-            if isinstance(given, (list, tuple))
-            else [min(given, total - low) for low in range(0, total, given)]
-        )
-    if not all(isinstance(size, int) for size in sizes):
-        return None
-    ends = [0, *itertools.accumulate(sizes)]
-    return [
-        _take(reader, source, dim, slice(low, high), high - low, f"{node.name} {low}:{high}")
-        for low, high in itertools.pairwise(ends)
-    ]
-
-
-def _item(reader: Reader, node: Node) -> Result:
-    leaf, index = list(node.arguments.values())[:2]
-    several = reader.several(leaf)
-    return several[index] if several is not None else None
-
-
-def _cat(reader: Reader, node: Node) -> Result:
-    leaves = node.arguments["tensors"]
-    values = [reader.axes(leaf) for leaf in leaves]
-    if any(axes is None for axes in values):
-        return None
-    known = [axes for axes in values if axes is not None]
-    dim = node.arguments["dim"] % len(node.shape)
-    others = [d for d in range(len(node.shape)) if d != dim]
-    for axes in known[1:]:
-        reader.meet(known[0], axes, [(d, d) for d in others])
-    if all(is_plain(axes[dim]) for axes in known):
-        out = list(next((axes for axes in known if not all(map(is_plain, axes))), known[0]))
-        out[dim] = plain([node.shape[dim]])[0]
-        return _whole(reader, tuple(out))
-    parts = []
-    for leaf, axes in zip(leaves, known, strict=True):
-        ids = reader.flat(axes, dim)
-        if ids is None:
-            size = reader.shape(leaf)[dim]
-            if not isinstance(size, int):
-                return None
-            ids = reader.atoms.new(size)
-            reader.atoms.pin(ids, "input of the network")
-        parts.append(ids)
-    joined = np.concatenate(parts)
-    axis = (Factor((len(joined), ()), Block(joined)),)
-    return _whole(reader, (*known[0][:dim], axis, *known[0][dim + 1 :]))
-
-
-def _stack(reader: Reader, node: Node) -> Result:
-    known = [reader.axes(leaf) for leaf in node.arguments["tensors"]]
-    first = known[0]
-    if first is None:
-        return None
-    for axes in known[1:]:
-        if axes is None:
-            return None
-        reader.meet(first, axes, [(d, d) for d in range(len(first))])
-    dim = node.arguments["dim"] % len(node.shape)
-    return (*first[:dim], plain([len(known)])[0], *first[dim:])
-
-
-def _pad(reader: Reader, node: Node) -> Result:
-    source, pad = reader.first(node), node.arguments["pad"]
-    padded = len(source) - len(pad) // 2
-    for d in range(len(source) - 1, padded - 1, -1):
-        at = 2 * (len(source) - 1 - d)
-        if any(pad[at : at + 2]) and not is_plain(source[d]):
-            return None
-    return tuple(
-        plain([size])[0] if is_plain(axis) else axis for axis, size in zip(source, node.shape, strict=True)
-    )
-
-
-def _turned(reader: Reader, node: Node) -> Result:
-    """roll and flip: along plain axes only."""
-    source = reader.first(node)
-    dims = node.arguments["dims"] or range(len(source))
-    return source if all(is_plain(source[d]) for d in dims) else None
+def _copy(reader: Reader, node: Node) -> Result:
+    leaf = node.arguments["src"]
+    return _broadcast(reader, [(reader.of(node, "src"), reader.shape(leaf))], node.shape)
 
 
 def _resized(reader: Reader, node: Node) -> Result:
@@ -428,8 +263,8 @@ def _glu(reader: Reader, node: Node) -> Result:
     half = node.shape[dim]
     if not isinstance(half, int):
         return None
-    values = _take(reader, source, dim, slice(0, half), half, f"{node.name} values")
-    gates = _take(reader, source, dim, slice(half, None), half, f"{node.name} gates")
+    values = views.take(reader, source, dim, slice(0, half), half, f"{node.name} values")
+    gates = views.take(reader, source, dim, slice(half, None), half, f"{node.name} gates")
     reader.meet(values, gates, [(d, d) for d in range(len(values))])
     return values
 
@@ -447,15 +282,19 @@ RULES: dict[str, Rule] = {
     "instance_norm": _batch_norm,
     "scaled_dot_product_attention": _attention,
     "pointwise": _pointwise,
-    "permute": _permute,
-    "transpose": _transpose,
-    "unsqueeze": _unsqueeze,
-    "expand": _expand,
-    "select": _select,
-    "slice": _slice,
-    "item": _item,
-    "cat": _cat,
-    "stack": _stack,
+    "einsum": _einsum,
+    "permute": views.permute,
+    "transpose": views.transpose,
+    "unsqueeze": views.unsqueeze,
+    "expand": views.expand,
+    "select": views.select,
+    "slice": views.slice_,
+    "slice_scatter": views.slice_scatter,
+    "select_scatter": views.select_scatter,
+    "copy": _copy,
+    "item": views.item,
+    "cat": views.cat,
+    "stack": views.stack,
     "embedding": _embedding,
     "index": _index,
     "prelu": _prelu,
@@ -463,16 +302,16 @@ RULES: dict[str, Rule] = {
 }
 for _names, _rule in {
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d": _conv,
-    "mean sum amax amin var std logsumexp": _reduce,
+    "mean sum amax amin var std logsumexp linalg_vector_norm": _reduce,
     "softmax log_softmax": _normalised,
     "matmul bmm mm": _matmul,
-    "flatten unflatten reshape squeeze": _reshape,
-    "split chunk unbind split_with_sizes": _pieces,
-    "pad constant_pad_nd": _pad,
-    "roll flip": _turned,
+    "flatten unflatten reshape squeeze": views.reshape,
+    "split chunk unbind split_with_sizes": views.pieces,
+    "pad constant_pad_nd": views.pad,
+    "roll flip": views.turned,
     "upsample_nearest2d upsample_bilinear2d upsample_nearest1d upsample_linear1d": _resized,
-    "dropout identity": _same,
-    "size size_arithmetic zeros ones full arange zeros_like ones_like new_zeros new_ones": _fresh,
+    "dropout identity zero fill zeros_like ones_like full_like": _same,
+    "size size_arithmetic zeros ones full arange new_zeros new_ones": _fresh,
     "relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu "
     "neg exp sqrt rsqrt pow abs add sub mul div": _pointwise,
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "

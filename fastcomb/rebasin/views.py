@@ -1,0 +1,244 @@
+"""Rules for operations that move, pick or join entries and compute nothing."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from fastcomb.program import Node
+from fastcomb.program.ir import Dimension
+from fastcomb.rebasin.atoms import Ids
+from fastcomb.rebasin.axes import (
+    Axes,
+    Block,
+    Factor,
+    ViewError,
+    blocks,
+    is_plain,
+    plain,
+    replace,
+    size_of,
+)
+from fastcomb.rebasin.axes import reshape as reshaped
+from fastcomb.rebasin.reader import Reader, Result
+
+
+def permute(reader: Reader, node: Node) -> Result:
+    source = reader.first(node)
+    return tuple(source[d] for d in node.arguments["dims"])
+
+
+def transpose(reader: Reader, node: Node) -> Result:
+    out = list(reader.first(node))
+    if len(out) > 1:
+        one, other = list(node.arguments.values())[1:] or (0, 1)
+        out[one], out[other] = out[other], out[one]
+    return tuple(out)
+
+
+def reshape(reader: Reader, node: Node) -> Result:
+    return reshaped(reader.first(node), node.shape)
+
+
+def unsqueeze(reader: Reader, node: Node) -> Result:
+    out = list(reader.first(node))
+    out.insert(node.arguments["dim"] % (len(out) + 1), ())
+    return tuple(out)
+
+
+def expand(reader: Reader, node: Node) -> Result:
+    source, shape = reader.first(node), reader.shape(next(iter(node.arguments.values())))
+    extra = len(node.shape) - len(source)
+    return tuple(
+        plain([size])[0] if d < extra or shape[d - extra] == 1 else source[d - extra]
+        for d, size in enumerate(node.shape)
+    )
+
+
+def take(reader: Reader, axes: Axes, dim: int, which: Any, size: Dimension | None, tag: str) -> Axes:
+    """Entries of one axis: a slice, or a number, which removes the axis (size None)."""
+    if size == 1:
+        axes = take(reader, axes, dim, which.start or 0, None, tag)
+        return (*axes[:dim], (), *axes[dim:])
+    others = axes[:dim] + axes[dim + 1 :]
+    if is_plain(axes[dim]):
+        return others if size is None else (*axes[:dim], plain([size])[0], *axes[dim + 1 :])
+    if len(axes[dim]) != 1:
+        ids = reader.flat(axes, dim)
+        if ids is None or {id(b) for b in blocks(axes[dim : dim + 1])} & {id(b) for b in blocks(others)}:
+            raise ViewError
+        axes = (*axes[:dim], (Factor((len(ids), ()), Block(ids)),), *axes[dim + 1 :])
+    ((_, block, k),) = axes[dim]
+    assert block is not None
+    ids = block.ids[(slice(None),) * k + (which,)]
+    if ids.size < block.ids.size:
+        reader.atoms.mark(ids, tag)
+    if size is not None:
+        new = Block(ids)
+        taken = replace(axes, block, new, {d: d for d in range(ids.ndim)})
+        return (*taken[:dim], (Factor(size_of(size), new, k),), *taken[dim + 1 :])
+    if not ids.ndim:
+        reader.atoms.pin(ids, "taken out one by one")
+    left = {d: d - (d > k) for d in range(block.ids.ndim) if d != k}
+    return replace(others, block, Block(ids) if left else None, left)
+
+
+def select(reader: Reader, node: Node) -> Result:
+    source = reader.first(node)
+    dim, index = node.arguments["dim"] % len(source), node.arguments["index"]
+    if not isinstance(index, int):
+        return None
+    return take(reader, source, dim, index, None, f"{_origin(node)} select {index}")
+
+
+def slice_(reader: Reader, node: Node) -> Result:
+    source = reader.first(node)
+    dim = node.arguments["dim"] % len(source)
+    low, high, step = (node.arguments[name] for name in ("start", "end", "step"))
+    if is_plain(source[dim]):
+        return (*source[:dim], plain([node.shape[dim]])[0], *source[dim + 1 :])
+    if not all(part is None or isinstance(part, int) for part in (low, high, step)):
+        return None
+    tag = f"{_origin(node)} slice {low}:{high}:{step}"
+    return take(reader, source, dim, slice(low, high, step), node.shape[dim], tag)
+
+
+def slice_scatter(reader: Reader, node: Node) -> Result:
+    """A copy in which a slice is written over."""
+    source, written = reader.first(node), reader.of(node, "src")
+    dim = node.arguments["dim"] % len(source)
+    part = [node.arguments[name] for name in ("start", "end", "step")]
+    reader.meet(source, written, [(d, d) for d in range(len(source)) if d != dim])
+    if is_plain(source[dim]) and is_plain(written[dim]):
+        return source
+    new = reader.flat(written, dim)
+    if new is None or not all(bound is None or isinstance(bound, int) for bound in part):
+        return None
+    return _overwrite(reader, node, source, dim, slice(*part), new)
+
+
+def select_scatter(reader: Reader, node: Node) -> Result:
+    """A copy in which one entry is written over."""
+    source, written = reader.first(node), reader.of(node, "src")
+    dim, index = node.arguments["dim"] % len(source), node.arguments["index"]
+    others = [d for d in range(len(source)) if d != dim]
+    reader.meet(source, written, [(d, i) for i, d in enumerate(others)])
+    if is_plain(source[dim]):
+        return source
+    if not isinstance(index, int):
+        return None
+    new = reader.atoms.new(1)
+    reader.atoms.pin(new, "put in one by one")
+    return _overwrite(reader, node, source, dim, index, new)
+
+
+def _overwrite(reader: Reader, node: Node, source: Axes, dim: int, part: slice | int, new: Ids) -> Result:
+    ids, count = reader.flat(source, dim), node.shape[dim]
+    if ids is None or not isinstance(count, int):
+        return None
+    reader.atoms.mark(ids[part], f"written over by {node.name}")
+    whole = ids.copy()
+    whole[part] = new.reshape(whole[part].shape)
+    return reader.whole((*source[:dim], (Factor((count, ()), Block(whole)),), *source[dim + 1 :]))
+
+
+def _origin(node: Node) -> str:
+    return ",".join(node.values)
+
+
+def pieces(reader: Reader, node: Node) -> Result:
+    """split, chunk, unbind."""
+    leaf = next(iter(node.arguments.values()))
+    source, shape = reader.first(node), reader.shape(leaf)
+    dim = node.arguments["dim"] % len(source)
+    total = shape[dim]
+    if not isinstance(total, int):
+        return None
+    if node.op == "unbind":
+        return [take(reader, source, dim, i, None, f"{node.name} {i}") for i in range(total)]
+    if node.op == "chunk":
+        step = -(-total // node.arguments["chunks"])
+        sizes = [min(step, total - low) for low in range(0, total, step)]
+    else:
+        given = node.arguments.get("split_size", node.arguments.get("split_sizes"))
+        sizes = (
+            list(given)
+            if isinstance(given, (list, tuple))
+            else [min(given, total - low) for low in range(0, total, given)]
+        )
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    ends = [0, *itertools.accumulate(sizes)]
+    return [
+        take(reader, source, dim, slice(low, high), high - low, f"{node.name} {low}:{high}")
+        for low, high in itertools.pairwise(ends)
+    ]
+
+
+def item(reader: Reader, node: Node) -> Result:
+    leaf, index = list(node.arguments.values())[:2]
+    several = reader.several(leaf)
+    return several[index] if several is not None else None
+
+
+def cat(reader: Reader, node: Node) -> Result:
+    leaves = node.arguments["tensors"]
+    values = [reader.axes(leaf) for leaf in leaves]
+    if any(axes is None for axes in values):
+        return None
+    known = [axes for axes in values if axes is not None]
+    dim = node.arguments["dim"] % len(node.shape)
+    others = [d for d in range(len(node.shape)) if d != dim]
+    for axes in known[1:]:
+        reader.meet(known[0], axes, [(d, d) for d in others])
+    if all(is_plain(axes[dim]) for axes in known):
+        out = list(next((axes for axes in known if not all(map(is_plain, axes))), known[0]))
+        out[dim] = plain([node.shape[dim]])[0]
+        return reader.whole(tuple(out))
+    parts = []
+    for leaf, axes in zip(leaves, known, strict=True):
+        ids = reader.flat(axes, dim)
+        if ids is None:
+            size = reader.shape(leaf)[dim]
+            if not isinstance(size, int):
+                return None
+            ids = reader.atoms.new(size)
+            reader.atoms.pin(ids, "input of the network")
+        parts.append(ids)
+    joined = np.concatenate(parts)
+    axis = (Factor((len(joined), ()), Block(joined)),)
+    return reader.whole((*known[0][:dim], axis, *known[0][dim + 1 :]))
+
+
+def stack(reader: Reader, node: Node) -> Result:
+    known = [reader.axes(leaf) for leaf in node.arguments["tensors"]]
+    first = known[0]
+    if first is None:
+        return None
+    for axes in known[1:]:
+        if axes is None:
+            return None
+        reader.meet(first, axes, [(d, d) for d in range(len(first))])
+    dim = node.arguments["dim"] % len(node.shape)
+    return (*first[:dim], plain([len(known)])[0], *first[dim:])
+
+
+def pad(reader: Reader, node: Node) -> Result:
+    source, pad = reader.first(node), node.arguments["pad"]
+    padded = len(source) - len(pad) // 2
+    for d in range(len(source) - 1, padded - 1, -1):
+        at = 2 * (len(source) - 1 - d)
+        if any(pad[at : at + 2]) and not is_plain(source[d]):
+            return None
+    return tuple(
+        plain([size])[0] if is_plain(axis) else axis for axis, size in zip(source, node.shape, strict=True)
+    )
+
+
+def turned(reader: Reader, node: Node) -> Result:
+    """roll and flip: along plain axes only."""
+    source = reader.first(node)
+    dims = node.arguments["dims"] or range(len(source))
+    return source if all(is_plain(source[d]) for d in dims) else None
