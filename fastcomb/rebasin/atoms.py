@@ -210,8 +210,7 @@ class Atoms:
     ) -> list[Found]:
         signatures = self._signatures(children, frozen)
         parents = {child: p for p, rows in children.items() for row in rows for child in row.tolist()}
-        entries = self._entries([ids for _, ids in self._places])
-        columns = self._entries([ids for _, ids in self._views])
+        entries = self._entries()
         whole = {number for number, (place, _) in enumerate(self._places) if place.rows is None}
 
         def carried(root: int, depth: int = 0) -> dict[int, list[int]]:
@@ -244,20 +243,31 @@ class Atoms:
             while up in parents or up >= 0:
                 depth, up = depth + 1, parents.get(up, -1)
             roots = [root for root, _ in units]
-            seen = [columns.get(root, {}) for root in roots]
-            views = {
-                self._views[n][0]: np.array([found[n] for found in seen])
-                for n in sorted(seen[0])
-                if len({len(found.get(n, ())) for found in seen}) == 1
-            }
             rank = (first, depth, units[0][1][first][0])
-            groups.append(Found(np.array(roots, dtype=np.int64), places, views, parent, rank))
+            groups.append(Found(np.array(roots, dtype=np.int64), places, {}, parent, rank))
+        self._look(groups)
         return sorted(groups, key=lambda group: group.rank)
 
-    def _entries(self, axes: list[Ids]) -> dict[int, dict[int, list[int]]]:
-        """Root → number of the axis → its entries there."""
+    def _look(self, groups: list[Found]) -> None:
+        """Find the columns of values that belong to the units of groups."""
+        group_of = np.full(self._count, -1, dtype=np.int64)
+        for number, group in enumerate(groups):
+            group_of[group.units] = number
+        for view, ids in self._views:
+            roots = self.find(ids)
+            order = np.argsort(roots, kind="stable")
+            roots = roots[order]
+            for number in np.unique(group_of[roots]).tolist():
+                units = groups[number].units
+                low, high = (np.searchsorted(roots, units, side=side) for side in ("left", "right"))
+                each = int(high[0] - low[0])
+                if number >= 0 and each and (high - low == each).all():
+                    groups[number].views[view] = order[low[:, None] + np.arange(each)]
+
+    def _entries(self) -> dict[int, dict[int, list[int]]]:
+        """Root → number of the place → its entries there."""
         entries: dict[int, dict[int, list[int]]] = {}
-        for number, ids in enumerate(axes):
+        for number, (_, ids) in enumerate(self._places):
             for entry, root in enumerate(self.find(ids).tolist()):
                 entries.setdefault(root, {}).setdefault(number, []).append(entry)
         return entries
