@@ -67,6 +67,7 @@ class Descent:
         self._a = {name: problem.a[name].detach().float() for name in names}
         b = {name: problem.b[name].detach().float() for name in names}
         self._b = problem.symmetries.permute(b, start)
+        self._sizes = {n: float(self._a[n].norm() * b[n].norm()) for n in names}
         self._kept: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
         self._seen: dict[int, list[Tensor]] = {}
 
@@ -110,7 +111,7 @@ class Descent:
         names = self._touched(number)
         before = {name: self._b[name] for name in names}
         # below lie roundings, among which a descent could go in circles
-        least = 1e-7 * sum(float(self._a[name].norm() * before[name].norm()) for name in names)
+        least = 1e-7 * sum(self._sizes[name] for name in names)
         if similarity is not None:
             units = torch.arange(len(similarity))
             chosen = similarity[units, step[number]].double() - similarity.diagonal().double()
@@ -155,11 +156,21 @@ class Descent:
         if total is None:
             total = _joined(mine, stale, self._a) @ _joined(mine, stale, self._b).T
         elif stale:
-            change = _joined(mine, stale, self._b)
-            change -= torch.cat([mine[i].units(used[i]) for i in stale], 1)
-            total = total.addmm(_joined(mine, stale, self._a), change.T)
+            weights, changes = zip(*(self._change(mine[i], used[i]) for i in stale), strict=True)
+            total = total.addmm(torch.cat(weights, 1), torch.cat(changes, 1).T)
         self._kept[one] = total, {i: self._b[mine[i].name] for i in counted}
         return total
+
+    def _change(self, member: Member, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Units of A and what was added to those of B since, where anything was: [units, changed entries]."""
+        sides = [self._a[member.name], self._b[member.name], before]
+        if member.dim < 2 <= before.ndim and member.rows is None:
+            # another group permutes the other dimension, and late in a descent few of its units move
+            other = 1 - member.dim
+            changed = (sides[1] != before).movedim(other, 0).flatten(1).any(1).nonzero()[:, 0]
+            sides = [side.index_select(other, changed) for side in sides]
+        a, now, before = (member.units(side) for side in sides)
+        return a, now - before
 
     def _counted(self, number: int) -> list[int]:
         """Members of a group that its similarity counts."""
