@@ -1,4 +1,4 @@
-"""How different are combinations of two networks, beside how different the two networks are?"""
+"""How different are combinations of networks, beside how different the networks are?"""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ MEASURES = {
     "loss_gain": "ensemble gain in loss (nats)",
     "distance": "weight distance (L2)",
     "cosine": "cosine of weights",
-    "direction": "cosine of weights from the midpoint",
+    "direction": "cosine of weights from the networks' mean",
 }
 
-#: Weights closer to the midpoint than this, relative to their norm, lie in no direction from it.
+#: Weights closer to the mean than this, relative to their norm, lie in no direction from it.
 _NEAR = 1e-6
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Diversity(Result):
-    """Differences between K combinations and the two networks.
+    """Differences between K combinations and the m networks (two, θ_A and θ_B, as a rule) behind them.
 
-    Matrices are float64 [K + 2, K + 2], symmetric: the combinations in the order of ``indices``, then
-    θ_A and θ_B.
+    Matrices are float64 [K + m, K + m], symmetric: the combinations in the order of ``indices``, then the
+    networks.
 
     Attributes:
         indices: the combinations' numbers, K.
         samples: how many samples they were compared on.
-        accuracy, loss: float64 [K + 2], of each network; the loss is cross-entropy in nats.
+        accuracy, loss: float64 [K + m], of each; the loss is cross-entropy in nats.
         disagreement: fraction of samples that the two put into different classes (the churn of Milani Fard
             et al., "Launch and Iterate: Reducing Prediction Churn", NeurIPS 2016).
         churn: fraction of samples that exactly one of the two gets right: their wins plus losses. Unlike
@@ -68,8 +68,8 @@ class Diversity(Result):
         loss_gain: their mean loss minus the loss of their averaged probabilities, in nats; never negative.
         distance: Euclidean distance of their parameters, ‖θ_i − θ_j‖.
         cosine: of their parameters, ⟨θ_i, θ_j⟩ / (‖θ_i‖ ‖θ_j‖).
-        direction: cosine of their displacements from the midpoint (θ_A + θ_B) / 2, where θ_A and θ_B are
-            opposite (−1) and independent element-wise combinations nearly orthogonal; NaN at the midpoint.
+        direction: cosine of their displacements from the networks' mean. Seen from there θ_A and θ_B are
+            opposite (−1) and independent element-wise combinations nearly orthogonal; NaN at the mean itself.
         joint_accuracy, joint_loss: of the averaged probabilities of all K combinations.
         cka: for each chosen layer the linear CKA of its outputs, flattened to [N, features].
     """
@@ -93,26 +93,38 @@ class Diversity(Result):
 
     @property
     def measures(self) -> dict[str, Array]:
-        """All pairwise measures [K + 2, K + 2] by what tables and pictures call them."""
+        """All pairwise measures [K + m, K + m] by what tables and pictures call them."""
         named = {label: getattr(self, name) for name, label in MEASURES.items()}
         return named | {f"CKA of {layer}": values for layer, values in self.cka.items()}
 
+    def parts(self, matrix: Array) -> tuple[Array, Array, Array]:
+        """A pairwise measure over the pairs of combinations, of a combination with a network, of networks."""
+        count = len(self.indices)
+        inner, outer = matrix[:count, :count], matrix[count:, count:]
+        return _upper(inner), matrix[:count, count:].ravel(), _upper(outer)
+
+    @property
+    def joint_gain(self) -> tuple[float, float]:
+        """Ensemble gain of all K combinations together, in accuracy and in loss (nats)."""
+        count = len(self.indices)
+        accuracy = self.joint_accuracy - float(self.accuracy[:count].mean())
+        return accuracy, float(self.loss[:count].mean()) - self.joint_loss
+
     @property
     def headline(self) -> str:
-        ends = self.disagreement[-2, -1]
+        inner, _, outer = self.parts(self.disagreement)
         return (
-            f"{len(self.indices)} combinations disagree on {between(self.disagreement).mean():.2%} of "
-            f"{self.samples} samples, the two networks on {ends:.2%}"
+            f"{len(self.indices)} combinations disagree on {inner.mean():.2%} of {self.samples} samples, the "
+            f"networks on {outer.mean():.2%}; all together gain {self.joint_gain[0]:.2%} accuracy"
         )
 
     def table(self) -> str:
-        """Each measure over pairs of combinations, combinations with the two networks, and these two."""
-        header = ["measure", "combinations: mean", "min", "max", "with θ_A, θ_B: mean", "θ_A with θ_B"]
+        """Each measure over the pairs of combinations, of a combination with a network, of networks."""
+        header = ["measure", "between combinations", "min", "max", "with the networks", "between networks"]
         rows: list[Sequence[str | float]] = []
         for label, matrix in self.measures.items():
-            inner = between(matrix)
-            mixed = matrix[:-2, -2:].mean()
-            rows.append((label, inner.mean(), inner.min(), inner.max(), mixed, matrix[-2, -1]))
+            inner, mixed, outer = self.parts(matrix)
+            rows.append((label, inner.mean(), inner.min(), inner.max(), mixed.mean(), outer.mean()))
         return markdown(header, rows)
 
     def plot(self, path: str | Path) -> Path:
@@ -121,10 +133,9 @@ class Diversity(Result):
         return plot_diversity(self, path)
 
 
-def between(matrix: Array) -> Array:
-    """A pairwise measure over the pairs of different combinations: float64 [K (K − 1) / 2]."""
-    inner = matrix[:-2, :-2]
-    return np.asarray(inner[np.triu_indices(len(inner), 1)])
+def _upper(matrix: Array) -> Array:
+    """The entries above the diagonal."""
+    return np.asarray(matrix[np.triu_indices(len(matrix), 1)])
 
 
 def diversity(
@@ -139,11 +150,11 @@ def diversity(
     batch: int = 1000,
     progress: bool | None = None,
 ) -> Diversity:
-    """Compare combinations with each other, and with the two networks, in function and in weights.
+    """Compare combinations with each other, and with the networks behind them, in function and in weights.
 
     Combinations are generated where they are needed and never stored. Outputs are kept for one batch of
     samples; the outputs of ``layers`` for all, K · N · features float32, so give wide layers fewer samples.
-    The two networks have their own running statistics, or with ``batch_norm="recompute"`` recomputed ones.
+    The networks have their own running statistics, or with ``batch_norm="recompute"`` recomputed ones.
 
     Args:
         mix: the combinations.
@@ -160,24 +171,25 @@ def diversity(
         ValueError: fewer than two indices, an unknown layer, or labels that do not fit the outputs.
         TypeError: data without labels, or a layer that does not return a tensor.
     """
-    index = mix.index_tensor(indices)
-    if len(index) < 2:
-        raise ValueError(f"{len(index)} indices given; diversity compares two or more combinations")
+    numbers = [number % (1 << 64) for number in mix.index_tensor(indices).tolist()]
+    if len(numbers) < 2:
+        raise ValueError(f"{len(numbers)} indices given; diversity compares two or more combinations")
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1")
     module = copy.deepcopy(model).to(mix.device).eval()
-    networks = [(mix, index), *(_alone(end, module, mix) for end in (mix.a, mix.b))]
+    ends = (mix.a, mix.b)
+    networks = [(mix, numbers), *((_alone(end, module, mix), [0]) for end in ends)]
     _watch(module, layers)
 
     def run(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits [K + 2, S, C] and the outputs [K + 2, S, ...] of the layers."""
+        """Logits [K + m, S, C] and the outputs [K + m, S, ...] of the layers."""
         x = x.to(mix.device, mix.dtype if x.is_floating_point() else None)
         with warnings.catch_warnings():
             if layers:  # what makes the module return them keeps it from the compiled engine
                 warnings.simplefilter("ignore", BackendNotice)
             found = [
-                mixture.functional_call(module, part, x, batch_norm=batch_norm, calibration=calibration)
-                for mixture, part in networks
+                mixture.functional_call(module, which, x, batch_norm=batch_norm, calibration=calibration)
+                for mixture, which in networks
             ]
         logits: Any = tree_map(lambda *tensors: torch.cat(tensors), *found)
         return logits if layers else (logits, {})
@@ -193,7 +205,7 @@ def diversity(
             logits, seen = run(x)
             y = y.to(mix.device)
             sums = tuple(total + part for total, part in zip(sums, pairs(logits, y), strict=True))
-            joint = joint + ensemble(logits[:-2], y)
+            joint = joint + ensemble(logits[: len(numbers)], y)
             for layer in layers:
                 features[layer].append(seen[layer].flatten(2).float().cpu())
             shown.update(len(x))
@@ -210,10 +222,10 @@ def diversity(
         "error_correlation": error_correlation(means.both_wrong),
         "accuracy_gain": means.right - _midway(accuracy),
         "loss_gain": _midway(loss) - means.loss,
-        **geometry(gram(networks)),
+        **geometry(gram([(m, m.index_tensor(which)) for m, which in networks]), len(ends)),
     }
     return Diversity(
-        indices=tuple(int(i) % (1 << 64) for i in index),
+        indices=tuple(numbers),
         samples=samples.samples,
         joint_accuracy=joint_accuracy,
         joint_loss=joint_loss,
@@ -222,12 +234,12 @@ def diversity(
     )
 
 
-def geometry(gram: Tensor) -> dict[str, Tensor]:
-    """Distance, cosine and direction [M, M] from inner products of weights, θ_A and θ_B last."""
+def geometry(gram: Tensor, ends: int) -> dict[str, Tensor]:
+    """Distance, cosine and direction [M, M] from inner products of weights; the ends come last."""
     square = gram.diagonal()
     distance = (square + square[:, None] - 2 * gram).clamp_min(0).sqrt()
-    to_middle = gram[:, -2:].mean(1)
-    centred = gram - to_middle - to_middle[:, None] + gram[-2:, -2:].mean()
+    to_mean = gram[:, -ends:].mean(1)
+    centred = gram - to_mean - to_mean[:, None] + gram[-ends:, -ends:].mean()
     reach = centred.diagonal().clamp_min(0).sqrt()
     reach = reach.where(reach > _NEAR * square.sqrt(), torch.nan)
     return {
@@ -241,12 +253,11 @@ def _midway(values: Tensor) -> Tensor:
     return (values + values[:, None]) / 2
 
 
-def _alone(end: Endpoint, module: nn.Module, mix: Mixture) -> tuple[Mixture, Tensor]:
+def _alone(end: Endpoint, module: nn.Module, mix: Mixture) -> Mixture:
     """An endpoint as the one combination of a mixture with itself, with its own running statistics."""
     tensors = end.tensors()
     state = {name: tensors[end.aliases.get(name, name)] for name in end.state}
-    alone = Mixture(state, state, Constant(0.0, per="model"), model=module).to(mix.device)
-    return alone, alone.index_tensor([0])
+    return Mixture(state, state, Constant(0.0, per="model"), model=module).to(mix.device)
 
 
 def _watch(module: nn.Module, layers: Sequence[str]) -> None:

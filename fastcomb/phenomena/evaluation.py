@@ -94,7 +94,9 @@ class Evaluation:
         module.load_state_dict(Mixture(theta, theta, Constant(0.0), model=module)[0])
         return module
 
-    def align(self, a: nn.Module, b: Theta, method: Method, data: Any, seed: int) -> Alignment:
+    def align(
+        self, a: nn.Module, b: Theta, method: Method, data: Any, seed: int, progress: bool | None
+    ) -> Alignment:
         """Align b to a; ``data`` are those that the method needs, of ``matching_data=``.
 
         Raises:
@@ -102,7 +104,7 @@ class Evaluation:
         """
         if method.needs_data and data is None:
             raise ValueError(f"method={method.name!r} compares the networks on inputs; pass matching_data=")
-        return align(a, b, method, data=data, example=self.example, seed=seed, progress=False)
+        return align(a, b, method, data=data, example=self.example, seed=seed, progress=progress)
 
 
 def means(sweeps: list[Sweep]) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,17 +44,21 @@ def plot_transitivity(found: Transitivity, path: str | Path) -> Path:
     figure, axes = new_figure(len(metrics) + 1)
     for axis, metric in zip(axes[0], metrics, strict=False):
         for pair, barrier in found.barriers.items():
-            axis.plot(barrier.t, getattr(barrier, metric), label=f"{pair}: {barrier.worst(metric)[0]:.3g}")
+            heights = ", ".join(f"{barrier.worst(name)[0]:.3g}" for name in metrics)
+            axis.plot(barrier.t, getattr(barrier, metric), label=f"{pair}: {heights}")
         axis.set_xlabel(_LINE)
         axis.set_ylabel(_labelled(metric))
-        axis.legend(frameon=False, fontsize="small", title=f"{metric} barrier")
+    lines = axes[0, 0].get_legend_handles_labels()
+    title = f"barrier in {' and '.join(metrics)}"
+    figure.legend(*lines, frameon=False, title=title, loc="outside right center")
     axis = axes[0, -1]
     axis.bar(np.arange(len(found.units)), found.agreement)
-    axis.axhline(found.cycle_consistency, color="black", linestyle=":", label="all units")
+    axis.axhline(found.cycle_consistency, color="black", linestyle=":", label="over all groups")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("permutation group")
     axis.set_ylabel("fraction of units matched alike")
     axis.set_ylim(0, 1.02)
-    axis.set_title("b → a directly and through the reference")
+    axis.set_title("b → a, directly and by the reference")
     axis.legend(frameon=False)
     figure.suptitle("Are two networks aligned to a third connected with each other?")
     return save(figure, path)
@@ -74,52 +78,52 @@ def plot_robustness(found: Robustness, path: str | Path) -> Path:
                 end, color="black", linestyle=":", linewidth=1, label=None if i else "the two networks"
             )
         axis.set_xlabel("fraction of units perturbed")
-        axis.set_ylabel(f"{_labelled(metric)} of combinations")
-    axes[0, 0].legend(frameon=False)
-    figure.suptitle(f"Combinations under perturbed matchings: {found.sampler}")
+        axis.set_ylabel(f"mean {_labelled(metric)}")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    figure.suptitle(
+        f"Do combinations survive perturbed matchings? {found.n:,} combinations, {found.sampler},\n"
+        f"mean and standard error over {found.repeats} repeats",
+        fontsize="medium",
+    )
     return save(figure, path)
 
 
 def plot_diversity(found: Diversity, path: str | Path) -> Path:
     """Disagreement as a matrix, difference in function against distance in weights, and CKA."""
-    from fastcomb.phenomena.diversity import between
-
     figure, axes = new_figure(2 + bool(found.cka))
-    _matrix(figure, axes[0, 0], found.disagreement)
-    axes[0, 0].set_title("disagreement (fraction of samples)")
+    count = len(found.indices)
+    axis = axes[0, 0]
+    figure.colorbar(axis.imshow(found.disagreement, interpolation="nearest"), ax=axis)
+    middles = [(count - 1) / 2, (count + len(found.loss) - 1) / 2]
+    axis.set_xticks(middles, ["combinations", "networks"])
+    axis.set_yticks(middles, ["combinations", "networks"], rotation=90, va="center")
+    axis.tick_params(length=0)
+    axis.axhline(count - 0.5, color="white", linewidth=1)
+    axis.axvline(count - 0.5, color="white", linewidth=1)
+    axis.set_title("disagreement (fraction of samples)")
     axis = axes[0, 1]
-    x, y = found.distance, found.jensen_shannon
-    axis.plot(between(x), between(y), ".", alpha=0.5, label="two combinations")
-    axis.plot(x[:-2, -2:].ravel(), y[:-2, -2:].ravel(), ".", alpha=0.5, label="combination and network")
-    axis.plot(x[-2, -1], y[-2, -1], "*", color="black", markersize=10, label="the two networks")
+    x, y = found.parts(found.distance), found.parts(found.jensen_shannon)
+    axis.plot(x[0], y[0], ".", alpha=0.5, label="two combinations")
+    axis.plot(x[1], y[1], ".", alpha=0.5, label="combination and network")
+    axis.plot(x[2], y[2], "*", color="black", markersize=10, label="two networks")
     axis.set_xlim(left=0)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("distance of weights (L2)")
     axis.set_ylabel("Jensen–Shannon divergence (nats)")
     axis.set_title("function against weights")
     axis.legend(frameon=False)
-    if found.cka:
+    for place, values in enumerate(found.cka.values()):
         axis = axes[0, 2]
-        for place, values in enumerate(found.cka.values()):
-            inner = between(values)
-            axis.plot(np.full(len(inner), place), inner, ".", alpha=0.3, color="tab:blue")
-            axis.plot(place, values[-2, -1], "*", color="black", markersize=10)
+        inner, _, outer = found.parts(values)
+        axis.plot(np.full(len(inner), place), inner, ".", alpha=0.3, color="tab:blue")
+        axis.plot(np.full(len(outer), place), outer, "*", color="black", markersize=10)
+    if found.cka:
         axis.set_xticks(range(len(found.cka)), list(found.cka), rotation=30, ha="right")
+        axis.set_xlabel("layer")
         axis.set_ylabel("linear CKA")
-        axis.set_ylim(top=1.02)
         axis.set_title("likeness of layers")
-    figure.suptitle(f"How different are {len(found.indices)} combinations? (★: the two networks)")
+    figure.suptitle(f"How different are {count} combinations? (★: the networks behind them)")
     return save(figure, path)
-
-
-def _matrix(figure: Any, axis: Any, values: Any) -> None:
-    """A pairwise measure as an image, the two networks last."""
-    image = axis.imshow(values, interpolation="nearest")
-    figure.colorbar(image, ax=axis)
-    count = len(values) - 2
-    axis.set_xticks([(count - 1) / 2, count, count + 1], ["combinations", "A", "B"])
-    axis.set_yticks([(count - 1) / 2, count, count + 1], ["combinations", "A", "B"], rotation=90, va="center")
-    axis.tick_params(length=0)
 
 
 def _labelled(metric: str) -> str:

@@ -165,7 +165,8 @@ def robustness(
         evaluation, alignment = Evaluation.of(data, options, a, b.model), b
     else:
         evaluation = Evaluation.of(data, options, a, b)
-        alignment = evaluation.align(evaluation.module(a), b, resolve(method, {}), matching_data, seed)
+        chosen, module = resolve(method, {}), evaluation.module(a)
+        alignment = evaluation.align(module, b, chosen, matching_data, seed, progress)
     cells = [*((kind, float(fraction)) for kind in kinds for fraction in fractions), UNALIGNED]
     ends = evaluation.own(a, alignment.state_dict)
     done: list[Array] = []

@@ -119,7 +119,7 @@ def transitivity(
     evaluation = Evaluation.of(data, options, a, b, reference)
     first, centre = evaluation.module(a), evaluation.module(reference)
     direct, from_a, from_b = (
-        evaluation.align(target, network, chosen, matching_data, seed)
+        evaluation.align(target, network, chosen, matching_data, seed, progress)
         for target, network in ((first, b), (centre, first), (centre, b))
     )
     networks = (

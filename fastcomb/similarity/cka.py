@@ -53,6 +53,9 @@ def linear_cka_matrix(features: Sequence[Features]) -> Tensor:
         grams = torch.stack([(f @ f.T).flatten() for f in centred])
         products = grams @ grams.T
     else:
-        products = torch.stack([torch.stack([(f.T @ g).square().sum() for g in centred]) for f in centred])
+        products = torch.empty(len(centred), len(centred), dtype=torch.float64)
+        for i, f in enumerate(centred):
+            for j, g in enumerate(centred[: i + 1]):
+                products[i, j] = products[j, i] = (f.T @ g).square().sum()
     scale = products.diagonal().sqrt()
     return products / torch.outer(scale, scale)
