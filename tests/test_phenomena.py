@@ -466,6 +466,27 @@ def test_results_are_saved_shown_and_drawn(results, tmp_path):
         fc.Barrier.load(tmp_path / "text")
 
 
+class Turned(nn.Module):
+    """Transposes; two after one another change nothing."""
+
+    def forward(self, x):
+        return x.T
+
+
+def test_layers_must_return_tensors_with_samples_first(images):
+    x, y = torch.randn(6, 20), torch.arange(6) % 5
+    a, b = (nn.Sequential(nn.Linear(20, 5), Turned(), Turned()) for _ in "ab")
+    mix = fc.Mixture(a, b, fc.Uniform())
+    assert fc.diversity(mix, [0, 1], (x, y), model=a, layers=["2"]).cka["2"].shape == (4, 4)
+    with pytest.raises(ValueError, match=r"layer '1' returns \(5, 6\) for 6 samples"):
+        fc.diversity(mix, [0, 1], (x, y), model=a, layers=["1"])
+    a, b = (ViT(dim=16, depth=1) for _ in "ab")
+    with pytest.raises(TypeError, match="self_attn' returns a tuple; choose one inside it"):
+        fc.diversity(
+            fc.Mixture(a, b, fc.Uniform()), [0, 1], images, model=a, layers=["encoder.layers.0.self_attn"]
+        )
+
+
 def test_bad_input_is_refused_with_the_remedy(mlps, alignment):
     (a, b, c), (x, y) = mlps
     data = x, y

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ MEASURES = {
     "cosine": "cosine of weights",
     "direction": "cosine of weights from the networks' mean",
 }
+
+#: Inputs [S, ...] -> logits [M, S, C] and the outputs [M, S, ...] of layers by name.
+Run = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 #: Weights closer to the mean than this, relative to their norm, lie in no direction from it.
 _NEAR = 1e-6
@@ -168,7 +171,8 @@ def diversity(
         progress: show a progress bar; if None, when standard error is a terminal.
 
     Raises:
-        ValueError: fewer than two indices, an unknown layer, or labels that do not fit the outputs.
+        ValueError: fewer than two indices, an unknown layer, one whose output does not begin with the
+            samples, or labels that do not fit the outputs.
         TypeError: data without labels, or a layer that does not return a tensor.
     """
     numbers = [number % (1 << 64) for number in mix.index_tensor(indices).tolist()]
@@ -182,7 +186,6 @@ def diversity(
     _watch(module, layers)
 
     def run(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits [K + m, S, C] and the outputs [K + m, S, ...] of the layers."""
         x = x.to(mix.device, mix.dtype if x.is_floating_point() else None)
         with warnings.catch_warnings():
             if layers:  # what makes the module return them keeps it from the compiled engine
@@ -197,22 +200,10 @@ def diversity(
     samples = Data(data)
     x, y = samples.first()
     _check_labels(run(x)[0][0], y, samples)
-    sums: tuple[Any, ...] = (0,) * len(Pairs._fields)
-    joint: Any = 0
-    features: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with bar(samples.samples, "sample", progress) as shown:
-        for x, y in samples.batches(batch):
-            logits, seen = run(x)
-            y = y.to(mix.device)
-            sums = tuple(total + part for total, part in zip(sums, pairs(logits, y), strict=True))
-            joint = joint + ensemble(logits[: len(numbers)], y)
-            for layer in layers:
-                features[layer].append(seen[layer].flatten(2).float().cpu())
-            shown.update(len(x))
-    means = Pairs(*(total.cpu() / samples.samples for total in sums))
+        means, joint, features = _compared(run, samples, len(numbers), batch, shown)
     accuracy, loss = means.right.diagonal(), means.loss.diagonal()
     wrong = means.both_wrong.diagonal()
-    joint_accuracy, joint_loss = (joint / samples.samples).tolist()
     arrays = {
         "accuracy": accuracy,
         "loss": loss,
@@ -227,11 +218,34 @@ def diversity(
     return Diversity(
         indices=tuple(numbers),
         samples=samples.samples,
-        joint_accuracy=joint_accuracy,
-        joint_loss=joint_loss,
-        cka={layer: linear_cka_matrix(list(torch.cat(f, 1))).numpy() for layer, f in features.items()},
+        joint_accuracy=joint[0],
+        joint_loss=joint[1],
+        cka={layer: linear_cka_matrix(list(values)).numpy() for layer, values in features.items()},
         **{name: value.numpy() for name, value in arrays.items()},
     )
+
+
+def _compared(
+    run: Run, samples: Data, count: int, batch: int, shown: Any
+) -> tuple[Pairs, list[float], dict[str, Tensor]]:
+    """Means over the samples, for all pairs and for the first ``count`` together, and layers [M, N, d]."""
+    sums: list[Any] = [0] * len(Pairs._fields)
+    joint: Any = 0
+    features: dict[str, list[Tensor]] = {}
+    for x, y in samples.batches(batch):
+        logits, layers = run(x)
+        y = y.to(logits.device)
+        sums = [total + part for total, part in zip(sums, pairs(logits, y), strict=True)]
+        joint = joint + ensemble(logits[:count], y)
+        for layer, values in layers.items():
+            if values.shape[:2] != logits.shape[:2]:
+                shape = tuple(values.shape[1:])
+                raise ValueError(f"layer {layer!r} returns {shape} for {len(x)} samples, not samples first")
+            features.setdefault(layer, []).append(values.reshape(*values.shape[:2], -1).float().cpu())
+        shown.update(len(x))
+    means = Pairs(*(total.cpu() / samples.samples for total in sums))
+    together = {layer: torch.cat(values, 1) for layer, values in features.items()}
+    return means, (joint / samples.samples).tolist(), together
 
 
 def geometry(gram: Tensor, ends: int) -> dict[str, Tensor]:
