@@ -1,16 +1,27 @@
 """fastcomb: evaluates millions of combinations of two neural networks.
 
 ``evaluate`` is the main job; ``Mixture`` the sequence of networks behind it; the samplers say how the
-mixing coefficients are drawn; ``rebasin.align`` permutes one network to match another.
+mixing coefficients are drawn; ``rebasin.align`` permutes one network to match another; ``barrier``,
+``transitivity``, ``robustness`` and ``diversity`` measure what is between them.
 """
 
 from importlib.metadata import version
 
-from fastcomb import rebasin
+from fastcomb import rebasin, similarity
 from fastcomb.backends import BackendNotice
 from fastcomb.config import show_config
 from fastcomb.density import Density, Proportion
 from fastcomb.mixture import Mixture
+from fastcomb.phenomena import (
+    Barrier,
+    Diversity,
+    Robustness,
+    Transitivity,
+    barrier,
+    diversity,
+    robustness,
+    transitivity,
+)
 from fastcomb.program import Program, capture
 from fastcomb.samplers import Bernoulli, Beta, Constant, Law, Normal, Sampler, Uniform
 from fastcomb.stream import STREAM_VERSION
@@ -21,20 +32,29 @@ __version__ = version("fastcomb")
 __all__ = [
     "STREAM_VERSION",
     "BackendNotice",
+    "Barrier",
     "Bernoulli",
     "Beta",
     "Constant",
     "Density",
+    "Diversity",
     "Law",
     "Mixture",
     "Normal",
     "Program",
     "Proportion",
+    "Robustness",
     "Sampler",
     "Sweep",
+    "Transitivity",
     "Uniform",
+    "barrier",
     "capture",
+    "diversity",
     "evaluate",
     "rebasin",
+    "robustness",
     "show_config",
+    "similarity",
+    "transitivity",
 ]

@@ -15,13 +15,14 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     x = torch.randn(40, 6)
     names = {
         "model_a": MLP((6, 9, 8, 3)),
         "model_b": MLP((6, 9, 8, 3)),
+        "model_c": MLP((6, 9, 8, 3)),
         "x_test": x,
         "y_test": torch.randint(0, 3, (40,)),
         "x": x,

@@ -6,6 +6,7 @@ from fastcomb.rebasin.alignment import Alignment, load
 from fastcomb.rebasin.controls import Identity, Random
 from fastcomb.rebasin.frank_wolfe import FrankWolfe
 from fastcomb.rebasin.method import Method
+from fastcomb.rebasin.perturb import perturb
 from fastcomb.rebasin.repair import repair
 from fastcomb.rebasin.sinkhorn import Sinkhorn
 from fastcomb.rebasin.ste import StraightThrough
@@ -29,6 +30,7 @@ __all__ = [
     "align",
     "align_all",
     "load",
+    "perturb",
     "repair",
     "symmetries",
 ]

@@ -1,0 +1,19 @@
+"""Phenomena of networks between networks: barriers, transitivity, robustness of the matching, diversity."""
+
+from fastcomb.phenomena.barrier import Barrier, barrier
+from fastcomb.phenomena.diversity import Diversity, diversity
+from fastcomb.phenomena.result import Result
+from fastcomb.phenomena.robustness import Robustness, robustness
+from fastcomb.phenomena.transitivity import Transitivity, transitivity
+
+__all__ = [
+    "Barrier",
+    "Diversity",
+    "Result",
+    "Robustness",
+    "Transitivity",
+    "barrier",
+    "diversity",
+    "robustness",
+    "transitivity",
+]
