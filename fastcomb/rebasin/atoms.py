@@ -257,11 +257,12 @@ class Atoms:
             roots = self.find(ids)
             order = np.argsort(roots, kind="stable")
             roots = roots[order]
-            for number in np.unique(group_of[roots]).tolist():
+            found = group_of[roots]
+            for number in np.unique(found[found >= 0]).tolist():
                 units = groups[number].units
                 low, high = (np.searchsorted(roots, units, side=side) for side in ("left", "right"))
                 each = int(high[0] - low[0])
-                if number >= 0 and each and (high - low == each).all():
+                if each and (high - low == each).all():
                     groups[number].views[view] = order[low[:, None] + np.arange(each)]
 
     def _entries(self) -> dict[int, dict[int, list[int]]]:
