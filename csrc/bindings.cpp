@@ -64,8 +64,8 @@ PYBIND11_MODULE(_native, m) {
     py::gil_scoped_release release;
     level(name)->coefficients(Stream(seed, unit, index), law, count, pointer<float>(out));
   });
-  // One parameter [rows, inner] of each combination, in its own layout.
-  m.def("mix", [](const std::string& name, const Law& law, uint64_t seed, uint32_t unit,
+  // One parameter [rows, inner] of each combination, in its own layout; b holds a network for each law.
+  m.def("mix", [](const std::string& name, const std::vector<Law>& laws, uint64_t seed, uint32_t unit,
                   const std::vector<uint64_t>& index, int sharing, int64_t draws, uintptr_t a, uintptr_t b, int64_t rows,
                   int64_t inner, int storage, uintptr_t out, int threads) {
     const Kernels* k = level(name);
@@ -74,11 +74,15 @@ PYBIND11_MODULE(_native, m) {
     Pool& pool = Pool::get();
     std::lock_guard<std::mutex> lock(pool.in_use());
     const Pool::Work one = [&](int64_t i, int) {
-      const Stream stream(seed, unit, index[i]);
-      std::vector<float> lam(sharing == kElement ? 0 : draws);
-      if (!lam.empty()) k->coefficients(stream, law, draws, lam.data());
-      k->mix(&stream, law, lam.data(), sharing, pointer<const float>(a), pointer<const float>(b), rows, inner,
-             storage, pointer<char>(out) + i * step);
+      const int64_t shared = sharing == kElement ? 0 : draws;
+      std::vector<float> lam(shared * laws.size()), scratch(laws.size() > 1 ? rows * inner : 0);
+      std::vector<Source> sources;
+      for (size_t j = 0; j < laws.size(); ++j) {
+        sources.push_back({Stream(seed, unit ^ (uint32_t)j << kStepShift, index[i]), &laws[j], lam.data() + j * shared});
+        if (shared) k->coefficients(sources[j].stream, laws[j], shared, lam.data() + j * shared);
+      }
+      k->mix(sources.data(), (int64_t)laws.size(), sharing, pointer<const float>(a), pointer<const float>(b), rows,
+             inner, storage == kFloat32 ? kFloat : kHalf, scratch.data(), pointer<char>(out) + i * step);
     };
     if (threads > 1 && (double)rows * inner * index.size() > 1e5) pool.resize(threads);
     if (threads > 1 && (double)rows * inner * index.size() > 1e5) return pool.run(index.size(), one);
@@ -86,18 +90,19 @@ PYBIND11_MODULE(_native, m) {
   });
 
   py::class_<Engine>(m, "Engine")
-      .def(py::init([](const std::string& name, uint64_t seed, const Law& law) {
-        return std::make_unique<Engine>(level(name), seed, law);
+      .def(py::init([](const std::string& name, uint64_t seed, std::vector<Law> laws) {
+        return std::make_unique<Engine>(level(name), seed, std::move(laws));
       }))
       .def("add",
-           [](Engine& e, uintptr_t a, uintptr_t b, int64_t outputs, int64_t inner, int64_t first, int form, int storage,
+           [](Engine& e, uintptr_t a, uintptr_t b, int64_t elements, int64_t outputs, int64_t inner, int64_t first,
+              int form, int storage,
               int sharing, uint32_t unit, int64_t draws, int64_t offset, std::vector<int32_t> place,
               std::vector<int32_t> inverse) {
              Parameter p{};
              p.packed.outputs = outputs, p.packed.inner = inner, p.packed.first = first;
              p.packed.rows = (int64_t)inverse.size();
              p.packed.storage = storage, p.packed.sharing = sharing, p.packed.unit = unit;
-             p.form = form, p.offset = offset, p.draws = draws;
+             p.form = form, p.elements = elements, p.offset = offset, p.draws = draws;
              p.a = pointer<const float>(a), p.b = pointer<const float>(b);
              p.place = std::move(place), p.inverse = std::move(inverse);
              py::gil_scoped_release release;

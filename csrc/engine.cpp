@@ -10,6 +10,8 @@
 
 namespace fastcomb {
 
+constexpr int64_t kBeyond = 64;  // floats after shared coefficients, which vectors may read
+
 std::vector<std::string> levels() {
   std::vector<std::string> found;
 #if defined(__x86_64__)
@@ -55,26 +57,35 @@ char* Buffer::get(size_t bytes) {
   return data;
 }
 
-Engine::Engine(const Kernels* kernels, uint64_t seed, Law law) : k_(kernels), seed_(seed), law_(law) {}
+Engine::Engine(const Kernels* kernels, uint64_t seed, std::vector<Law> laws)
+    : k_(kernels), seed_(seed), laws_(std::move(laws)) {}
 
 int Engine::add(Parameter given) {
   parameters_.push_back(std::make_unique<Parameter>(std::move(given)));
   Parameter& p = *parameters_.back();
   const int64_t groups = (p.packed.outputs + k_->width - 1) / k_->width;
-  if (p.form == 0) {
+  const int64_t steps = p.packed.steps = (int64_t)laws_.size();
+  if (p.form == kPacked) {
     const size_t bytes = groups * k_->width * p.packed.inner * sizeof(float);
     float* own_a = (float*)p.own_a.get(bytes);
-    float* own_other = (float*)p.own_other.get(bytes);
-    const int64_t skipped = p.packed.first * p.packed.inner;
-    k_->pack(p.a + skipped, p.b + skipped, p.packed.outputs, p.packed.inner, law_.ends, own_a, own_other);
+    p.own_others.resize(steps);
+    for (int64_t step = 0; step < steps; ++step) {
+      float* own_other = (float*)p.own_others[step].get(bytes);
+      const int64_t skipped = p.packed.first * p.packed.inner;
+      k_->pack(p.a + skipped, p.b + step * p.elements + skipped, p.packed.outputs, p.packed.inner,
+               laws_[step].ends, own_a, own_other);
+      p.others.push_back(own_other);
+    }
     p.packed.a = own_a;
-    p.packed.other = own_other;
+    p.packed.others = p.others.data();
     p.packed.place = p.place.empty() ? nullptr : p.place.data();
     p.packed.inverse = p.inverse.data();
-    scratch_floats_ = std::max(scratch_floats_, p.packed.inner * k_->width);
+    scratch_floats_ = std::max(scratch_floats_, 2 * p.packed.inner * k_->width);
+  } else if (steps > 1) {
+    scratch_floats_ = std::max(scratch_floats_, p.elements);
   }
   const int number = (int)parameters_.size() - 1;
-  const int64_t pieces = p.form == 0 ? groups : 1, together = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, p.packed.inner * k_->width));
+  const int64_t pieces = p.form == kPacked ? groups : 1, together = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, p.packed.inner * k_->width));
   for (int64_t g = 0; g < pieces; g += together) tasks_.push_back({number, g, std::min(g + together, pieces)});
   unit_of_.push_back(-1);
   if (p.packed.sharing != kElement) {
@@ -94,7 +105,7 @@ void Engine::finish(int64_t weight_bytes, std::vector<Instruction> setup, const 
   constants_ = constants;
   for (const auto& unit : units_) {
     unit_offset_.push_back(unit_floats_);
-    unit_floats_ += unit.second + 64;  // vectors may be read beyond the last
+    unit_floats_ += (unit.second + kBeyond) * (int64_t)laws_.size();
   }
 }
 
@@ -105,7 +116,7 @@ int Engine::add_pass(Pass pass) {
 
 int64_t Engine::bytes() const {
   int64_t total = 0;
-  for (const auto& p : parameters_) total += (int64_t)(p->own_a.size + p->own_other.size);
+  for (const auto& p : parameters_) total += (int64_t)p->own_a.size * (1 + p->packed.steps);
   for (const auto& w : workers_) total += w.arena.size + w.scratch.size;
   for (const auto& c : combinations_) total += c.weights.size + c.lasting.size + c.moments.size + c.coefficients.size;
   return total;
@@ -113,23 +124,29 @@ int64_t Engine::bytes() const {
 
 void Engine::generate(const Team& team, uint64_t index, Combination& c) {
   float* lam = (float*)c.coefficients.get(unit_floats_ * sizeof(float));
+  const auto stream = [&](uint32_t unit, size_t step) {
+    return Stream(seed_, unit ^ (uint32_t)step << kStepShift, index);
+  };
   for (size_t u = 0; u < units_.size(); ++u)
-    k_->coefficients(Stream(seed_, units_[u].first, index), law_, units_[u].second, lam + unit_offset_[u]);
+    for (size_t step = 0; step < laws_.size(); ++step)
+      k_->coefficients(stream(units_[u].first, step), laws_[step], units_[u].second,
+                       lam + unit_offset_[u] + step * (units_[u].second + kBeyond));
   char* weights = c.weights.get(weight_bytes_);
   team.each((int64_t)tasks_.size(), [&](int64_t t, int worker) {
     const Parameter& p = *parameters_[tasks_[t].parameter];
     const Packed& q = p.packed;
     const int u = unit_of_[tasks_[t].parameter];
-    const float* shared = u < 0 ? nullptr : lam + unit_offset_[u];
-    const Stream stream(seed_, q.unit, index);
+    Worker& w = workers_[worker];
+    w.sources.clear();
+    for (size_t step = 0; step < laws_.size(); ++step)
+      w.sources.push_back({stream(q.unit, step), &laws_[step],
+                           u < 0 ? nullptr : lam + unit_offset_[u] + step * (units_[u].second + kBeyond)});
+    float* scratch = (float*)w.scratch.get(scratch_floats_ * sizeof(float));
     char* out = weights + p.offset;
-    if (p.form == 0)
-      k_->generate(&stream, law_, shared, q, tasks_[t].first, tasks_[t].last,
-                   (float*)workers_[worker].scratch.get(scratch_floats_ * sizeof(float)), out);
-    else if (p.form == 2)
-      k_->mix_rounded(&stream, law_, shared, q.sharing, p.a, p.b, q.outputs, q.inner, (float*)out);
+    if (p.form == kPacked)
+      k_->generate(w.sources.data(), q, tasks_[t].first, tasks_[t].last, scratch, out);
     else
-      k_->mix(&stream, law_, shared, q.sharing, p.a, p.b, q.outputs, q.inner, p.form == 3 ? kBfloat16 : kFloat32, out);
+      k_->mix(w.sources.data(), q.steps, q.sharing, p.a, p.b, q.outputs, q.inner, p.form, scratch, out);
   });
 }
 

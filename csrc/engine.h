@@ -51,11 +51,14 @@ struct Buffer {
 // A parameter and what becomes of it for every combination.
 struct Parameter {
   Packed packed;     // outputs, inner, sharing and unit serve all kinds
-  int form;          // 0 packed, 1 plain float32, 2 plain float32 holding bfloat16 values, 3 plain bfloat16
+  int form;          // of Form
+  int64_t elements;  // of the whole parameter
   int64_t offset;    // in the weights, bytes
   int64_t draws;     // coefficients of its unit, where shared
-  const float *a, *b;  // plain: row-major
-  Buffer own_a, own_other;
+  const float *a, *b;  // row-major; b [steps][elements]
+  Buffer own_a;
+  std::vector<Buffer> own_others;
+  std::vector<const float*> others;
   std::vector<int32_t> place, inverse;
 };
 
@@ -77,7 +80,7 @@ struct Pass {
 
 class Engine {
  public:
-  Engine(const Kernels* kernels, uint64_t seed, Law law);
+  Engine(const Kernels* kernels, uint64_t seed, std::vector<Law> laws);  // a law for each step
   int add(Parameter parameter);
   void finish(int64_t weight_bytes, std::vector<Instruction> setup, const char* constants);
   int add_pass(Pass pass);
@@ -95,6 +98,7 @@ class Engine {
  private:
   struct Worker {
     Buffer arena, scratch;
+    std::vector<Source> sources;
   };
   struct Combination {  // memory of one combination in work
     Buffer weights, lasting, moments, coefficients;
@@ -115,7 +119,7 @@ class Engine {
 
   const Kernels* k_;
   uint64_t seed_;
-  Law law_;
+  std::vector<Law> laws_;
   std::vector<std::unique_ptr<Parameter>> parameters_;
   struct Task {
     int parameter;

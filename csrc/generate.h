@@ -8,6 +8,7 @@ namespace FASTCOMB_LEVEL {
 
 using fastcomb::Law;
 using fastcomb::Packed;
+using fastcomb::Source;
 using fastcomb::Stream;
 
 // The words of BLOCKS times W counters that share a stream. Counters come as block numbers split over two
@@ -208,12 +209,14 @@ static void mix_elements(const Stream& s, const Law& law, const float* a, const 
 }
 
 template <class T, bool ROUND>
-static void mix_to(const Stream* s, const Law& law, const float* lam, int sharing, const float* a, const float* b,
-                   int64_t rows, int64_t inner, T* out) {
+static void mix_to(const Source& s, int sharing, const float* a, const float* b, int64_t rows, int64_t inner,
+                   T* out) {
   if (sharing == fastcomb::kElement)
-    return with_law(law, [&](auto d) { mix_elements<decltype(d), T, ROUND>(*s, law, a, b, rows * inner, out); });
+    return with_law(*s.law, [&](auto d) {
+      mix_elements<decltype(d), T, ROUND>(s.stream, *s.law, a, b, rows * inner, out);
+    });
   for (int64_t r = 0; r < rows; ++r) {
-    const F l = set1(lam[sharing == fastcomb::kRow ? r : 0]);
+    const F l = set1(s.lam[sharing == fastcomb::kRow ? r : 0]);
     for (int64_t i = 0; i < inner; i += W) {
       const int64_t e = r * inner + i;
       const int n = (int)smaller(W, inner - i);
@@ -222,14 +225,13 @@ static void mix_to(const Stream* s, const Law& law, const float* lam, int sharin
   }
 }
 
-static void mix(const Stream* s, const Law& law, const float* lam, int sharing, const float* a, const float* b,
-                int64_t rows, int64_t inner, int storage, void* out) {
-  if (storage == fastcomb::kFloat32) mix_to<float, false>(s, law, lam, sharing, a, b, rows, inner, (float*)out);
-  else mix_to<bf16, false>(s, law, lam, sharing, a, b, rows, inner, (bf16*)out);
-}
-static void mix_rounded(const Stream* s, const Law& law, const float* lam, int sharing, const float* a,
-                        const float* b, int64_t rows, int64_t inner, float* out) {
-  mix_to<float, true>(s, law, lam, sharing, a, b, rows, inner, out);
+static void mix(const Source* s, int64_t steps, int sharing, const float* a, const float* b, int64_t rows,
+                int64_t inner, int form, float* scratch, void* out) {
+  for (; steps > 1; --steps, ++s, a = scratch, b += rows * inner)
+    mix_to<float, false>(*s, sharing, a, b, rows, inner, scratch);
+  if (form == fastcomb::kFloat) return mix_to<float, false>(*s, sharing, a, b, rows, inner, (float*)out);
+  if (form == fastcomb::kRounded) return mix_to<float, true>(*s, sharing, a, b, rows, inner, (float*)out);
+  mix_to<bf16, false>(*s, sharing, a, b, rows, inner, (bf16*)out);
 }
 
 // --- panels ------------------------------------------------------------------------------------------
@@ -306,10 +308,9 @@ static void lay_out(const Packed& p, int64_t g, const float* natural, void* out)
 // Rows aligned with blocks: every block serves the same inner entries in all lanes. Row k goes to
 // to + place[k] * step (place null: k); with PAIRS two rows to one vector of pairs, in natural order.
 template <class D, bool PAIRS>
-static void generate_aligned(const Stream& s, const Law& law, const Packed& p, int64_t g, void* out, int64_t step,
-                             const int32_t* place) {
-  const float* a = p.a + g * p.inner * W;
-  const float* other = p.other + g * p.inner * W;
+static void generate_aligned(const Source& s, const Packed& p, int64_t g, const float* a, const float* other,
+                             void* out, int64_t step, const int32_t* place) {
+  const Law& law = *s.law;
   uint64_t number[2][W / 2];
   for (int l = 0; l < W; ++l) number[l % 2][l / 2] = (uint64_t)((p.first + g * W + l) * p.inner) / D::per_block;
   L blocks[4] = {load_as<L>(number[0]), load_as<L>(number[1])};
@@ -335,77 +336,88 @@ static void generate_aligned(const Stream& s, const Law& law, const Packed& p, i
   for (; k + 2 * D::per_block <= p.inner; k += 2 * D::per_block) {
     blocks[2] = blocks[0] + 1;
     blocks[3] = blocks[1] + 1;
-    draw<2>(s, blocks, words);
+    draw<2>(s.stream, blocks, words);
     blocks[0] += 2;
     blocks[1] += 2;
     lay(words[0], k);
     lay(words[1], k + D::per_block);
   }
   if (k < p.inner) {
-    draw<1>(s, blocks, words);
+    draw<1>(s.stream, blocks, words);
     lay(words[0], k);
   }
 }
 
-// Any other shape: each lane's row in order, then mixed in natural order.
+// Any other shape: each lane's row in order, then mixed in natural order. `draws` may be `natural`, or
+// `natural` be `a`.
 template <class D>
-static void generate_any(const Stream& s, const Law& law, const Packed& p, int64_t g, float* natural) {
-  const float* a = p.a + g * p.inner * W;
-  const float* other = p.other + g * p.inner * W;
-  uint32_t* draws = (uint32_t*)natural;
+static void generate_any(const Source& s, const Packed& p, int64_t g, const float* a, const float* other,
+                         uint32_t* draws, float* natural) {
   for (int l = 0; l < W; ++l) {
     const int64_t begin = (p.first + g * W + l) * p.inner;
     if (g * W + l >= p.outputs) {
       for (int64_t k = 0; k < p.inner; ++k) draws[k * W + l] = 0;
       continue;
     }
-    for_draws<D>(s, begin, begin + p.inner, [&](int64_t e, U drawn, int n) __attribute__((always_inline)) {
+    for_draws<D>(s.stream, begin, begin + p.inner, [&](int64_t e, U drawn, int n) __attribute__((always_inline)) {
       uint32_t own[W];
       store_bits(own, drawn);
       for (int i = 0; i < n; ++i) draws[(e - begin + i) * W + l] = own[i];
     });
   }
   for (int64_t k = 0; k < p.inner; ++k)
-    store(natural + k * W, D::mix(law, load_as<U>(draws + k * W), load(a + k * W), load(other + k * W)));
+    store(natural + k * W, D::mix(*s.law, load_as<U>(draws + k * W), load(a + k * W), load(other + k * W)));
 }
 
 template <bool ENDS>
-static void generate_shared(const float* lam, const Packed& p, int64_t g, float* natural) {
+static void generate_shared(const float* lam, const Packed& p, int64_t g, const float* a, const float* other,
+                            float* natural) {
   F l = set1(lam[0]);
   if (p.sharing == fastcomb::kRow) l = load_n(lam + p.first + g * W, (int)smaller(W, p.outputs - g * W));
-  for (int64_t k = 0; k < p.inner; ++k) {
-    const int64_t at = (g * p.inner + k) * W;
-    store(natural + k * W, mixed<ENDS>(l, load(p.a + at), load(p.other + at)));
-  }
+  for (int64_t k = 0; k < p.inner; ++k)
+    store(natural + k * W, mixed<ENDS>(l, load(a + k * W), load(other + k * W)));
 }
 
-static void generate(const Stream* s, const Law& law, const float* lam, const Packed& p, int64_t first,
-                     int64_t last, float* scratch, void* out) {
+// Step number `step` of a vector of outputs, in natural order at the start of `scratch`.
+static void generate_step(const Source& s, const Packed& p, int64_t g, int64_t step, float* scratch) {
+  const int64_t skipped = g * p.inner * W;
+  const float* a = step ? scratch : p.a + skipped;
+  const float* other = p.others[step] + skipped;
   if (p.sharing != fastcomb::kElement) {
-    for (int64_t g = first; g < last; ++g) {
-      if (law.ends) generate_shared<true>(lam, p, g, scratch);
-      else generate_shared<false>(lam, p, g, scratch);
-      lay_out(p, g, scratch, out);
-    }
+    if (s.law->ends) generate_shared<true>(s.lam, p, g, a, other, scratch);
+    else generate_shared<false>(s.lam, p, g, a, other, scratch);
     return;
   }
-  with_law(law, [&](auto d) {
+  with_law(*s.law, [&](auto d) {
     typedef decltype(d) D;
-    const bool half = p.storage == fastcomb::kBfloat16;
-    const bool aligned = p.inner % D::per_block == 0, filled = p.inner == p.rows;
+    if (p.inner % D::per_block == 0) generate_aligned<D, false>(s, p, g, a, other, scratch, W, nullptr);
+    else generate_any<D>(s, p, g, a, other, (uint32_t*)(step ? scratch + p.inner * W : scratch), scratch);
+  });
+}
+
+// One step whose blocks lie like the panels: straight to its places. False where they don't.
+static bool generate_direct(const Source& s, const Packed& p, int64_t first, int64_t last, void* out) {
+  const bool half = p.storage == fastcomb::kBfloat16;
+  if (p.steps > 1 || p.sharing != fastcomb::kElement || p.inner != p.rows) return false;
+  if (p.inner % (128 / s.law->bits) || (half && (!kPairs || p.place))) return false;
+  with_law(*s.law, [&](auto d) {
+    typedef decltype(d) D;
     for (int64_t g = first; g < last; ++g) {
       const Slot at = slot(p, g);
-      if (aligned && filled && !half) {
-        generate_aligned<D, false>(*s, law, p, g, (float*)out + at.base, at.step, p.place);
-      } else if (aligned && filled && half && kPairs && !p.place) {
-        generate_aligned<D, true>(*s, law, p, g, (uint16_t*)out + pair_base(p, g), at.step, nullptr);
-      } else {
-        if (aligned) generate_aligned<D, false>(*s, law, p, g, scratch, W, nullptr);
-        else generate_any<D>(*s, law, p, g, scratch);
-        lay_out(p, g, scratch, out);
-      }
+      const float *a = p.a + g * p.inner * W, *other = p.others[0] + g * p.inner * W;
+      if (half) generate_aligned<D, true>(s, p, g, a, other, (uint16_t*)out + pair_base(p, g), at.step, nullptr);
+      else generate_aligned<D, false>(s, p, g, a, other, (float*)out + at.base, at.step, p.place);
     }
   });
+  return true;
+}
+
+static void generate(const Source* s, const Packed& p, int64_t first, int64_t last, float* scratch, void* out) {
+  if (generate_direct(*s, p, first, last, out)) return;
+  for (int64_t g = first; g < last; ++g) {
+    for (int64_t step = 0; step < p.steps; ++step) generate_step(s[step], p, g, step, scratch);
+    lay_out(p, g, scratch, out);
+  }
 }
 
 }  // namespace FASTCOMB_LEVEL

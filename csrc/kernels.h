@@ -26,14 +26,27 @@ struct Law {
 // How the entries of a parameter share coefficients.
 enum Sharing : int { kElement = 0, kRow = 1, kAll = 2 };
 
+// Where the coefficients of one step towards a network come from.
+struct Source {
+  Stream stream;     // drawn for every entry
+  const Law* law;
+  const float* lam;  // or shared: [rows] or [1], with room for a vector more
+};
+
+// How a mixed parameter is stored: for the contraction kernel, or row-major in float32, in float32 that holds
+// a bfloat16's values, or in bfloat16.
+enum Form : int { kPacked = 0, kFloat, kRounded, kHalf };
+
 // A weight [outputs, inner] as the contraction kernel wants it: panels of one or two vectors of outputs,
 // each panel with one row per inner entry. Source pairs lie in the order of generation.
 struct Packed {
   int64_t outputs, inner;   // rows of the parameter, row-major, and entries in a row
   int64_t first;            // number of the first of them in the parameter
   int64_t rows;             // packed rows; even where pairs are multiplied
-  const float* a;           // [groups of W outputs][inner][W]: first endpoint, zero beyond outputs
-  const float* other;       // the difference, or the second endpoint where law.ends
+  int64_t steps;            // networks after the first
+  const float* a;           // [groups of W outputs][inner][W]: first network, zero beyond outputs
+  const float* const* others;  // [steps], laid out alike: the difference to it where there is one step and its
+                               // law has no ends, else the network itself
   const int32_t* place;     // packed row of each inner entry; null: the same number
   const int32_t* inverse;   // inner entry of each packed row, -1 for a row of zeros
   int storage;              // rounding of the values
@@ -164,17 +177,15 @@ struct Kernels {
   int width;           // lanes of a vector
   bool pairs;          // bfloat16 weights lie in pairs of inner entries for the dot-product instruction
   void (*coefficients)(const Stream&, const Law&, int64_t count, float* out);
-  // rows [rows, inner] with one coefficient per entry, row or altogether (`lam`: [rows] or [1], else null)
-  void (*mix)(const Stream*, const Law&, const float* lam, int sharing, const float* a, const float* b,
-              int64_t rows, int64_t inner, int storage, void* out);
-  void (*mix_rounded)(const Stream*, const Law&, const float* lam, int sharing, const float* a, const float* b,
-                      int64_t rows, int64_t inner, float* out);
+  // a [rows, inner] moved towards each of b [steps, rows, inner] in turn; scratch of rows * inner floats where
+  // there are several
+  void (*mix)(const Source*, int64_t steps, int sharing, const float* a, const float* b, int64_t rows,
+              int64_t inner, int form, float* scratch, void* out);
   void (*pack)(const float* a, const float* b, int64_t outputs, int64_t inner, bool ends, float* packed_a,
                float* packed_other);
   size_t (*packed_bytes)(const Packed&);
-  // vectors of outputs [first, last) of one packed weight; lam as in mix; scratch of inner * W floats
-  void (*generate)(const Stream*, const Law&, const float* lam, const Packed&, int64_t first, int64_t last,
-                   float* scratch, void* out);
+  // vectors of outputs [first, last) of one packed weight; scratch of 2 * inner * W floats
+  void (*generate)(const Source*, const Packed&, int64_t first, int64_t last, float* scratch, void* out);
   void (*contract)(const Contraction&, int storage);
   void (*unary)(const Elementwise&, int storage);
   void (*binary)(const Elementwise&, int storage);

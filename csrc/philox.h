@@ -31,6 +31,9 @@ FASTCOMB_HOST_DEVICE inline Words philox4x32_10(Words c, uint32_t key0, uint32_t
   return c;
 }
 
+// Which unit of the stream step number j of a unit's chain of coefficients draws from: unit ^ j << kStepShift.
+constexpr int kStepShift = 24;
+
 // What all counters of one (seed, unit, combination) share: round keys, and the rounds that do not depend
 // on the block number worked out once.
 struct Stream {

@@ -23,7 +23,17 @@ from fastcomb.phenomena import (
     transitivity,
 )
 from fastcomb.program import Program, capture
-from fastcomb.samplers import Bernoulli, Beta, Constant, Law, Normal, Sampler, Uniform
+from fastcomb.samplers import (
+    Bernoulli,
+    Beta,
+    Constant,
+    Dirichlet,
+    Law,
+    Normal,
+    Sampler,
+    ScalarSampler,
+    Uniform,
+)
 from fastcomb.stream import STREAM_VERSION
 from fastcomb.sweep import Sweep, evaluate
 
@@ -37,6 +47,7 @@ __all__ = [
     "Beta",
     "Constant",
     "Density",
+    "Dirichlet",
     "Diversity",
     "Law",
     "Mixture",
@@ -45,6 +56,7 @@ __all__ = [
     "Proportion",
     "Robustness",
     "Sampler",
+    "ScalarSampler",
     "Sweep",
     "Transitivity",
     "Uniform",

@@ -62,10 +62,15 @@ def level() -> str:
     return wanted
 
 
-def law(table: Tensor, rule: list[float], draw: list[int]) -> Any:
-    """A law as the extension takes it, from arguments of the operator ``mix``; the table must outlive it."""
-    kind, low, span, threshold = rule
-    return _module().Law(int(kind), draw[2], bool(draw[3]), low, span, int(threshold), table.data_ptr())
+def laws(tables: Tensor, rules: list[float], draw: list[int]) -> list[Any]:
+    """Laws as the extension takes them, from arguments of ``fastcomb::mix``; the tables must outlive them."""
+    made = []
+    for step, table in enumerate(tables):
+        kind, low, span, threshold = rules[4 * step : 4 * step + 4]
+        made.append(
+            _module().Law(int(kind), draw[2], bool(draw[3]), low, span, int(threshold), table.data_ptr())
+        )
+    return made
 
 
 def seed(draw: list[int]) -> int:
@@ -89,27 +94,27 @@ def coefficients(index: int, law: Any, seed: int, unit: int, count: int) -> Tens
 def mix(
     indices: list[int],
     a: Tensor,
-    b: Tensor,
-    law: Any,
+    others: Tensor,
+    laws: list[Any],
     *,
     seed: int,
     unit: list[int],
     dtype: torch.dtype,
 ) -> Tensor:
-    """One parameter of each of K combinations: [K, *a.shape]; a and b are contiguous float32."""
+    """One parameter of each of K combinations: [K, *a.shape]; a and others are contiguous float32."""
     out = torch.empty((len(indices), *a.shape), dtype=dtype if dtype in STORAGE else torch.float32)
     rows = a.shape[0] if a.ndim else 1
     if out.numel():
         _module().mix(
             level(),
-            law,
+            laws,
             seed,
             unit[0],
             indices,
             sharing(unit, a.numel()),
             unit[1],
             a.data_ptr(),
-            b.data_ptr(),
+            others.data_ptr(),
             rows,
             a.numel() // rows,
             STORAGE[out.dtype],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,18 @@ def read(theta: Theta, model: nn.Module | None, label: str) -> Endpoint:
         )
     _check_values(endpoint, label)
     return endpoint
+
+
+def labelled(theta_a: Theta, theta_b: Theta | Sequence[Theta]) -> dict[str, Theta]:
+    """All networks of a call with ``theta_a`` and ``theta_b``, by what errors call them."""
+    if isinstance(theta_b, Sequence) and not isinstance(theta_b, str):
+        return {"theta_a": theta_a} | {f"theta_b[{i}]": theta for i, theta in enumerate(theta_b)}
+    return {"theta_a": theta_a, "theta_b": theta_b}
+
+
+def structure(model: nn.Module | None, *thetas: Theta) -> nn.Module | None:
+    """The module that the networks are weights of: the given one, or the first that is a module."""
+    return next((theta for theta in (model, *thetas) if isinstance(theta, nn.Module)), None)
 
 
 def check_match(a: Endpoint, b: Endpoint, labels: tuple[str, str] = ("theta_a", "theta_b")) -> None:

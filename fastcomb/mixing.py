@@ -1,4 +1,4 @@
-"""Convex mixing of two parameters with regenerated coefficients, as one operator.
+"""Convex mixing of parameters with regenerated coefficients, as one operator.
 
 ``torch.ops.fastcomb.mix`` turns draws into weights: with the compiled kernels on CPUs, and everywhere else
 with :func:`reference`, which says what they compute, bit for bit. It carries a vmap rule, so a forward pass
@@ -8,12 +8,14 @@ combinations of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastcomb import compiled
-from fastcomb.stream import as_unsigned, pieces
+from fastcomb.stream import STEP_SHIFT, Piece, as_unsigned, pieces
 
 _SMALLEST_NORMAL = 2.0**-126
 
@@ -79,9 +81,13 @@ def coefficients(index: Tensor, table: Tensor, seed: int, unit: int, count: int,
 
     ``table`` is the law: entry ``k`` is the coefficient that draw ``k`` stands for.
     """
-    lam = torch.empty((len(index), count), device=index.device)
-    for rows, columns, drawn in pieces(index, seed=seed, unit=unit, count=count, bits=bits):
-        lam[rows, columns] = _look_up(table, drawn)
+    return _collected(pieces(index, seed=seed, unit=unit, count=count, bits=bits), table, len(index), count)
+
+
+def _collected(drawn: Iterable[Piece], table: Tensor, combinations: int, count: int) -> Tensor:
+    lam = torch.empty((combinations, count), device=table.device)
+    for rows, columns, numbers in drawn:
+        lam[rows, columns] = _look_up(table, numbers)
     return lam
 
 
@@ -93,9 +99,9 @@ def _look_up(table: Tensor, drawn: Tensor) -> Tensor:
 def mix(
     index: Tensor,
     a: Tensor,
-    b: Tensor,
-    table: Tensor,
-    rule: list[float],
+    others: Tensor,
+    tables: Tensor,
+    rules: list[float],
     draw: list[int],
     unit: list[int],
     dtype: torch.dtype,
@@ -104,11 +110,13 @@ def mix(
 
     Args:
         index: int64, shape [] or [K].
-        a, b: the endpoints' parameter, float32, one shape.
-        table: the law (:meth:`fastcomb.samplers.Sampler.table`), float32.
-        rule: the same law in a few numbers (:meth:`fastcomb.samplers.Sampler.rule`).
+        a: the first network's parameter, float32.
+        others: that of the s other networks, float32 [s, *a.shape]; a combination moves from ``a`` towards
+            one after the other.
+        tables: the laws of these steps (:meth:`fastcomb.samplers.ScalarSampler.table`), float32 [s, draws].
+        rules: the same laws in a few numbers (:meth:`fastcomb.samplers.ScalarSampler.rule`), in a row.
         draw: lower and upper 32 bits of the seed (an operator's int is signed), bits per draw (16 or 32),
-            and whether the law has coefficients of exactly 0 or 1 (:func:`convex`).
+            and whether a law has coefficients of exactly 0 or 1 (:func:`convex`) or there are several steps.
         unit: the stream's unit of this parameter; number of draws (the parameter's size, its rows, or 1);
             and whether draw ``e`` serves row ``e`` of the parameter (granularity "neuron").
         dtype: of the result; the mixing itself is float32 with one rounding at the end.
@@ -121,22 +129,22 @@ def mix(
         out = compiled.mix(
             [as_unsigned(i) for i in many.tolist()],
             a.contiguous(),
-            b.contiguous(),
-            compiled.law(table, rule, draw),
+            others.contiguous(),
+            compiled.laws(tables, rules, draw),
             seed=compiled.seed(draw),
             unit=unit,
             dtype=dtype,
         )
     else:
-        out = reference(many, a, b, table, draw, unit, dtype)
+        out = reference(many, a, others, tables, draw, unit, dtype)
     return out.view((*index.shape, *a.shape))
 
 
 def reference(
     index: Tensor,
     a: Tensor,
-    b: Tensor,
-    table: Tensor,
+    others: Tensor,
+    tables: Tensor,
     draw: list[int],
     unit: list[int],
     dtype: torch.dtype,
@@ -145,14 +153,27 @@ def reference(
     number, count, per_row = unit
     seed, bits, ends = compiled.seed(draw), draw[2], bool(draw[3])
     out = torch.empty((len(index), *a.shape), dtype=dtype, device=a.device)
+    streams = [
+        pieces(index, seed=seed, unit=number ^ step << STEP_SHIFT, count=count, bits=bits)
+        for step in range(len(others))
+    ]
     if count == a.numel():
-        flat, flat_a, flat_b = out.view(len(index), count), a.flatten(), b.flatten()
-        for rows, columns, drawn in pieces(index, seed=seed, unit=number, count=count, bits=bits):
-            flat[rows, columns] = convex(_look_up(table, drawn), flat_a[columns], flat_b[columns], ends=ends)
-    else:
-        lam = coefficients(index, table, seed, number, count, bits)
-        for k, row in enumerate(spread(lam, a.shape, per_row=bool(per_row))):
-            out[k] = convex(row, a, b, ends=ends)
+        flat, flat_a, flat_others = out.view(len(index), count), a.flatten(), others.flatten(1)
+        for parts in zip(*streams, strict=True):
+            rows, columns, _ = parts[0]
+            value = flat_a[columns]
+            for table, other, (_, _, drawn) in zip(tables, flat_others, parts, strict=True):
+                value = convex(_look_up(table, drawn), value, other[columns], ends=ends)
+            flat[rows, columns] = value
+        return out
+    lams = [
+        _collected(stream, table, len(index), count) for stream, table in zip(streams, tables, strict=True)
+    ]
+    for k in range(len(index)):
+        value = a
+        for lam, other in zip(lams, others, strict=True):
+            value = convex(spread(lam[k : k + 1], a.shape, per_row=bool(per_row))[0], value, other, ends=ends)
+        out[k] = value
     return out
 
 
@@ -169,7 +190,7 @@ def spread(lam: Tensor, shape: torch.Size, *, per_row: bool) -> Tensor:
 
 
 @mix.register_fake
-def _mix_fake(index, a, b, table, rule, draw, unit, dtype):  # type: ignore[no-untyped-def]
+def _mix_fake(index, a, others, tables, rules, draw, unit, dtype):  # type: ignore[no-untyped-def]
     return a.new_empty((*index.shape, *a.shape), dtype=dtype)
 
 

@@ -1,9 +1,9 @@
-"""A mixture: the endless sequence of networks between (and around) two networks."""
+"""A mixture: the endless sequence of networks between (and around) two networks, or more."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastcomb import compiled, endpoints
 from fastcomb.endpoints import Endpoint, Theta
 from fastcomb.mixing import coefficients, spread
 from fastcomb.samplers import Granularity, Sampler
-from fastcomb.stream import as_signed
+from fastcomb.stream import STEP_SHIFT, as_signed
 
 _WHOLE_MODEL = 0xFFFFFFFF
 _INDICES = 1 << 64
@@ -43,6 +43,9 @@ class Unit:
 class Mixture:
     """θ(Λ) = θ_A + Λ ⊙ (θ_B − θ_A) with Λ drawn by a sampler: a random-access sequence of networks.
 
+    Between more than two networks θ_1, …, θ_m it is Σ_j w_j ⊙ θ_j with weights drawn by
+    :class:`~fastcomb.Dirichlet`, reached in m − 1 steps θ ← θ + λ_j ⊙ (θ_j − θ).
+
     Combination ``i`` is a pure function of ``(seed, i)``, for i in [0, 2**64): of nothing else, so any
     subset can be evaluated in any order on any machine, and no combination is ever stored.
     Coefficients are drawn and mixed in float32; parameters of other dtypes are rounded to float32 first
@@ -51,11 +54,15 @@ class Mixture:
     Args:
         theta_a: the first network: a module, a mapping of names to tensors, or a checkpoint's path. Its
             values are copied.
-        theta_b: the second network, with the same parameters.
+        theta_b: the second network, with the same parameters; or a list of all others.
         sampler: the law of Λ, from :mod:`fastcomb.samplers`.
         seed: integer in [0, 2**64).
-        model: the module that the thetas are weights of; tells parameters from buffers where both
+        model: the module that the thetas are weights of; tells parameters from buffers where all
             thetas are mappings.
+
+    Attributes:
+        networks: what was read, by name: "theta_a" and "theta_b", or "theta_b[0]", "theta_b[1]", ….
+        steps: laws of the coefficients, one for each network after the first.
 
     Raises:
         TypeError, ValueError: the endpoints do not match, hold NaN or infinite values, or an argument is
@@ -65,7 +72,7 @@ class Mixture:
     def __init__(
         self,
         theta_a: Theta,
-        theta_b: Theta,
+        theta_b: Theta | Sequence[Theta],
         sampler: Sampler,
         seed: int = 0,
         *,
@@ -78,32 +85,43 @@ class Mixture:
         seed = operator.index(seed)
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed={seed} is outside [0, 2**64)")
-        structure = next((t for t in (model, theta_a, theta_b) if isinstance(t, nn.Module)), None)
-        self.a: Endpoint = endpoints.read(theta_a, structure, "theta_a")
-        self.b: Endpoint = endpoints.read(theta_b, structure, "theta_b")
-        endpoints.check_match(self.a, self.b)
+        thetas = endpoints.labelled(theta_a, theta_b)
         self.sampler = sampler
         self.seed = seed
+        self.steps = sampler.steps(len(thetas))
+        structure = endpoints.structure(model, *thetas.values())
+        self.networks: dict[str, Endpoint] = {
+            label: endpoints.read(theta, structure, label) for label, theta in thetas.items()
+        }
+        for label, network in self.networks.items():
+            endpoints.check_match(self.a, network, ("theta_a", label))
         self.units = _units(self.a.parameters, sampler.per)
         self.device = next(iter(self.a.parameters.values())).device
         self.engine: tuple[Any, Any] | None = None  # what the last functional_call was prepared with
-        self._table = sampler.table().to(self.device)
-        self._rule = sampler.rule()
-        ends = bool(((self._table == 0) | (self._table == 1)).any())
+        self._tables = torch.stack([step.table() for step in self.steps]).to(self.device)
+        self._rules = [number for step in self.steps for number in step.rule()]
+        ends = len(self.steps) > 1 or bool(((self._tables == 0) | (self._tables == 1)).any())
         self._draw = [seed & 0xFFFFFFFF, seed >> 32, sampler.bits, int(ends)]
-        # contiguous float32 copies: later changes of the networks do not reach the mixture
-        self._pairs = {
-            name: (self._copied(self.a.parameters[name]), self._copied(self.b.parameters[name]))
-            for name in self.a.parameters
-        }
+        self._values = {name: self._copied(name) for name in self.a.parameters}
 
-    def _copied(self, value: Tensor) -> Tensor:
-        return value.detach().to(self.device, torch.float32, copy=True).contiguous()
+    def _copied(self, name: str) -> tuple[Tensor, Tensor]:
+        """A parameter of the first network and of the others [s, ...], float32, contiguous.
+
+        Later changes of the networks do not reach the mixture.
+        """
+        a, *others = (network.parameters[name].detach() for network in self.networks.values())
+        ready = torch.stack([other.to(self.device, torch.float32) for other in others])
+        return a.to(self.device, torch.float32, copy=True).contiguous(), ready
+
+    @property
+    def a(self) -> Endpoint:
+        """The first network, which gives buffers."""
+        return self.networks["theta_a"]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the mixed parameters, in the model's order."""
-        return tuple(self._pairs)
+        return tuple(self._values)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -119,8 +137,8 @@ class Mixture:
         moved.__dict__.update(self.__dict__)
         moved.device = device
         moved.engine = None
-        moved._table = self._table.to(device)
-        moved._pairs = {n: (a.to(device), b.to(device)) for n, (a, b) in self._pairs.items()}
+        moved._tables = self._tables.to(device)
+        moved._values = {n: (a.to(device), b.to(device)) for n, (a, b) in self._values.items()}
         return moved
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -138,27 +156,32 @@ class Mixture:
         return state
 
     def coefficients(self, index: int) -> dict[str, Tensor]:
-        """Λ of one combination: for each mixed parameter a float32 tensor of its shape."""
+        """Λ of one combination: for each mixed parameter a float32 tensor of its shape.
+
+        With m > 2 networks, the weights of all of them, [m, ...]: their sum is 1 up to rounding (m · 2⁻²⁴).
+        """
         one = self.index_tensor([index])
-        fast = self.law() if compiled.serves(self.device) else None
+        fast = self.laws() if compiled.serves(self.device) else None
         result = {}
-        for name, (a, _) in self._pairs.items():
+        for name, (a, _) in self._values.items():
             unit = self.units[name]
-            if fast:
-                lam = compiled.coefficients(int(index), fast, self.seed, unit.number, unit.count)[None]
-            else:
-                lam = coefficients(one, self._table, self.seed, unit.number, unit.count, self.sampler.bits)
-            lam = spread(lam, a.shape, per_row=unit.per_row)
-            result[name] = lam.expand(1, *a.shape)[0].clone()
+            steps = []
+            for step, table in enumerate(self._tables):
+                number = unit.number ^ step << STEP_SHIFT
+                if fast:
+                    lam = compiled.coefficients(int(index), fast[step], self.seed, number, unit.count)[None]
+                else:
+                    lam = coefficients(one, table, self.seed, number, unit.count, self.sampler.bits)
+                lam = spread(lam, a.shape, per_row=unit.per_row)
+                steps.append(lam.expand(1, *a.shape)[0].clone())
+            result[name] = steps[0] if len(steps) == 1 else _weights(steps)
         return result
 
     def parameter(self, name: str, index: Tensor, dtype: torch.dtype) -> Tensor:
         """One mixed parameter: shape ``index.shape + parameter.shape`` for an int64 index [] or [K]."""
-        a, b = self._pairs[name]
         mixed: Tensor = torch.ops.fastcomb.mix(
             index,
-            a,
-            b,
+            *self._values[name],
             *self.law_arguments,
             self.units[name].numbers,
             dtype,
@@ -167,20 +190,20 @@ class Mixture:
 
     @property
     def law_arguments(self) -> tuple[Tensor, list[float], list[int]]:
-        """The operators' arguments ``table, rule, draw``."""
-        return self._table, self._rule, self._draw
+        """The operators' arguments ``tables, rules, draw``."""
+        return self._tables, self._rules, self._draw
 
-    def law(self) -> Any:
-        """The sampler as the compiled kernels take it; needs the extension, and this mixture on a CPU."""
-        return compiled.law(*self.law_arguments)
+    def laws(self) -> list[Any]:
+        """The steps as the compiled kernels take them; needs the extension, and this mixture on a CPU."""
+        return compiled.laws(*self.law_arguments)
 
-    def pair(self, name: str) -> tuple[Tensor, Tensor]:
-        """Both endpoints' values of one mixed parameter, float32."""
-        return self._pairs[name]
+    def values(self, name: str) -> tuple[Tensor, Tensor]:
+        """One mixed parameter of the first network and of the others [s, ...], float32."""
+        return self._values[name]
 
     def shape(self, name: str) -> torch.Size:
         """Shape of one mixed parameter."""
-        return self._pairs[name][0].shape
+        return self._values[name][0].shape
 
     def functional_call(
         self,
@@ -231,11 +254,19 @@ class Mixture:
         return self.__dict__ | {"engine": None}
 
     def __repr__(self) -> str:
-        total = sum(a.numel() for a, _ in self._pairs.values())
+        total = sum(a.numel() for a, _ in self._values.values())
         return (
-            f"Mixture({self.sampler}, seed={self.seed}: "
-            f"{len(self._pairs)} parameters, {total:,} coefficients)"
+            f"Mixture({self.sampler}, seed={self.seed}: {len(self.networks)} networks, "
+            f"{len(self._values)} parameters, {total:,} entries)"
         )
+
+
+def _weights(steps: list[Tensor]) -> Tensor:
+    """Weights [m, ...] of m networks from the coefficients of the m − 1 steps between them."""
+    weights = [torch.ones_like(steps[0])]
+    for lam in steps:
+        weights = [weight * (1 - lam) for weight in weights] + [lam]
+    return torch.stack(weights)
 
 
 def _units(parameters: dict[str, Tensor], per: Granularity) -> dict[str, Unit]:

@@ -8,7 +8,7 @@ collected on. A combination of two networks has other activations, so a choice m
   variance, with the layers below normalised by that batch's own statistics; the running statistics are
   the plain averages over the batches, as :func:`torch.optim.swa_utils.update_bn` computes them. Tensors
   are one batch, a DataLoader gives its own batches.
-- ``"lerp"`` interpolates θ_A's and θ_B's with the sampler's mean.
+- ``"lerp"`` interpolates the networks' with the sampler's mean.
 - ``"a"`` keeps θ_A's.
 """
 
@@ -74,19 +74,19 @@ class Normalisation:
                     "samples (a tensor, a Dataset or a DataLoader)"
                 )
             return Normalisation(choice, batches=_inputs(calibration))
-        mean = mixture.sampler.mean
-        if choice == "lerp" and not math.isfinite(mean):
+        means = [step.mean for step in mixture.steps] if choice == "lerp" else []
+        if not all(map(math.isfinite, means)):
             raise ValueError(f'batch_norm="lerp" needs a sampler with a finite mean, not {mixture.sampler}')
-        weight = mean if choice == "lerp" else 0.0
+        used = dict(list(mixture.networks.items())[: 1 + len(means)])
         fixed = {}
         for name in _statistics(layers):
-            sides = (mixture.a, mixture.b) if choice == "lerp" else (mixture.a,)
-            for label, side in zip("ab", sides, strict=False):
-                if name not in side.carried:
-                    raise ValueError(f"batch_norm={choice!r}: theta_{label} has no {name!r}")
-            a = mixture.a.carried[name].to(mixture.device, torch.float64)
-            b = mixture.b.carried.get(name, a).to(mixture.device, torch.float64)
-            fixed[name] = a + weight * (b - a) if weight else a
+            missing = [label for label, network in used.items() if name not in network.carried]
+            if missing:
+                raise ValueError(f"batch_norm={choice!r}: {missing[0]} has no {name!r}")
+            value, *others = (n.carried[name].to(mixture.device, torch.float64) for n in used.values())
+            for mean, other in zip(means, others, strict=True):
+                value = value + mean * (other - value)
+            fixed[name] = value
         return Normalisation(choice, fixed=fixed)
 
 

@@ -2,7 +2,8 @@
 
 A sampler says two things: the law of one coefficient, and which weights share one
 (``per="element" | "neuron" | "layer" | "model"``). Values outside [0, 1] are legal; they reach the
-vicinity of the hypercube between the two networks.
+vicinity of the hypercube between the two networks. :class:`Dirichlet` serves any number of networks, the
+others two.
 
 The stream (:mod:`fastcomb.stream`) draws integers, and a law is a *table* from those integers to
 coefficients: 65,536 float32 numbers for ``bits=16``, 8,388,608 for ``bits=32``, each the law's value at
@@ -15,6 +16,7 @@ from __future__ import annotations
 import abc
 import functools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +31,7 @@ from fastcomb.stream import grid
 
 Granularity = Literal["element", "neuron", "layer", "model"]
 GRANULARITIES: tuple[Granularity, ...] = ("element", "neuron", "layer", "model")
+MOST_NETWORKS = 256
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,25 @@ class Sampler(abc.ABC):
                 raise ValueError(f"{type(self).__name__}: {name}={value} is not finite")
         self._check()
 
+    @abc.abstractmethod
+    def steps(self, networks: int) -> tuple[ScalarSampler, ...]:
+        """Laws of the steps that make a combination of so many networks θ_1, …, θ_m.
+
+        A combination starts as θ_1 and moves towards each other network in turn,
+        θ ← fma(λ_j, θ_j − θ, θ), with independent coefficients λ_2, …, λ_m of these laws.
+
+        Raises:
+            ValueError: the law is not one for so many networks.
+        """
+
+    def _check(self) -> None:  # noqa: B027 - not every law has parameters to check
+        """Raise ValueError where the law's parameters are outside their range."""
+
+
+@dataclass(frozen=True)
+class ScalarSampler(Sampler):
+    """A law of one number, the coefficient between two networks; arguments as for :class:`Sampler`."""
+
     @property
     @abc.abstractmethod
     def mean(self) -> float:
@@ -68,8 +90,13 @@ class Sampler(abc.ABC):
     def ppf(self, u: Any) -> Any:
         """Quantile function of the law at ``u`` in (0, 1), in float64, elementwise (as scipy.stats)."""
 
-    def _check(self) -> None:  # noqa: B027 - not every law has parameters to check
-        """Raise ValueError where the law's parameters are outside their range."""
+    def steps(self, networks: int) -> tuple[ScalarSampler, ...]:
+        if networks != 2:
+            raise ValueError(
+                f"{self} draws the one coefficient between two networks, not the weights of {networks}; "
+                "pass Dirichlet(alpha)"
+            )
+        return (self,)
 
     def _values(self, u: Tensor) -> Tensor:
         """Coefficients that the stream assigns to ``u`` (float64 tensor, exact in float32)."""
@@ -89,7 +116,7 @@ class Sampler(abc.ABC):
 
 
 @functools.lru_cache(maxsize=8)
-def _table(sampler: Sampler) -> Tensor:
+def _table(sampler: ScalarSampler) -> Tensor:
     values = sampler._values(grid(sampler.bits))
     if not torch.isfinite(values).all():
         raise ValueError(f"{sampler} yields coefficients that are not finite in float32")
@@ -97,7 +124,7 @@ def _table(sampler: Sampler) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Uniform(Sampler):
+class Uniform(ScalarSampler):
     """Uniform on (low, high): λ = fma(u, high − low, low) in float32."""
 
     low: float = 0.0
@@ -125,7 +152,7 @@ class Uniform(Sampler):
 
 
 @dataclass(frozen=True)
-class Bernoulli(Sampler):
+class Bernoulli(ScalarSampler):
     """1 (take θ_B) with probability p, else 0 (take θ_A): λ = (u < p)."""
 
     p: float = 0.5
@@ -150,7 +177,7 @@ class Bernoulli(Sampler):
 
 
 @dataclass(frozen=True)
-class Beta(Sampler):
+class Beta(ScalarSampler):
     """Beta(a, b) on (0, 1)."""
 
     a: float
@@ -169,7 +196,7 @@ class Beta(Sampler):
 
 
 @dataclass(frozen=True)
-class Normal(Sampler):
+class Normal(ScalarSampler):
     """Normal with the given mean and standard deviation."""
 
     mean: float = 0.5
@@ -184,7 +211,7 @@ class Normal(Sampler):
 
 
 @dataclass(frozen=True)
-class Constant(Sampler):
+class Constant(ScalarSampler):
     """The same coefficient t everywhere: the point at t on the line from θ_A to θ_B."""
 
     t: float
@@ -198,7 +225,7 @@ class Constant(Sampler):
 
 
 @dataclass(frozen=True)
-class Law(Sampler):
+class Law(ScalarSampler):
     """Any frozen distribution of :mod:`scipy.stats`, continuous or discrete, through its ``ppf``.
 
     Args:
@@ -228,3 +255,40 @@ class Law(Sampler):
 
     def ppf(self, u: Any) -> Any:
         return self.dist.ppf(np.asarray(u, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Dirichlet(Sampler):
+    """Dirichlet weights of m ≥ 2 networks: non-negative, with sum 1, ∝ Π w_j^(α_j − 1).
+
+    ``Dirichlet(1.0)`` is uniform on the simplex; a smaller alpha favours its corners, a larger one its
+    middle. Weights come from breaking a stick: λ_j ~ Beta(α_j, α_1 + … + α_{j−1}) is network j's share of
+    what it has in common with those before it, so w_j = λ_j Π_{k>j} (1 − λ_k) (Connor and Mosimann,
+    Journal of the American Statistical Association 64, 1969). For two networks this is
+    ``Beta(α_2, α_1)``, the same numbers.
+
+    Args:
+        alpha: the concentrations, positive: one number for all networks, or one for each.
+    """
+
+    alpha: float | Sequence[float] = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.alpha, Iterable):
+            object.__setattr__(self, "alpha", tuple(map(float, self.alpha)))  # hashable, as samplers are
+        super().__post_init__()
+
+    def _check(self) -> None:
+        values = self.alpha if isinstance(self.alpha, Sequence) else [self.alpha]
+        if not all(math.isfinite(value) and value > 0 for value in values):
+            raise ValueError(f"Dirichlet: alpha={self.alpha} must be positive and finite")
+
+    def steps(self, networks: int) -> tuple[ScalarSampler, ...]:
+        alpha = self.alpha if isinstance(self.alpha, Sequence) else (self.alpha,) * networks
+        if len(alpha) != networks:
+            raise ValueError(f"{self} has {len(alpha)} concentrations for {networks} networks")
+        if not 2 <= networks <= MOST_NETWORKS:
+            raise ValueError(f"{networks} networks given; between 2 and {MOST_NETWORKS} can be mixed")
+        return tuple(
+            Beta(alpha[j], math.fsum(alpha[:j]), per=self.per, bits=self.bits) for j in range(1, networks)
+        )

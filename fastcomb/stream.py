@@ -26,6 +26,10 @@ from torch import Tensor
 
 STREAM_VERSION = 1
 
+#: Step ``j`` of a unit's chain of coefficients draws from unit ``unit ^ j << STEP_SHIFT``: so the first step
+#: is the stream of two networks.
+STEP_SHIFT = 24
+
 #: Number of random bits behind one draw, for each legal ``bits=``.
 RESOLUTION = {16: 16, 32: 23}
 
@@ -37,6 +41,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 Word = Tensor | int
+#: Combinations, columns, and their draws.
+Piece = tuple[slice, slice, Tensor]
 
 
 def philox4x32_10(
@@ -73,9 +79,7 @@ def philox4x32_10(
     return c0, c1, c2, c3
 
 
-def pieces(
-    index: Tensor, *, seed: int, unit: int, count: int, bits: int
-) -> Iterator[tuple[slice, slice, Tensor]]:
+def pieces(index: Tensor, *, seed: int, unit: int, count: int, bits: int) -> Iterator[Piece]:
     """The draws of one unit for each combination, in cache-sized pieces.
 
     Args:

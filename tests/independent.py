@@ -34,9 +34,12 @@ def uniform(seed: int, index: int, unit: int, element: int, bits: int) -> float:
 
 
 def uniforms(
-    parameters: Mapping[str, Tensor], seed: int, index: int, per: str, bits: int
+    parameters: Mapping[str, Tensor], seed: int, index: int, per: str, bits: int, flip: int = 0
 ) -> dict[str, np.ndarray]:
-    """u of every weight of one combination, float64 arrays shaped like the parameters."""
+    """u of every weight of one combination, float64 arrays shaped like the parameters.
+
+    ``flip`` is combined with every unit by exclusive or.
+    """
     owners = sorted({name.rpartition(".")[0] for name in parameters})
     result = {}
     for name, value in parameters.items():
@@ -52,6 +55,6 @@ def uniforms(
                 unit, element = owners.index(name.rpartition(".")[0]), 0
             else:
                 unit, element = 0xFFFFFFFF, 0
-            flat[e] = uniform(seed, index, unit, element, bits)
+            flat[e] = uniform(seed, index, unit ^ flip, element, bits)
         result[name] = flat.reshape(shape)
     return result

@@ -10,7 +10,7 @@ from fastcomb.mixing import mix
 
 LINEAR, CONV = torch.ops.fastcomb.mixed_linear, torch.ops.fastcomb.mixed_conv2d
 LAW = fc.Uniform()
-REST = (LAW.table(), LAW.rule(), [7, 0, 16, 0])
+REST = (LAW.table()[None], LAW.rule(), [7, 0, 16, 0])
 GEOMETRY = ([2, 1], [1, 2], [1, 2], 2)
 
 
@@ -22,8 +22,8 @@ def linear(inner, outputs, bias=True):
     """Arguments after the input and the index, and what generates weight and bias."""
     torch.manual_seed(0)
     pairs = [
-        (torch.randn(outputs, inner), torch.randn(outputs, inner)),
-        (torch.randn(outputs), torch.randn(outputs)),
+        (torch.randn(outputs, inner), torch.randn(1, outputs, inner)),
+        (torch.randn(outputs), torch.randn(1, outputs)),
     ]
     units = [[1, outputs * inner, 0], [0, outputs, 0]]
     biases = pairs[1] if bias else (None, None)
@@ -55,7 +55,7 @@ def test_linear_equals_torch_on_the_generated_weights(dtype, shape, bias):
 
 def test_conv2d_equals_torch_on_the_generated_weights():
     torch.manual_seed(0)
-    pair = torch.randn(6, 2, 3, 2), torch.randn(6, 2, 3, 2)
+    pair = torch.randn(6, 2, 3, 2), torch.randn(1, 6, 2, 3, 2)
     unit, none = [1, 72, 0], [0, 0, 0]
     index = torch.tensor([2, 0])
     w = weights(index, pair, unit, torch.float32)
@@ -74,7 +74,7 @@ def test_they_keep_their_contract_with_torch(own):
     index = torch.tensor([1, 3])
     x = torch.randn(*([2] if own else []), 4, 7)
     torch.library.opcheck(LINEAR.default, (x, index, *arguments, own))
-    pair = torch.randn(6, 2, 3, 2), torch.randn(6, 2, 3, 2)
+    pair = torch.randn(6, 2, 3, 2), torch.randn(1, 6, 2, 3, 2)
     images = torch.randn(*([2] if own else []), 5, 4, 9, 8)
     rest = (*pair, None, None, *REST, [1, 72, 0], [0, 0, 0], own, *GEOMETRY)
     torch.library.opcheck(CONV.default, (images, index, *rest))

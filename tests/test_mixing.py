@@ -90,17 +90,25 @@ def test_weights_equal_the_formula(per, sampler):
 def test_the_operator_keeps_its_contract_with_torch():
     """torch.library's own checks: schema, fake tensors, tracing with dynamic shapes."""
     a, b = torch.randn(6, 5), torch.randn(6, 5)
-    table = fc.Uniform().table()
+    table = fc.Uniform().table()[None]
     for index in (torch.tensor(3), torch.arange(4)):
         for count, per_row in ((30, 0), (6, 1), (1, 0)):
             unit = [2, count, per_row]
-            arguments = (index, a, b, table, fc.Uniform().rule(), [7, 0, 16, 0], unit, torch.bfloat16)
+            arguments = (index, a, b[None], table, fc.Uniform().rule(), [7, 0, 16, 0], unit, torch.bfloat16)
             torch.library.opcheck(torch.ops.fastcomb.mix.default, arguments)
 
 
 def test_vmap_over_the_index_is_the_batched_operator():
     a, b = torch.randn(6, 5), torch.randn(6, 5)
-    rest = (a, b, fc.Uniform().table(), fc.Uniform().rule(), [7, 0, 16, 0], [2, 30, 0], torch.float32)
+    rest = (
+        a,
+        b[None],
+        fc.Uniform().table()[None],
+        fc.Uniform().rule(),
+        [7, 0, 16, 0],
+        [2, 30, 0],
+        torch.float32,
+    )
     batched = torch.ops.fastcomb.mix(torch.arange(5), *rest)
     assert torch.equal(torch.vmap(lambda i: torch.ops.fastcomb.mix(i, *rest))(torch.arange(5)), batched)
     assert torch.equal(torch.ops.fastcomb.mix(torch.tensor(2), *rest), batched[2])

@@ -48,13 +48,13 @@ class TestStream:
     @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
     def test_mixing_equals_the_reference_bit_for_bit(self, level, sampler):
         """Sizes that end in the middle of a block or vector, every granularity and dtype."""
-        table, rule = sampler.table(), sampler.rule()
+        table, rule = sampler.table()[None], sampler.rule()
         ends = int(((table == 0) | (table == 1)).any())
         index = torch.tensor([0, 7, -1])
         draw = [0xDEADBEEF, 0xFFFFFFFF, sampler.bits, ends]
         for size in SIZES:
             torch.manual_seed(size)
-            a, b = torch.randn(size, 3), torch.randn(size, 3)
+            a, b = torch.randn(size, 3), torch.randn(1, size, 3)
             for unit in ([1, 3 * size, 0], [2, size, 1], [3, 1, 0]):
                 for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
                     fast = mixing.mix(index, a, b, table, rule, draw, unit, dtype)
@@ -392,8 +392,8 @@ class TestThreads:
 import os, torch, fastcomb as fc
 from fastcomb.mixing import mix
 torch.set_num_threads(2)
-law, a, b = fc.Uniform(), torch.randn(500, 1000), torch.randn(500, 1000)
-rest = law.table(), law.rule(), [1, 0, 16, 0], [0, 500000, 0], torch.float32
+law, a, b = fc.Uniform(), torch.randn(500, 1000), torch.randn(1, 500, 1000)
+rest = law.table()[None], law.rule(), [1, 0, 16, 0], [0, 500000, 0], torch.float32
 run = lambda: mix(torch.arange(4), a, b, *rest)
 before = run()
 child = os.fork()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastcomb import compiled
 from fastcomb.backends.native.instructions import Goal
-from fastcomb.backends.native.machine import Machine, Pair
+from fastcomb.backends.native.machine import Machine, Mixed
 from fastcomb.program import Node, Program, Value, Weight
 from fastcomb.stream import as_unsigned
 
@@ -29,11 +29,11 @@ def mixed_linear(
     x: Tensor,
     index: Tensor,
     weight_a: Tensor,
-    weight_b: Tensor,
+    weight_others: Tensor,
     bias_a: Tensor | None,
-    bias_b: Tensor | None,
-    table: Tensor,
-    rule: list[float],
+    bias_others: Tensor | None,
+    tables: Tensor,
+    rules: list[float],
     draw: list[int],
     weight_unit: list[int],
     bias_unit: list[int],
@@ -44,26 +44,26 @@ def mixed_linear(
     Args:
         x: [..., I]; with ``own`` [K, ..., I], each combination's.
         index: int64, shape [] or [K].
-        weight_a, weight_b: float32 [O, I].
-        bias_a, bias_b: float32 [O], or None.
-        table, rule, draw: as for ``fastcomb::mix``.
+        weight_a, weight_others: float32 [O, I] and [s, O, I].
+        bias_a, bias_others: float32 [O] and [s, O], or None.
+        tables, rules, draw: as for ``fastcomb::mix``.
         weight_unit, bias_unit: its ``unit`` for weight and bias.
         own: whether x has a leading K.
 
     Returns:
         [..., O], with a leading K for an index [K]; dtype of x.
     """
-    weight, bias = Pair(weight_a, weight_b, weight_unit), _bias(bias_a, bias_b, bias_unit)
-    law = _Law(table, rule, draw)
+    weight, bias = Mixed(weight_a, weight_others, weight_unit), _bias(bias_a, bias_others, bias_unit)
+    laws = _Laws(tables, rules, draw)
     inputs = x if own else x[None]
     rows = inputs.shape[1:-1].numel()
     fits = x.dtype in compiled.STORAGE and inputs.numel() and weight_a.numel() and index.numel()
     if not (fits and compiled.serves(x.device)):
-        return _one_by_one(F.linear, {}, x, index, weight, bias, law, own)
+        return _one_by_one(F.linear, {}, x, index, weight, bias, laws, own)
     many = index.reshape(-1)
     inputs = inputs.reshape(-1, rows, x.shape[-1])  # a row of inputs is a sample
     out = torch.empty(len(many), rows, len(weight_a), dtype=x.dtype)
-    _machine(weight, bias, law, inputs[0]).run(
+    _machine(weight, bias, laws, inputs[0]).run(
         Goal("outputs", rounded=True),
         rows,
         [as_unsigned(i) for i in many.tolist()],
@@ -79,11 +79,11 @@ def mixed_conv2d(
     x: Tensor,
     index: Tensor,
     weight_a: Tensor,
-    weight_b: Tensor,
+    weight_others: Tensor,
     bias_a: Tensor | None,
-    bias_b: Tensor | None,
-    table: Tensor,
-    rule: list[float],
+    bias_others: Tensor | None,
+    tables: Tensor,
+    rules: list[float],
     draw: list[int],
     weight_unit: list[int],
     bias_unit: list[int],
@@ -97,33 +97,34 @@ def mixed_conv2d(
 
     Args:
         x: [N, C, H, W]; with ``own`` [K, N, C, H, W].
-        weight_a, weight_b: float32 [O, C / groups, kh, kw].
+        weight_a, weight_others: float32 [O, C / groups, kh, kw] and [s, O, C / groups, kh, kw].
         stride, padding, dilation, groups: as for ``F.conv2d``, two numbers each but for groups.
         (the others): as for ``fastcomb::mixed_linear``.
 
     Returns:
         [N, O, H', W'], with a leading K for an index [K]; dtype of x.
     """
-    weight, bias = Pair(weight_a, weight_b, weight_unit), _bias(bias_a, bias_b, bias_unit)
+    weight, bias = Mixed(weight_a, weight_others, weight_unit), _bias(bias_a, bias_others, bias_unit)
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return _one_by_one(F.conv2d, geometry, x, index, weight, bias, _Law(table, rule, draw), own)
+    return _one_by_one(F.conv2d, geometry, x, index, weight, bias, _Laws(tables, rules, draw), own)
 
 
-class _Law:
-    """The law and stream of a mixture, as operators take it."""
+class _Laws(NamedTuple):
+    """The laws and stream of a mixture, as operators take them."""
 
-    def __init__(self, table: Tensor, rule: list[float], draw: list[int]) -> None:
-        self.table, self.rule, self.draw = table, rule, draw
+    tables: Tensor
+    rules: list[float]
+    draw: list[int]
 
-    def values(self, index: Tensor, pair: Pair, dtype: torch.dtype) -> Tensor:
+    def values(self, index: Tensor, parameter: Mixed, dtype: torch.dtype) -> Tensor:
         mixed: Tensor = torch.ops.fastcomb.mix(
-            index, pair.a, pair.b, self.table, self.rule, self.draw, pair.unit, dtype
+            index, parameter.a, parameter.others, *self, parameter.unit, dtype
         )
         return mixed
 
 
-def _bias(a: Tensor | None, b: Tensor | None, unit: list[int]) -> Pair | None:
-    return None if a is None or b is None else Pair(a, b, unit)
+def _bias(a: Tensor | None, others: Tensor | None, unit: list[int]) -> Mixed | None:
+    return None if a is None or others is None else Mixed(a, others, unit)
 
 
 def _one_by_one(
@@ -131,15 +132,15 @@ def _one_by_one(
     geometry: dict[str, Any],
     x: Tensor,
     index: Tensor,
-    weight: Pair,
-    bias: Pair | None,
-    law: _Law,
+    weight: Mixed,
+    bias: Mixed | None,
+    laws: _Laws,
     own: bool,
 ) -> Tensor:
     """Weights generated for all combinations, then torch's own layer for each."""
     many = index.reshape(-1)
-    weights = law.values(many, weight, x.dtype)
-    biases = None if bias is None else law.values(many, bias, x.dtype)
+    weights = laws.values(many, weight, x.dtype)
+    biases = None if bias is None else laws.values(many, bias, x.dtype)
     if not len(many):
         one = x.new_empty(x.shape[int(own) :], device="meta")
         shape = function(one, weight.a.to(device="meta", dtype=x.dtype), None, **geometry).shape
@@ -155,19 +156,19 @@ def _one_by_one(
 _machines: dict[Any, Machine] = {}
 
 
-def _machine(weight: Pair, bias: Pair | None, law: _Law, x: Tensor) -> Machine:
-    parts = [pair for pair in (weight, bias) if pair is not None]
-    tensors = [tensor for pair in parts for tensor in (pair.a, pair.b)]
-    stamps = tuple((t.data_ptr(), t._version) for t in (*tensors, law.table))
-    units = tuple(tuple(pair.unit) for pair in parts)
-    key = (stamps, units, tuple(law.rule), tuple(law.draw), x.dtype, compiled.level())
+def _machine(weight: Mixed, bias: Mixed | None, laws: _Laws, x: Tensor) -> Machine:
+    parts = [part for part in (weight, bias) if part is not None]
+    tensors = [tensor for part in parts for tensor in (part.a, part.others)]
+    stamps = tuple((t.data_ptr(), t._version) for t in (*tensors, laws.tables))
+    units = tuple(tuple(part.unit) for part in parts)
+    key = (stamps, units, len(laws.tables), tuple(laws.rules), tuple(laws.draw), x.dtype, compiled.level())
     if key not in _machines:
         names = ("weight", "bias")
         _machines[key] = Machine(
             _linear_program(bias is not None),
-            {n: Pair(p.a.detach(), p.b.detach(), p.unit) for n, p in zip(names, parts, strict=False)},
-            compiled.law(law.table, law.rule, law.draw),
-            compiled.seed(law.draw),
+            {n: Mixed(p.a.detach(), p.others.detach(), p.unit) for n, p in zip(names, parts, strict=False)},
+            compiled.laws(*laws),
+            compiled.seed(laws.draw),
             dtype=x.dtype,
             x=x,
             buffers={},

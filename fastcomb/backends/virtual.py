@@ -158,12 +158,12 @@ def _mixed(parts: tuple[Any, Any], rest: tuple[Any, ...]) -> list[Any] | None:
     if not fresh or not (bias is None or isinstance(bias, VirtualParameter)):
         return None
     mixture = weight._mixture
-    pairs: list[Any] = [
-        *mixture.pair(weight._name),
-        *(mixture.pair(bias._name) if bias is not None else (None, None)),
+    values: list[Any] = [
+        *mixture.values(weight._name),
+        *(mixture.values(bias._name) if bias is not None else (None, None)),
     ]
     units = [mixture.units[v._name].numbers if v is not None else [0, 0, 0] for v in parts]
-    return [weight._index, *pairs, *mixture.law_arguments, *units, False, *rest]
+    return [weight._index, *values, *mixture.law_arguments, *units, False, *rest]
 
 
 def _linear(input: Tensor, weight: Any, bias: Any = None) -> Tensor | None:

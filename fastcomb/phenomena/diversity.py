@@ -181,7 +181,7 @@ def diversity(
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1")
     module = copy.deepcopy(model).to(mix.device).eval()
-    ends = (mix.a, mix.b)
+    ends = list(mix.networks.values())
     networks = [(mix, numbers), *((_alone(end, module, mix), [0]) for end in ends)]
     _watch(module, layers)
 

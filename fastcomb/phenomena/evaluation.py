@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from fastcomb.density import Array
-from fastcomb.endpoints import Theta
+from fastcomb.endpoints import Theta, structure
 from fastcomb.mixture import Mixture
 from fastcomb.rebasin import Alignment, Method, align
 from fastcomb.samplers import Constant, Sampler
@@ -58,8 +58,7 @@ class Evaluation:
         calibration = options.get("calibration")
         if isinstance(calibration, DataLoader):  # a shuffled one gives every network the same batches
             calibration = DataLoader(list(calibration), batch_size=None)  # type: ignore[arg-type]
-        modules = (theta for theta in thetas if isinstance(theta, nn.Module))
-        model = options.get("model") or next(modules, None)
+        model = structure(options.get("model"), *thetas)
         if model is None:
             raise ValueError("all networks are weights without a module; pass model= to say how to run them")
         example = samples.first()[0].cpu()

@@ -6,7 +6,7 @@ import copy
 import operator
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fastcomb import backends
+from fastcomb import backends, endpoints
 from fastcomb.backends import Backend, BackendNotice, Scores
 from fastcomb.endpoints import Theta
 from fastcomb.mixture import Mixture
@@ -30,7 +30,7 @@ _STREAMED_GROUP = 1024
 
 def evaluate(
     theta_a: Theta,
-    theta_b: Theta,
+    theta_b: Theta | Sequence[Theta],
     sampler: Sampler,
     *,
     data: Any,
@@ -55,11 +55,12 @@ def evaluate(
 
     Args:
         theta_a, theta_b: the two networks: modules, mappings of names to tensors, or checkpoint paths.
+            With :class:`~fastcomb.Dirichlet`, ``theta_b`` may be a list of several.
         sampler: the law of the coefficients, for example ``Uniform()``.
         data: ``(x, y)`` with x [N, ...] and y [N, ...] (tensors or arrays), a Dataset of such pairs, or a
             DataLoader (iterated once and held; not shuffled if larger than ``data_budget``).
-        model: the module that the thetas are weights of; needed when both are mappings or paths. A copy
-            in eval mode is used.
+        model: the module that the thetas are weights of; needed when all are mappings or paths. A copy in
+            eval mode is used.
         n: how many combinations.
         start: index of the first.
         seed: of the coefficient stream, in [0, 2**64).
@@ -88,9 +89,9 @@ def evaluate(
         raise ValueError(f"start={start}, n={n}: combinations are numbered from 0 to 2**64 - 1")
     score = losses.resolve(loss)
     place = None if device is None else _device(device)
-    structure = next((t for t in (model, theta_a, theta_b) if isinstance(t, nn.Module)), None)
+    structure = endpoints.structure(model, *endpoints.labelled(theta_a, theta_b).values())
     if structure is None:
-        raise ValueError("both thetas are weights without a module; pass model= to say how to run them")
+        raise ValueError("all thetas are weights without a module; pass model= to say how to run them")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype} is not a floating-point dtype")
     backends.check_name(backend)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastcomb import compiled
 from fastcomb.backends.base import Scores, Sums
 from fastcomb.backends.native.instructions import Goal, Unsupported
-from fastcomb.backends.native.machine import Machine, Pair
+from fastcomb.backends.native.machine import Machine, Mixed
 from fastcomb.backends.torch_reference import TorchReference, check_fit
 from fastcomb.program import CaptureError, Program
 from fastcomb.program.cache import captured
@@ -81,8 +81,8 @@ class Native:
         buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
         self._machine = Machine(
             self._program,
-            _pairs(self._program, mixture),
-            mixture.law(),
+            _mixed(self._program, mixture),
+            mixture.laws(),
             mixture.seed,
             dtype=dtype,
             x=x,
@@ -224,12 +224,12 @@ def _program(model: nn.Module, x: Tensor) -> Program:
     return program
 
 
-def _pairs(program: Program, mixture: Mixture) -> dict[str, Pair]:
+def _mixed(program: Program, mixture: Mixture) -> dict[str, Mixed]:
     for node in program:
         for weight in node.weights:
             if weight.kind == "parameter" and weight.name not in mixture.names:
                 raise Unsupported(f"the parameter {weight.name!r}, which is not mixed under that name")
-    return {name: Pair(*mixture.pair(name), mixture.units[name].numbers) for name in mixture.names}
+    return {name: Mixed(*mixture.values(name), mixture.units[name].numbers) for name in mixture.names}
 
 
 def _record(program: Program) -> tuple[dict[str, int], int]:

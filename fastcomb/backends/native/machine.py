@@ -21,11 +21,11 @@ ARENA_BYTES = 512 << 10
 MOST_SAMPLES = 512
 
 
-class Pair(NamedTuple):
-    """A mixed parameter: both endpoints' float32 values, and its unit of the stream."""
+class Mixed(NamedTuple):
+    """A mixed parameter: the first network's values, those of the others [s, ...], its unit of the stream."""
 
     a: Tensor
-    b: Tensor
+    others: Tensor
     unit: list[int]
 
 
@@ -34,8 +34,8 @@ class Machine:
 
     Args:
         program: what to run.
-        pairs: the mixed parameters; kept, since the engine reads from them.
-        law: from :func:`fastcomb.compiled.law`.
+        mixed: the mixed parameters, contiguous float32; kept, since the engine reads from them.
+        laws: from :func:`fastcomb.compiled.laws`.
         seed: of the stream.
         dtype: compute dtype.
         x: a sample input in the compute dtype.
@@ -50,8 +50,8 @@ class Machine:
     def __init__(
         self,
         program: Program,
-        pairs: Mapping[str, Pair],
-        law: Any,
+        mixed: Mapping[str, Mixed],
+        laws: list[Any],
         seed: int,
         *,
         dtype: torch.dtype,
@@ -63,8 +63,8 @@ class Machine:
         native, level = compiled.extension(), compiled.level()
         assert native is not None
         self._x = x[:1]
-        self._pairs = pairs
-        shapes = {name: tuple(pair.a.shape) for name, pair in pairs.items()}
+        self._mixed = mixed
+        shapes = {name: tuple(parameter.a.shape) for name, parameter in mixed.items()}
         weights = Weights(shapes, dtype, native.width(level), native.pairs(level))
         self._shared = Shared(program, weights, Constants(), buffers, fixed, statistics)
         if statistics:
@@ -74,8 +74,8 @@ class Machine:
         self.output = lowered.output
         self._arena = lowered.arena / 2
         self._passes: dict[tuple[Goal, int], int] = {}
-        self._law = law
-        self.engine = native.Engine(level, seed, law)
+        self._laws = laws
+        self.engine = native.Engine(level, seed, laws)
         for generated in weights.generated:
             self._add(generated, int(generated.form == PACKED and dtype == torch.bfloat16))
         self._constants = self._shared.constants.block()
@@ -141,12 +141,13 @@ class Machine:
         return record
 
     def _add(self, generated: Generated, storage: int) -> None:
-        a, b, unit = self._pairs[generated.name]
+        a, others, unit = self._mixed[generated.name]
         layout = generated.layout
         rows = a.shape[0] if a.ndim else 1
         self.engine.add(
             a.data_ptr(),
-            b.data_ptr(),
+            others.data_ptr(),
+            a.numel(),
             layout.outputs if layout else rows,
             layout.inner if layout else a.numel() // max(rows, 1),
             layout.first if layout else 0,
