@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from fastcomb.plots import new_figure, save
@@ -119,6 +120,7 @@ def summary(found: Mapping[str, Found], near: Sequence[float]) -> str:
                 verdict(one.near("aligned", UNIFORM)),
                 verdict(one.near("aligned", "vicinity (−¼, 1¼)")),
                 {"holds": "no", "in part": "in part", "fails": "yes"}[alone],
+                enough(one, near[0]),
                 tolerated(lines, near[0] * worst),
                 bearable(one, near[0]),
                 ratio(one),
@@ -129,9 +131,10 @@ def summary(found: Mapping[str, Found], near: Sequence[float]) -> str:
         "1 cube",
         "1 vicinity",
         "takes alignment?",
+        "temperature enough?",
         "2 transitivity",
         "3 units perturbed at most",
-        "4 disagreement, of the networks'",
+        "4 disagreement (%): combinations / networks",
     ]
     return table(header, rows) + "\n"
 
@@ -144,17 +147,27 @@ def tolerated(barriers: Sequence[float], limit: float) -> str:
     return "fails" if min(barriers) > limit else "in part"
 
 
+def enough(one: Found, near: float) -> str:
+    """Whether calibrated combinations of unaligned pairs come near the calibrated networks."""
+    losses = one.calibrated("unaligned", "combinations", 1)
+    limits = [(1 + near) * loss for loss in one.calibrated("unaligned", "networks", 1)]
+    fitting = [loss <= limit for loss, limit in zip(losses, limits, strict=True)]
+    return "yes" if all(fitting) else "in part" if any(fitting) else "no"
+
+
 def bearable(one: Found, near: float) -> str:
-    """The largest tested fraction of shuffled units that keeps the mean loss of combinations near."""
-    curve = one.curve("shuffle", "loss").mean(0)
+    """The largest tested fraction of shuffled units up to which the mean loss of combinations is low."""
+    low = one.curve("shuffle", "loss").mean(0) <= (1 + near) * np.mean(one.worse)
     fractions = one.record["robustness"][0]["fractions"]
-    kept = [f for f, loss in zip(fractions, curve, strict=True) if loss <= (1 + near) * curve[0]]
-    return f"{100 * max(kept):.0f} %"
+    if not low[0]:
+        return "– (1 fails)"
+    return f"{100 * fractions[low.argmin() - 1 if not low.all() else -1]:.0f} %"
 
 
 def ratio(one: Found) -> str:
     pairs = [pair["disagreement"] for pair in one.record["diversity"]]
-    return shown([inner / outer for inner, _, outer in pairs], percent=True) + " %"
+    text = f"{shown([p[0] for p in pairs], percent=True)} / {shown([p[2] for p in pairs], percent=True)}"
+    return f"({text})" if verdict(one.near("aligned", UNIFORM)) == "fails" else text
 
 
 def claim_1(found: Mapping[str, Found], near: Sequence[float]) -> str:
@@ -270,7 +283,27 @@ def claim_4(found: Mapping[str, Found]) -> str:
     header = ["networks"]
     for label in ("disagreement (%)", "JSD (nats)", "error correlation", "ensemble gain (points)"):
         header += [f"{label}: combinations", "networks"]
-    return DIVERSITY + table([*header, "gain of all combinations"], rows) + "\n"
+    text = DIVERSITY + table([*header, "gain of all combinations"], rows) + "\n"
+    rows = []
+    for name, one in found.items():
+        pairs = one.record["diversity"]
+        layers = [label for label in pairs[0] if label.startswith("CKA")]
+        distances = [pair["weight distance (L2)"] for pair in pairs]
+        rows.append(
+            [
+                name,
+                *(shown([d[part] / d[2] for d in distances]) for part in (0, 1)),
+                *(shown([pair["cosine of weights"][part] for pair in pairs]) for part in (0, 2)),
+                ", ".join(label.removeprefix("CKA of ") for label in layers),
+                *(
+                    ", ".join(f"{np.mean([pair[label][part] for pair in pairs]):.3f}" for label in layers)
+                    for part in (0, 2)
+                ),
+            ]
+        )
+    header = ["networks", "distance: combinations", "of a network", "cosine: combinations", "networks"]
+    header += ["layers", "CKA: combinations", "networks"]
+    return text + REPRESENTATIONS + table(header, rows) + "\n"
 
 
 def picture(
@@ -280,27 +313,40 @@ def picture(
     return f"![{(draw.__doc__ or '').strip()}]({path.name})\n"
 
 
+def logarithmic(axis: Any) -> None:
+    """A logarithmic loss axis with plain numbers."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def same_height(axes: Sequence[Any]) -> None:
+    """Give axes one range."""
+    low, high = zip(*(axis.get_ylim() for axis in axes), strict=True)
+    for axis in axes:
+        axis.set_ylim(min(low), max(high))
+
+
 def widths(found: Mapping[str, Found], path: Path) -> Path:
     """Mean loss of combinations by family and law, aligned and unaligned"""
     figure, axes = new_figure(2)
     laws = list(next(iter(found.values())).record["combinations"]["aligned"][0])
     at = np.arange(len(found))
     for axis, matching in zip(axes[0], ("aligned", "unaligned"), strict=True):
-        for law in laws:
+        for number, law in enumerate(laws):
             means, halves = zip(
                 *(interval(one.combinations(matching, law, "loss")) for one in found.values()), strict=True
             )
-            axis.errorbar(at, means, np.nan_to_num(halves), marker=".", capsize=3, label=law)
+            beside = at + 0.14 * (number - (len(laws) - 1) / 2)
+            axis.errorbar(beside, means, np.nan_to_num(halves), fmt=".", capsize=3, label=law)
         worse = [interval(one.worse)[0] for one in found.values()]
-        axis.plot(at, worse, "k_", markersize=16, label="worse network")
-        axis.set_yscale("log")
+        axis.hlines(worse, at - 0.4, at + 0.4, color="black", linewidth=1, label="worse network")
+        logarithmic(axis)
         axis.set_xticks(at, list(found), rotation=30, ha="right")
         axis.set_title(f"{matching} pairs")
         axis.set_ylabel("mean loss of combinations (log scale)")
-    low = min(axis.get_ylim()[0] for axis in axes[0])
-    high = max(axis.get_ylim()[1] for axis in axes[0])
-    for axis in axes[0]:
-        axis.set_ylim(low, high)
+    same_height(axes[0])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     figure.suptitle("Do combinations have a low loss? Mean over pairs, 95 % intervals")
     return save(figure, path)
@@ -321,7 +367,7 @@ def lines(found: Mapping[str, Found], path: Path) -> Path:
         axis.set_xlabel("t: from the first network (0) to the second (1)")
         axis.set_ylabel("loss")
         axis.set_ylim(bottom=0)
-    axes.flat[0].legend(frameon=False)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     figure.suptitle("Is there a barrier on the line? One curve per pair")
     return save(figure, path)
 
@@ -337,10 +383,11 @@ def perturbations(found: Mapping[str, Found], path: Path) -> Path:
             fractions = 100 * np.array(one.record["robustness"][0]["fractions"])
             axis.errorbar(fractions, means, np.nan_to_num(halves), marker=".", capsize=3, label=name)
         axis.axhline(1, color="black", linestyle=":", linewidth=1)
-        axis.set_yscale("log")
+        logarithmic(axis)
         axis.set_title(kind)
         axis.set_xlabel("units perturbed (%)")
         axis.set_ylabel("mean loss / the worse network's (log scale)")
+    same_height(axes[0])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     figure.suptitle("Do combinations survive perturbed matchings? Mean over pairs, 95 % intervals")
     return save(figure, path)
@@ -379,8 +426,9 @@ networks on {images} test images, with running statistics collected anew for eve
 training images.
 
 The unit of replication is the pair: pairs share no network, and **intervals are 95 % t-intervals over
-pairs** (none for a single pair). Per pair {combinations} combinations for each law and matching,
-{points} points on each line, {repeats} perturbations with {perturbed} combinations each.
+pairs** (none for a single pair). For each pair there are {combinations} combinations per law and
+matching, {points} points on each line, and per kind and strength of perturbation {repeats} × {perturbed}
+combinations.
 """
 
 READING = """
@@ -388,10 +436,12 @@ How to read it. A loss is *low* if it is at most {near:.0f} % above the worse of
 limit is a convention, and the tables below have the numbers behind it. Claim 1 *holds* if at least 95 %
 of the combinations of every pair are low, *fails* if at most 5 % of every pair's are, in the cube
 (element-wise uniform) or its vicinity (uniform on (−¼, 1¼)). It *takes alignment* if claim 1 fails for
-the unaligned pairs. Claim 2 holds if on the line between two networks aligned to a third the barrier
-stays within the same limit in every triple. Claim 3 is given as the largest tested fraction of units in
-each layer that may be shuffled before the mean loss of combinations leaves the limit. Claim 4 compares
-the disagreement of two combinations with that of the two networks.
+the unaligned pairs; *temperature is enough* if combinations of unaligned pairs, each calibrated, have a
+low mean loss beside the calibrated networks. Claim 2 holds if on the line between two networks aligned to
+a third the barrier stays within the same limit in every triple. Claim 3 is given as the largest tested
+fraction of units in each layer that may be shuffled while the mean loss of combinations stays low. Claim
+4 sets the disagreement of two combinations beside that of the two networks: in brackets where
+combinations do not work, since broken networks disagree too.
 """
 
 CONTROL = """\
@@ -423,10 +473,17 @@ combinations together.
 
 """
 
+REPRESENTATIONS = """
+In weights and representations: the mean distance of two combinations, and of a combination from a
+network, in units of the distance between the networks; cosines of weights; and linear CKA of layers.
+
+"""
+
 LIMITS = """## What this cannot say
 
 Pairs are few, and all are evaluated on the same samples, so intervals cover the choice of networks and
-not that of the data. t-intervals over three pairs take normality for granted. The MLPs see few digits
+not that of the data. t-intervals over two triples or three pairs take normality for granted, and those
+over two are wide for that reason alone. The MLPs see few digits
 and are evaluated on digits of the same source; the CIFAR-10 images may have passed through JPEG
 compression, which lowers all accuracies. Matchings are local optima of their objectives: where a claim
 fails, another matching might do better.
