@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastcomb as fc
+from benchmarks.rebasin import objective, plain, weights_of
 from fastcomb.models import MLP, VGG, ResNet20, Tiny10, ViT
 from fastcomb.program.capture import CaptureError
 from fastcomb.rebasin import Sinkhorn, WeightMatching, align, align_all, load, repair, symmetries
@@ -121,6 +122,25 @@ def test_more_starts_are_never_worse_and_controls_are_worse():
     values = [align(a, b, WeightMatching(starts=n)).objective[-1] for n in (1, 2, 5, 10)]
     assert values == sorted(values)
     assert align(a, b, "random").objective[-1] < values[0]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: MLP(WIDTHS), VGG, Tiny10, ResNet20], ids=["mlp", "vgg", "tiny10", "resnet20"]
+)
+def test_the_objective_is_at_least_that_of_the_plain_algorithm(make):
+    """Of three descents as published; random weights, on which descents end far apart."""
+    a, b = randomised(make, 0), randomised(make, 1)
+    groups = symmetries(fc.capture(a))
+    published = [objective(a, plain(groups, weights_of(a), weights_of(b), seed)) for seed in range(3)]
+    assert objective(a, weights_of(align(a, b).model)) >= max(published)
+
+
+def test_more_rounds_are_never_worse():
+    a, b = randomised(ResNet20, 0), randomised(ResNet20, 1)
+    runs = [align(a, b, rounds=rounds).objective for rounds in (0, 5, 30)]
+    assert [run[-1] for run in runs] == sorted(run[-1] for run in runs)
+    assert runs[2][-1] > runs[0][-1]
+    assert all(run == sorted(run) for run in runs)
 
 
 def test_one_layer_is_solved_to_the_optimum():
@@ -391,7 +411,7 @@ BAD = {
     "unknown option": (
         lambda a, b: align(a, b, begins=3),
         ValueError,
-        "has no option 'begins'; it has starts, sweeps",
+        "has no option 'begins'; it has rounds, starts, sweeps",
     ),
     "options twice": (lambda a, b: align(a, b, WeightMatching(), starts=3), ValueError, "belong into"),
     "starts": (lambda a, b: align(a, b, starts=0), ValueError, "starts=0 must be an integer of at least 1"),

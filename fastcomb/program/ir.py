@@ -72,7 +72,7 @@ class Node:
         return tuple(leaf for leaf in tree_leaves(self.arguments) if isinstance(leaf, Weight))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """A network captured once: what backends execute, re-basin reads symmetries off and stitching cuts.
 

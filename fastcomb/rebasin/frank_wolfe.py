@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastcomb.rebasin.assignment import assign
+from fastcomb.rebasin.descent import Descent
 from fastcomb.rebasin.method import Match, Method, Problem, check_count, inner_product
 from fastcomb.rebasin.symmetries import Matching, Symmetries
-from fastcomb.rebasin.weights import Descent
 
 Weights = Mapping[str, Tensor]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -40,6 +41,15 @@ class Problem:
     data: tuple[tuple[Tensor, Tensor | None], ...] | None
     seed: int
     progress: bool | None
+
+    @functools.cached_property
+    def owners(self) -> dict[str, set[int]]:
+        """For each tensor that groups permute, their numbers."""
+        found: dict[str, set[int]] = {}
+        for number, group in enumerate(self.symmetries.groups):
+            for member in group.members:
+                found.setdefault(member.name, set()).add(number)
+        return found
 
     def members(self) -> list[str]:
         """Names of the parameters that groups permute, in their order."""

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastcomb.rebasin.descent import Descent
 from fastcomb.rebasin.method import Match, Method, Problem, check_count
 from fastcomb.rebasin.midpoint import Midpoint
-from fastcomb.rebasin.weights import Descent
 
 
 @dataclass(frozen=True)

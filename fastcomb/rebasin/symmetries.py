@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -204,16 +205,16 @@ class Symmetries:
         """What lies inside units moves with them."""
         order = step.tolist()
         for family in group.families:
-            trees = [self._inside(number) for number in family]
+            trees = [[number, *self.inside(number)] for number in family]
             before = [[matching[n] for n in tree] for tree in trees]
             for tree, source in zip(trees, order, strict=True):
                 for n, permutation in zip(tree, before[source], strict=True):
                     matching[n] = permutation
 
-    def _inside(self, number: int) -> list[int]:
-        """A group and all groups inside its units."""
+    def inside(self, number: int) -> list[int]:
+        """Numbers of all groups inside the units of a group."""
         inner = [n for family in self.groups[number].families for n in family]
-        return [number, *(m for n in inner for m in self._inside(n))]
+        return [m for n in inner for m in (n, *self.inside(n))]
 
     def check(self, matching: Sequence[Tensor]) -> None:
         """Raise ValueError unless there is one permutation of the right size per group."""
@@ -237,10 +238,17 @@ class Symmetries:
         return "\n".join(lines)
 
 
+#: Symmetries of programs that still exist.
+_known: WeakKeyDictionary[Program, Symmetries] = WeakKeyDictionary()
+
+
 def symmetries(program: Program) -> Symmetries:
     """Read the permutation groups off a Program."""
-    found, pinned = Reader(program, RULES).read()
-    return Symmetries(tuple(_group(one, found) for one in found), pinned, program.aliases)
+    if program not in _known:
+        found, pinned = Reader(program, RULES).read()
+        groups = tuple(_group(one, found) for one in found)
+        _known[program] = Symmetries(groups, pinned, program.aliases)
+    return _known[program]
 
 
 def _group(found: Found, others: list[Found]) -> Group:

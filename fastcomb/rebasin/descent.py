@@ -1,0 +1,255 @@
+"""Coordinate descent on the distance of weights: one group of units at a time.
+
+Of Ainsworth, Hayase and Srinivasa, "Git Re-Basin: merging models modulo permutation symmetries" (ICLR
+2023): with all other permutations held, the best one for a group is a linear assignment problem, solved
+exactly. A group is visited again only if one that it shares a weight with has moved since, and then only
+the weights that moved are compared anew.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastcomb.rebasin.assignment import best_step, outer_groups
+from fastcomb.rebasin.method import Match, Problem
+from fastcomb.rebasin.symmetries import Matching, Member
+
+#: Work of assigning one similarity, where comparing a weight is 1.
+_ASSIGNING = 8
+
+
+class Descent:
+    """Coordinate descent from one starting point.
+
+    Args:
+        start: the matching to start from.
+
+    Attributes:
+        matching: where the descent is.
+        value: the inner product of A's and permuted B's weights there.
+        work: weights compared and, eight times, similarities assigned so far; a measure of the time spent
+            (some nanoseconds each).
+    """
+
+    def __init__(self, problem: Problem, start: Matching) -> None:
+        self.problem = problem
+        self.matching = list(start)
+        self.work = 0
+        names = problem.members()
+        self._a = {name: problem.a[name].detach().float() for name in names}
+        b = {name: problem.b[name].detach().float() for name in names}
+        self._b = problem.symmetries.permute(b, start)
+        self._sizes = {n: float(self._a[n].norm() * b[n].norm()) for n in names}
+        self._kept: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
+        self._seen: dict[int, list[Tensor]] = {}
+        self.value = self.measure()
+
+    def measure(self) -> float:
+        """The value from the weights; steps add what they gain, which lets roundings add up."""
+        self.value = sum(float((a * self._b[name]).sum(dtype=torch.float64)) for name, a in self._a.items())
+        return self.value
+
+    def copy(self) -> Descent:
+        """A descent that goes on from here by itself."""
+        other = object.__new__(Descent)
+        other.__dict__.update(self.__dict__)
+        other.matching = list(self.matching)
+        other._b, other._kept, other._seen = dict(self._b), dict(self._kept), dict(self._seen)
+        return other
+
+    def run(self, sweeps: int, generator: np.random.Generator) -> Match:
+        """Visit all groups until none improves: the first time in their order, then in random orders."""
+        outer = outer_groups(self.problem.symmetries)
+        history = [self.value]
+        if self.sweep(outer):
+            history += [self.value, *self.settle(sweeps - 1, generator)]
+        return Match(self.matching, history)
+
+    def settle(self, sweeps: int, generator: np.random.Generator) -> list[float]:
+        """Visit all groups in random orders until none improves; the value after each sweep that gained."""
+        outer = outer_groups(self.problem.symmetries)
+        history = []
+        for _ in range(sweeps):
+            if not self.sweep(outer[i] for i in generator.permutation(len(outer))):
+                break
+            history.append(self.value)
+        return history
+
+    def sweep(self, groups: Iterable[int]) -> bool:
+        """Take the best step in each group in turn; whether any gained."""
+        before = self.value
+        for number in groups:
+            self.value += self._visit(number)
+        return self.value > before
+
+    def open(self, groups: Iterable[int]) -> None:
+        """Match each group by those of its weights whose other side is matched already.
+
+        Weights between it and groups that are yet to come only disturb the choice, for their order will
+        change. A group of which nothing is matched yet is matched by all its weights.
+        """
+        done: set[int] = set()
+        symmetries = self.problem.symmetries
+        for number in groups:
+            done |= {number, *symmetries.inside(number)}
+            counted = {n: self._settled(n, done) for n in (number, *symmetries.inside(number))}
+            if not any(counted.values()):
+                counted = {n: self._counted(n) for n in counted}
+
+            def similarity(one: int, other: int, counted: Mapping[int, list[int]] = counted) -> Tensor:
+                mine, theirs = (symmetries.groups[n].members for n in (one, other))
+                return _joined(mine, counted[one], self._a) @ _joined(theirs, counted[one], self._b).T
+
+            self._move(best_step(symmetries, number, similarity), self._touched(number))
+        self.measure()
+
+    def scramble(self, number: int, generator: np.random.Generator) -> None:
+        """Put a group's units into a random order."""
+        order = torch.from_numpy(generator.permutation(self.problem.symmetries.groups[number].size))
+        names = self._touched(number)
+        before = self._b
+        self._b = dict(before)
+        if self._exact(number):
+            self._similarity(number, number)  # what is kept moves along
+        self._move({number: order}, names)
+        self.value += self._difference(before, names)
+
+    def sweep_work(self) -> int:
+        """Work of a sweep in which all weights have moved."""
+        groups = self.problem.symmetries.groups
+        compared = sum(self._a[m.name].numel() for g in groups for m in g.members if m.name in self._a)
+        return compared + _ASSIGNING * sum(group.size**2 for group in groups)
+
+    def unmatched(self, number: int, done: Collection[int]) -> int:
+        """Entries of a group's weights whose other side is in no group that is done."""
+        members = self.problem.symmetries.groups[number].members
+        missing = set(self._counted(number)) - set(self._settled(number, {number, *done}))
+        return sum(self._a[members[i].name].numel() for i in missing)
+
+    def _settled(self, number: int, done: Collection[int]) -> list[int]:
+        """The counted members of a group that no group permutes which is not done."""
+        members = self.problem.symmetries.groups[number].members
+        owners = self.problem.owners
+        return [i for i in self._counted(number) if owners[members[i].name] <= set(done)]
+
+    def _visit(self, number: int) -> float:
+        """Take the best step in one group; what it gained."""
+        now = [self._b[name] for name in self._touched(number)]
+        if all(map(operator.is_, now, self._seen.get(number, [None] * len(now)))):
+            return 0.0  # nothing it depends on has changed since it was last found optimal
+        own: list[Tensor] = []
+
+        def similarity(one: int, other: int) -> Tensor:
+            found = self._similarity(one, other)
+            own.append(found)
+            return found
+
+        step = best_step(self.problem.symmetries, number, similarity)
+        gain = 0.0
+        if any(not torch.equal(p, torch.arange(len(p))) for p in step.values()):
+            gain = self._step(number, step, own[0] if self._exact(number) else None)
+        if not gain or self._exact(number):
+            self._seen[number] = [self._b[name] for name in self._touched(number)]
+        return gain
+
+    def _step(self, number: int, step: dict[int, Tensor], similarity: Tensor | None) -> float:
+        """Apply a step if it gains, by its similarities where these tell exactly."""
+        names = self._touched(number)
+        # below lie roundings, among which a descent could go in circles
+        least = 1e-7 * sum(self._sizes[name] for name in names)
+        if similarity is not None:
+            units = torch.arange(len(similarity))
+            chosen = similarity[units, step[number]].double() - similarity.diagonal().double()
+            gain = float(chosen.sum())
+            if gain <= least:
+                return 0.0
+            self._move(step, names)
+            return gain
+        trial = self.copy()
+        trial._move(step, names)
+        gain = trial._difference(self._b, names)
+        if gain <= least:
+            return 0.0
+        self.matching, self._b = trial.matching, trial._b
+        return gain
+
+    def _difference(self, before: Mapping[str, Tensor], names: list[str]) -> float:
+        """What the value has gained since ``before`` by weights of these names."""
+        return sum(
+            float((self._a[name] * (self._b[name] - before[name])).sum(dtype=torch.float64)) for name in names
+        )
+
+    def _move(self, step: dict[int, Tensor], names: list[str]) -> None:
+        """Apply permutations of some groups, which move the weights of these names."""
+        whole = self._whole(step)
+        self._b |= self.problem.symmetries.permute({name: self._b[name] for name in names}, whole)
+        self.matching = self.problem.symmetries.compose(self.matching, whole)
+        for number, order in step.items():
+            if number in self._kept and self._exact(number):  # its own step permutes its similarities
+                members = self.problem.symmetries.groups[number].members
+                used = {i: self._b[members[i].name] for i in self._counted(number)}
+                self._kept[number] = self._kept[number][0][:, order], used
+
+    def _whole(self, step: dict[int, Tensor]) -> Matching:
+        return [step.get(n, identity) for n, identity in enumerate(self.problem.symmetries.identity())]
+
+    def _exact(self, number: int) -> bool:
+        """Whether similarities tell a step's gain: no inner groups, one dimension of each tensor."""
+        group = self.problem.symmetries.groups[number]
+        names = [m.name for m in group.members]
+        return not group.families and len(set(names)) == len(names)
+
+    def _touched(self, number: int) -> list[str]:
+        members = self.problem.symmetries.groups[number].members
+        return list(dict.fromkeys(m.name for m in members if m.name in self.problem.counted))
+
+    def _similarity(self, one: int, other: int) -> Tensor:
+        """Σ over members of ⟨unit of A, unit of B⟩; inner parts of units count in their own groups."""
+        counted = self._counted(one)
+        mine, theirs = (self.problem.symmetries.groups[number].members for number in (one, other))
+        self.work += _ASSIGNING * len(mine[0].index) * len(theirs[0].index)
+        if one != other:
+            return _joined(mine, counted, self._a) @ _joined(theirs, counted, self._b).T
+        total, used = self._kept.get(one, (None, {}))
+        stale = [i for i in counted if used.get(i) is not self._b[mine[i].name]]
+        self.work += sum(self._b[mine[i].name].numel() for i in stale)
+        if total is None:
+            total = _joined(mine, stale, self._a) @ _joined(mine, stale, self._b).T
+        elif stale:
+            weights, changes = zip(*(self._change(mine[i], used[i]) for i in stale), strict=True)
+            total = total.addmm(torch.cat(weights, 1), torch.cat(changes, 1).T)
+        self._kept[one] = total, {i: self._b[mine[i].name] for i in counted}
+        return total
+
+    def _change(self, member: Member, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Units of A and what was added to those of B since, where anything was: [units, changed entries]."""
+        sides = [self._a[member.name], self._b[member.name], before]
+        if member.dim < 2 <= before.ndim and member.rows is None:
+            # another group permutes the other dimension, and late in a descent few of its units move
+            other = 1 - member.dim
+            changed = (sides[1] != before).movedim(other, 0).flatten(1).any(1).nonzero()[:, 0]
+            if 2 * len(changed) < before.shape[other]:
+                sides = [side.index_select(other, changed) for side in sides]
+        a, now, before = (member.units(side) for side in sides)
+        return a, now - before
+
+    def _counted(self, number: int) -> list[int]:
+        """Members of a group that its similarity counts."""
+        groups = self.problem.symmetries.groups
+        inside = {(m.name, m.dim) for f in groups[number].families for n in f for m in groups[n].members}
+        return [
+            i
+            for i, member in enumerate(groups[number].members)
+            if member.name in self.problem.counted and (member.name, member.dim) not in inside
+        ]
+
+
+def _joined(members: Sequence[Member], which: list[int], state: Mapping[str, Tensor]) -> Tensor:
+    """Units of several members side by side: [units, all their weights]."""
+    rows = [members[i].units(state[members[i].name]) for i in which]
+    return torch.cat(rows, 1) if rows else torch.zeros(len(members[0].index), 0)
