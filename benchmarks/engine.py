@@ -60,9 +60,11 @@ def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def engine(workload: Workload, sampler: fc.Sampler, dtype: torch.dtype = torch.float32) -> Native:
+def engine(
+    workload: Workload, sampler: fc.Sampler, dtype: torch.dtype = torch.float32, networks: int = 2
+) -> Native:
     a, b = workload.pair()
-    mix = fc.Mixture(a, b, sampler, model=a)
+    mix = fc.Mixture(a, [b, a][: networks - 1] + [b] * (networks - 3), sampler, model=a)
     normalisation = Normalisation.choose(a, mix, "a", None)
     return Native(mix, a, workload.data()[0][:2], dtype=dtype, normalisation=normalisation)
 
@@ -81,6 +83,23 @@ def generation(rounds: int) -> None:
     for name in LAWS:
         rates = [coefficients * count / found[f"{name}|{kind}"] / 1e9 for kind in DTYPES]
         print(f"| `{name}` | {rates[0]:.1f} | {rates[1]:.1f} |")
+
+
+def mixtures(rounds: int) -> None:
+    """Weights of W2 as combinations of more networks: each more is a step with a table of its own."""
+    print("\n| networks, law | weights per second, 10⁹: float32 | bfloat16 |\n|---|---|---|")
+    count, workload = 60, WORKLOADS["W2-100"]
+    weights = sum(p.numel() for p in workload.pair()[0].parameters())
+    laws = {"2, `Uniform()`": (2, fc.Uniform()), "2, `Beta(1, 1)`": (2, fc.Beta(1, 1))}
+    laws |= {f"{m}, `Dirichlet(1.0)`": (m, fc.Dirichlet(1.0)) for m in (2, 3, 5)}
+    calls: dict[str, Callable[[], object]] = {}
+    for name, (networks, law) in laws.items():
+        for kind, dtype in DTYPES.items():
+            calls[f"{name}|{kind}"] = _generation(engine(workload, law, dtype, networks), count)
+    found = medians(calls, rounds)
+    for name in laws:
+        rates = [weights * count / found[f"{name}|{kind}"] / 1e9 for kind in DTYPES]
+        print(f"| {name} | {rates[0]:.2f} | {rates[1]:.2f} |")
 
 
 def _generation(raw: Native, count: int) -> Callable[[], object]:
@@ -171,6 +190,7 @@ def main() -> None:
     print(f"{datetime.date.today()}, {cpu()}, torch {torch.__version__}, fastcomb {fc.__version__}")
     memory()
     generation(options.rounds)
+    mixtures(options.rounds)
     threads(options.rounds)
     recompute(options.rounds)
     roofline(options.rounds)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.stats
+import torch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+import fastcomb as fc
 from fastcomb.plots import new_figure, save
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -80,10 +83,10 @@ def verdict(fractions: Sequence[float]) -> str:
 def write(results: Results, near: Sequence[float], folder: Path) -> Path:
     """Write report.md and its pictures; returns the page's path."""
     found = {name: Found(record) for name, record in results.items()}
-    some = next(iter(results.values()))
-    settings = some["settings"]
+    settings = next(iter(results.values()))["settings"]
+    made = f"{datetime.date.today()}, fastcomb {fc.__version__}, torch {torch.__version__}"
     parts = [
-        HEAD.format(near=100 * near[0], **settings),
+        HEAD.format(made=made, **settings),
         "## What holds, and where it fails\n",
         summary(found, near),
         READING.format(near=100 * near[0]),
@@ -428,7 +431,7 @@ training images.
 The unit of replication is the pair: pairs share no network, and **intervals are 95 % t-intervals over
 pairs** (none for a single pair). For each pair there are {combinations} combinations per law and
 matching, {points} points on each line, and per kind and strength of perturbation {repeats} × {perturbed}
-combinations.
+combinations. Made by examples/mode_combinability.py on {made}.
 """
 
 READING = """

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     x = torch.randn(40, 6)
