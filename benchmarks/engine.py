@@ -90,7 +90,10 @@ def mixtures(rounds: int) -> None:
     print("\n| networks, law | weights per second, 10⁹: float32 | bfloat16 |\n|---|---|---|")
     count, workload = 60, WORKLOADS["W2-100"]
     weights = sum(p.numel() for p in workload.pair()[0].parameters())
-    laws: dict[str, tuple[int, fc.Sampler]] = {"2, `Uniform()`": (2, fc.Uniform()), "2, `Beta(1, 1)`": (2, fc.Beta(1, 1))}
+    laws: dict[str, tuple[int, fc.Sampler]] = {
+        "2, `Uniform()`": (2, fc.Uniform()),
+        "2, `Beta(1, 1)`": (2, fc.Beta(1, 1)),
+    }
     laws |= {f"{m}, `Dirichlet(1.0)`": (m, fc.Dirichlet(1.0)) for m in (2, 3, 5)}
     calls: dict[str, Callable[[], object]] = {}
     for name, (networks, law) in laws.items():

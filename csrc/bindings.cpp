@@ -84,8 +84,10 @@ PYBIND11_MODULE(_native, m) {
       k->mix(sources.data(), (int64_t)laws.size(), sharing, pointer<const float>(a), pointer<const float>(b), rows,
              inner, storage == kFloat32 ? kFloat : kHalf, scratch.data(), pointer<char>(out) + i * step);
     };
-    if (threads > 1 && (double)rows * inner * index.size() > 1e5) pool.resize(threads);
-    if (threads > 1 && (double)rows * inner * index.size() > 1e5) return pool.run(index.size(), one);
+    if (threads > 1 && (double)rows * inner * index.size() > 1e5) {
+      pool.resize(threads);
+      return pool.run(index.size(), one);
+    }
     for (size_t i = 0; i < index.size(); ++i) one(i, 0);
   });
 

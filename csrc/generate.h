@@ -76,7 +76,7 @@ FASTCOMB_INLINE F coefficient(const Law& law, U drawn) {
   return KIND == fastcomb::kUnit ? u : fma(u, set1(law.range), set1(law.low));
 }
 
-// `other` is b - a, or b where coefficients of exactly 0 or 1 occur.
+// `other` is b - a, or b with ENDS.
 template <bool ENDS>
 FASTCOMB_INLINE F mixed(F lam, F a, F other) {
   if (!ENDS) return fma(lam, other, a);
@@ -106,13 +106,13 @@ FASTCOMB_INLINE void with_law(const Law& law, const Function& f) {
   using namespace fastcomb;
   if (law.bits == 16) {
     if (law.kind == kBernoulli) return f(Draw<kBernoulli, 16, true>{});
-    if (law.kind == kUnit) return f(Draw<kUnit, 16, false>{});
+    if (law.kind == kUnit && !law.ends) return f(Draw<kUnit, 16, false>{});
     if (law.kind == kUniform && !law.ends) return f(Draw<kUniform, 16, false>{});
     if (law.ends) return f(Draw<kTable, 16, true>{});
     return f(Draw<kTable, 16, false>{});
   }
   if (law.kind == kBernoulli) return f(Draw<kBernoulli, 32, true>{});
-  if (law.kind == kUnit) return f(Draw<kUnit, 32, false>{});
+  if (law.kind == kUnit && !law.ends) return f(Draw<kUnit, 32, false>{});
   if (law.kind == kUniform && !law.ends) return f(Draw<kUniform, 32, false>{});
   if (law.ends) return f(Draw<kTable, 32, true>{});
   return f(Draw<kTable, 32, false>{});
@@ -253,11 +253,6 @@ static void pack(const float* a, const float* b, int64_t outputs, int64_t inner,
         packed_a[to] = va;
         packed_other[to] = ends ? vb : vb - va;
       }
-}
-
-static size_t packed_bytes(const Packed& p) {
-  const int64_t groups = (p.outputs + W - 1) / W;
-  return (size_t)(groups * W * p.rows) * (kPairs && p.storage == fastcomb::kBfloat16 ? 2 : 4);
 }
 
 // Where the vector of outputs number g goes: its first row and the distance between rows, in elements.

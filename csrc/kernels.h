@@ -17,7 +17,7 @@ enum LawKind : int { kUnit = 0, kUniform = 1, kBernoulli = 2, kTable = 3 };
 struct Law {
   int kind;
   int bits;            // 16 or 32
-  bool ends;           // whether coefficients of exactly 0 or 1 occur
+  bool ends;           // whether coefficients of exactly 0 or 1 occur, or there are several steps
   float low, range;    // kUniform: fma(u, range, low)
   uint32_t threshold;  // kBernoulli: 1 below this draw
   const float* table;  // kTable: coefficient of every draw
@@ -30,7 +30,7 @@ enum Sharing : int { kElement = 0, kRow = 1, kAll = 2 };
 struct Source {
   Stream stream;     // drawn for every entry
   const Law* law;
-  const float* lam;  // or shared: [rows] or [1], with room for a vector more
+  const float* lam;  // or shared: [rows] or [1]; for packed weights with room for a vector more
 };
 
 // How a mixed parameter is stored: for the contraction kernel, or row-major in float32, in float32 that holds
@@ -183,7 +183,6 @@ struct Kernels {
               int64_t inner, int form, float* scratch, void* out);
   void (*pack)(const float* a, const float* b, int64_t outputs, int64_t inner, bool ends, float* packed_a,
                float* packed_other);
-  size_t (*packed_bytes)(const Packed&);
   // vectors of outputs [first, last) of one packed weight; scratch of 2 * inner * W floats
   void (*generate)(const Source*, const Packed&, int64_t first, int64_t last, float* scratch, void* out);
   void (*contract)(const Contraction&, int storage);

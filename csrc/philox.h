@@ -38,7 +38,7 @@ constexpr int kStepShift = 24;
 // on the block number worked out once.
 struct Stream {
   uint64_t key0[10], key1[10];      // in 64 bits, ready to broadcast
-  uint64_t first0, first1, first2;  // words 0 and 1 after the first round; what is xored into word 2
+  uint64_t first1, first2;          // after the first round: word 1, and what is xored into word 2
   uint64_t second2, second3;        // the same for the second round: into word 2, and word 3
 
   Stream(uint64_t seed, uint32_t unit, uint64_t index) {
@@ -48,7 +48,7 @@ struct Stream {
       key1[round] = k1;
     }
     const uint64_t p1 = (uint64_t)kPhiloxM1 * (uint32_t)index;
-    first0 = (uint32_t)(p1 >> 32) ^ unit ^ key0[0];
+    const uint64_t first0 = (uint32_t)(p1 >> 32) ^ unit ^ key0[0];
     first1 = (uint32_t)p1;
     first2 = (uint32_t)(index >> 32) ^ key1[0];
     const uint64_t p0 = (uint64_t)kPhiloxM0 * first0;

@@ -1,4 +1,4 @@
-"""The two networks at the corners: read from modules, mappings or checkpoint files, and compared."""
+"""The networks at the corners: read from modules, mappings or checkpoint files, and compared."""
 
 from __future__ import annotations
 

@@ -98,7 +98,8 @@ class Mixture:
         self.units = _units(self.a.parameters, sampler.per)
         self.device = next(iter(self.a.parameters.values())).device
         self.engine: tuple[Any, Any] | None = None  # what the last functional_call was prepared with
-        self._tables = torch.stack([step.table() for step in self.steps]).to(self.device)
+        tables = [step.table() for step in self.steps]
+        self._tables = (tables[0][None] if len(tables) == 1 else torch.stack(tables)).to(self.device)
         self._rules = [number for step in self.steps for number in step.rule()]
         ends = len(self.steps) > 1 or bool(((self._tables == 0) | (self._tables == 1)).any())
         self._draw = [seed & 0xFFFFFFFF, seed >> 32, sampler.bits, int(ends)]

@@ -64,7 +64,7 @@ class Normalisation:
                 f"the model normalises with running statistics ({layers[0] or 'itself'!r} and "
                 f"{len(layers) - 1} more), which belong to no combination; choose "
                 'batch_norm="recompute" (anew per combination on calibration=...), '
-                "\"lerp\" (interpolate the two networks' with the sampler's mean) or "
+                "\"lerp\" (interpolate the networks' with the sampler's mean) or "
                 '"a" (keep theta_a\'s)'
             )
         if choice == "recompute":

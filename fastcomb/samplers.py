@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -112,15 +112,18 @@ class ScalarSampler(Sampler):
 
     def table(self) -> Tensor:
         """Coefficient of every draw: float32 tensor [65536] or [8388608]. Cached; don't write to it."""
-        return _table(self)
+        return _TABLES[self.bits](self)
 
 
-@functools.lru_cache(maxsize=8)
 def _table(sampler: ScalarSampler) -> Tensor:
     values = sampler._values(grid(sampler.bits))
     if not torch.isfinite(values).all():
         raise ValueError(f"{sampler} yields coefficients that are not finite in float32")
     return values
+
+
+#: Tables by their bits, kept: 256 KB each with 16, 32 MB with 32.
+_TABLES = {bits: functools.lru_cache(kept)(_table) for bits, kept in ((16, MOST_NETWORKS), (32, 8))}
 
 
 @dataclass(frozen=True)
@@ -274,13 +277,13 @@ class Dirichlet(Sampler):
     alpha: float | Sequence[float] = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.alpha, Iterable):
-            object.__setattr__(self, "alpha", tuple(map(float, self.alpha)))  # hashable, as samplers are
+        alpha = np.asarray(self.alpha, dtype=float)
+        object.__setattr__(self, "alpha", tuple(alpha.tolist()) if alpha.ndim else float(alpha))  # hashable
         super().__post_init__()
 
     def _check(self) -> None:
         values = self.alpha if isinstance(self.alpha, Sequence) else [self.alpha]
-        if not all(math.isfinite(value) and value > 0 for value in values):
+        if not values or not all(math.isfinite(value) and value > 0 for value in values):
             raise ValueError(f"Dirichlet: alpha={self.alpha} must be positive and finite")
 
     def steps(self, networks: int) -> tuple[ScalarSampler, ...]:

@@ -13,6 +13,8 @@ bits=16      block = e >> 3, half-word e & 7 of the four output words, low half 
 bits=32      block = e >> 2, word e & 3, of which the upper 23 bits are used
 ===========  ============================================================================
 
+Step ``j`` towards one of several networks takes ``unit ^ j << 24`` for its unit (j = 0 for the second).
+
 A draw is an integer ``k`` in ``[0, 2**16)`` or ``[0, 2**23)``; it stands for
 ``u = (k + 0.5) / 2**16`` or ``(k + 0.5) / 2**23``, exact in float32, inside (0, 1), symmetric about 1/2.
 """
@@ -122,7 +124,7 @@ def grid(bits: int) -> Tensor:
 
 
 def as_signed(index: int) -> int:
-    """A combination index in [0, 2**64) as the int64 that :func:`draw` takes."""
+    """A combination index in [0, 2**64) as the int64 that :func:`pieces` takes."""
     return index - (1 << 64) if index >= 1 << 63 else index
 
 

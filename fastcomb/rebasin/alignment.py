@@ -29,7 +29,7 @@ class Alignment:
             ``permutation[j]`` of the original (groups act in order, :class:`Symmetries`).
         state_dict: the aligned network's, parameters and buffers.
         model: the aligned network as a module.
-        objective: what the method maximises, before its first sweep and after each.
+        objective: what the method maximises: before, and after each sweep or other improvement.
         symmetries: the groups, and what was pinned and why.
         method: name of the matching method.
         options: the method's options and seed.

@@ -91,15 +91,16 @@ class Descent:
         """Match each group by those of its weights whose other side is matched already.
 
         Weights between it and groups that are yet to come only disturb the choice, for their order will
-        change. A group of which nothing is matched yet is matched by all its weights.
+        change. A group of which only biases and scales are matched yet is matched by all its weights.
         """
         done: set[int] = set()
         symmetries = self.problem.symmetries
         for number in groups:
-            done |= {number, *symmetries.inside(number)}
-            counted = {n: self._settled(n, done) for n in (number, *symmetries.inside(number))}
-            if not any(counted.values()):
-                counted = {n: self._counted(n) for n in counted}
+            nest = [number, *symmetries.inside(number)]
+            done |= set(nest)
+            counted = {n: self._settled(n, done) for n in nest}
+            if not any(self._matrices(n, which) for n, which in counted.items()):
+                counted = {n: self._counted(n) for n in nest}
 
             def similarity(one: int, other: int, counted: Mapping[int, list[int]] = counted) -> Tensor:
                 mine, theirs = (symmetries.groups[n].members for n in (one, other))
@@ -126,10 +127,18 @@ class Descent:
         return compared + _ASSIGNING * sum(group.size**2 for group in groups)
 
     def unmatched(self, number: int, done: Collection[int]) -> int:
-        """Entries of a group's weights whose other side is in no group that is done."""
+        """Entries of the weights of a group, and of those inside it, whose other side is not done."""
+        groups, total = self.problem.symmetries.groups, 0
+        nest = [number, *self.problem.symmetries.inside(number)]
+        for n in nest:
+            missing = set(self._counted(n)) - set(self._settled(n, {*nest, *done}))
+            total += sum(self._a[groups[n].members[i].name].numel() for i in missing)
+        return total
+
+    def _matrices(self, number: int, which: Sequence[int]) -> bool:
+        """Whether weights of several dimensions are among some members; the others tell little."""
         members = self.problem.symmetries.groups[number].members
-        missing = set(self._counted(number)) - set(self._settled(number, {number, *done}))
-        return sum(self._a[members[i].name].numel() for i in missing)
+        return any(self._a[members[i].name].ndim > 1 for i in which)
 
     def _settled(self, number: int, done: Collection[int]) -> list[int]:
         """The counted members of a group that no group permutes which is not done."""

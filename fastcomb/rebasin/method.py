@@ -74,7 +74,7 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """What a method found: a permutation per group, and its objective before and after each sweep."""
+    """What a method found: a permutation per group, and its objective before and after each improvement."""
 
     permutations: Matching
     objective: list[float]

@@ -29,7 +29,7 @@ class WeightMatching(Method):
     Args:
         starts: descents, of which the best counts. The first opens in two orders, with the data and from
             the least connected groups on, and goes on with the better; further ones in random orders.
-        sweeps: most visits of all groups per descent.
+        sweeps: most visits of all groups in a descent after its opening, and in each round.
         rounds: most scrambled groups after each descent; large networks get fewer, so that all rounds
             take some tenths of a second. 0 for coordinate descent alone.
 
@@ -58,6 +58,7 @@ class WeightMatching(Method):
                 best = given
             history = [given.value, *([best.value] if best.value > given.value else [])]
             history += best.settle(self.sweeps - 1, generator)
+            history[-1] = max([best.measure(), *history[-2:-1]])
             found.append(self._improved(best, history, generator))
         return max(found, key=lambda match: match.objective[-1])
 
@@ -71,8 +72,7 @@ class WeightMatching(Method):
     def _improved(self, descent: Descent, history: list[float], generator: np.random.Generator) -> Match:
         """Scramble single groups and descend again, and keep what is better."""
         outer = outer_groups(descent.problem.symmetries)
-        spent, sweep, least = 0, descent.sweep_work(), 1e-7 * abs(descent.measure())
-        history[-1] = descent.value
+        spent, sweep, least = 0, descent.sweep_work(), 1e-7 * abs(descent.value)
         for _ in range(self.rounds):
             if spent + sweep > _WORK:
                 break
