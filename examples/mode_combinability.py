@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import json
 import os
 import time
@@ -92,22 +93,22 @@ def study(family: Family, effort: Effort) -> dict[str, Any]:
         "diversity": [],
         "transitivity": [],
     }
-    for a, b in pairs:
+    for seed, (a, b) in enumerate(pairs):  # coefficients of their own for every pair
         matched = {
             "aligned": fc.rebasin.align(a, b, example=family.inputs[:2]).model,
             "aligned by activations": fc.rebasin.align(a, b, "activations", data=family.inputs).model,
             "unaligned": b,
         }
         for matching, other in matched.items():
-            add(found["combinations"], matching, combine(family, a, other, effort.combinations))
+            add(found["combinations"], matching, combine(family, a, other, effort.combinations, seed))
             line = fc.barrier(a, other, data=family.test, points=effort.points, **options(family))
             record = {"t": line.t.tolist(), "loss": line.loss.tolist(), "accuracy": line.accuracy.tolist()}
             add(found["line"], matching, record | {"barrier": [line.loss_barrier, line.accuracy_barrier]})
-            add(found["calibrated"], matching, calibrate(family, a, other, effort.compared))
-        found["robustness"].append(disturb(family, a, b, effort))
-        found["diversity"].append(compare(family, a, matched["aligned"], effort.compared))
-    for a, b, reference in triples:
-        found["transitivity"].append(connect(family, a, b, reference, effort))
+            add(found["calibrated"], matching, calibrate(family, a, other, effort.compared, seed))
+        found["robustness"].append(disturb(family, a, b, effort, seed))
+        found["diversity"].append(compare(family, a, matched["aligned"], effort.compared, seed))
+    for seed, (a, b, reference) in enumerate(triples):
+        found["transitivity"].append(connect(family, a, b, reference, effort, seed))
     return found
 
 
@@ -120,19 +121,18 @@ def options(family: Family) -> Mapping[str, Any]:
 
 
 def numbers(family: Family, network: nn.Module) -> list[float]:
-    """Loss and accuracy of a network by itself."""
-    with torch.no_grad():
-        logits = network(family.test[0])
-    right = (logits.argmax(1) == family.test[1]).float().mean()
-    return [float(F.cross_entropy(logits, family.test[1])), float(right)]
+    """Loss and accuracy of a network by itself, with running statistics as combinations have them."""
+    own = fc.Constant(0.0, per="model")
+    sweep = fc.evaluate(network, network, own, data=family.test, n=1, **options(family))
+    return [float(sweep.loss[0]), float(sweep.accuracy[0])]
 
 
-def combine(family: Family, a: nn.Module, b: nn.Module, n: int) -> dict[str, Any]:
+def combine(family: Family, a: nn.Module, b: nn.Module, n: int, seed: int) -> dict[str, Any]:
     """Claim 1: combinations under each law."""
     worse = max(numbers(family, network)[0] for network in (a, b))
     found: dict[str, Any] = {}
     for law, sampler in LAWS.items():
-        sweep = fc.evaluate(a, b, sampler, data=family.test, n=n, **options(family))
+        sweep = fc.evaluate(a, b, sampler, data=family.test, n=n, seed=seed, **options(family))
         found[law] = {
             "loss": float(sweep.loss.mean()),
             "accuracy": float(sweep.accuracy.mean()),
@@ -142,7 +142,7 @@ def combine(family: Family, a: nn.Module, b: nn.Module, n: int) -> dict[str, Any
 
 
 def connect(
-    family: Family, a: nn.Module, b: nn.Module, reference: nn.Module, effort: Effort
+    family: Family, a: nn.Module, b: nn.Module, reference: nn.Module, effort: Effort, seed: int
 ) -> dict[str, Any]:
     """Claim 2: two networks aligned to a third, on the line and in the triangle of all three."""
     found = fc.transitivity(a, b, reference, data=family.test, points=effort.points, **options(family))
@@ -155,9 +155,12 @@ def connect(
         fc.Dirichlet(1.0),
         data=family.test,
         n=effort.perturbed,
+        seed=seed,
         **options(family),
     )
     return {
+        "worse": max(numbers(family, network)[0] for network in (a, b, reference)),
+        "highest": {pair: float(line.loss.max()) for pair, line in found.barriers.items()},
         "barrier": {
             pair: [line.loss_barrier, line.accuracy_barrier] for pair, line in found.barriers.items()
         },
@@ -166,7 +169,7 @@ def connect(
     }
 
 
-def disturb(family: Family, a: nn.Module, b: nn.Module, effort: Effort) -> dict[str, Any]:
+def disturb(family: Family, a: nn.Module, b: nn.Module, effort: Effort, seed: int) -> dict[str, Any]:
     """Claim 3: combinations under perturbed matchings."""
     found = fc.robustness(
         a,
@@ -175,6 +178,7 @@ def disturb(family: Family, a: nn.Module, b: nn.Module, effort: Effort) -> dict[
         n=effort.perturbed,
         fractions=effort.fractions,
         repeats=effort.repeats,
+        seed=seed,
         **options(family),
     )
     curves = {
@@ -184,10 +188,10 @@ def disturb(family: Family, a: nn.Module, b: nn.Module, effort: Effort) -> dict[
     return {"fractions": found.fractions.tolist(), "curves": curves}
 
 
-def compare(family: Family, a: nn.Module, b: nn.Module, count: int) -> dict[str, list[float]]:
+def compare(family: Family, a: nn.Module, b: nn.Module, count: int, seed: int) -> dict[str, list[float]]:
     """Claim 4: how different combinations are from each other, from the networks, and these two."""
     found = fc.diversity(
-        fc.Mixture(a, b, fc.Uniform()),
+        fc.Mixture(a, b, fc.Uniform(), seed),
         range(count),
         family.test,
         model=a,
@@ -201,13 +205,19 @@ def compare(family: Family, a: nn.Module, b: nn.Module, count: int) -> dict[str,
     return means | {"joint gain in accuracy": [found.joint_gain[0]]}
 
 
-def calibrate(family: Family, a: nn.Module, b: nn.Module, count: int) -> dict[str, Any]:
-    """Control: loss before and after fitting a softmax temperature to each network on held-out samples."""
-    ends = [(fc.Mixture(a, b, fc.Constant(t, per="model")), range(1)) for t in (0, 1)]
+def calibrate(family: Family, a: nn.Module, b: nn.Module, count: int, seed: int) -> dict[str, Any]:
+    """Control: loss before and after fitting a softmax temperature to each network on held-out samples.
+
+    Means over the combinations; the worse of the two networks; and their midpoint.
+    """
+    first, middle, last = (
+        [(fc.Mixture(a, b, fc.Constant(t, per="model")), range(1))] for t in (0.0, 0.5, 1.0)
+    )
     found = {}
     for label, networks in (
-        ("combinations", [(fc.Mixture(a, b, fc.Uniform()), range(count))]),
-        ("networks", ends),
+        ("combinations", [(fc.Mixture(a, b, fc.Uniform(), seed), range(count))]),
+        ("midpoint", middle),
+        ("networks", first + last),
     ):
         held_out, test = (
             torch.cat([mix.functional_call(a, which, x, **family.statistics) for mix, which in networks])
@@ -215,7 +225,8 @@ def calibrate(family: Family, a: nn.Module, b: nn.Module, count: int) -> dict[st
         )
         temperature = best_temperature(held_out, family.held_out[1])
         before, after = (losses(test / t, family.test[1]) for t in (torch.ones(()), temperature))
-        found[label] = [float(before.mean()), float(after.mean()), float(temperature.median())]
+        one = torch.Tensor.max if label == "networks" else torch.Tensor.mean
+        found[label] = [float(one(before)), float(one(after)), float(temperature.median())]
     return found
 
 
@@ -225,8 +236,8 @@ def losses(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def best_temperature(logits: Tensor, y: Tensor) -> Tensor:
-    """The temperature of 81 between 1/30 and 30 with the lowest loss, for each of K networks: [K, 1, 1]."""
-    grid = torch.logspace(-1.48, 1.48, 81)
+    """The temperature of 161 between 0.01 and 1000 with the lowest loss, of each of K networks: [K, 1, 1]."""
+    grid = torch.logspace(-2, 3, 161)
     values = torch.stack([losses(logits / t, y) for t in grid])
     return grid[values.argmin(0)][:, None, None]
 
@@ -250,14 +261,16 @@ def main() -> None:
             families[name] = partial(cifar_networks, name, folder, images)
 
     began = time.perf_counter()
-    settings = json.loads(json.dumps(dataclasses.asdict(effort)))
+    made = {"fastcomb": fc.__version__, "torch": torch.__version__, "data": str(options.data)}
+    settings = json.loads(json.dumps(dataclasses.asdict(effort) | made))
     results = {}
     for key, make in families.items():
         path = options.out / f"{key.lower()}.json"
         kept = json.loads(path.read_text()) if path.is_file() else {}
         if kept.get("settings") != settings:
             family = make()
-            kept = {"settings": settings, "name": family.name, **study(family, effort)}
+            today = str(datetime.date.today())
+            kept = {"settings": settings, "made": today, "name": family.name, **study(family, effort)}
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(".part")
             beside.write_text(json.dumps(kept, indent=1) + "\n")

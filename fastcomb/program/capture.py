@@ -79,7 +79,7 @@ def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
             elif spec.kind == InputKind.PARAMETER:
                 refs[fx] = Weight(names[spec.target], "parameter")
             elif spec.kind == InputKind.BUFFER:
-                refs[fx] = Weight(spec.target, "buffer")
+                refs[fx] = Weight(spec.target, "buffer" if spec.persistent else "transient")
             else:
                 refs[fx] = Weight(spec.target, "constant")
                 constants[spec.target] = exported.constants[spec.target]

@@ -26,11 +26,12 @@ class Value:
 class Weight:
     """A tensor that belongs to the network, by its name in the state dict.
 
-    ``kind`` tells parameters, buffers, and constants (tensors made in ``forward``).
+    ``kind`` tells parameters, buffers, buffers that state dicts leave out ("transient"), and constants
+    (tensors made in ``forward``).
     """
 
     name: str
-    kind: Literal["parameter", "buffer", "constant"]
+    kind: Literal["parameter", "buffer", "transient", "constant"]
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,11 @@ def _problem(
     a = endpoints.read(model_a, model_a, "model_a")
     b = endpoints.read(model_b, None if isinstance(model_b, nn.Module) else model_a, label)
     endpoints.check_match(a, b, ("model_a", label))
+    if not (example is None or isinstance(example, Tensor)) or (example is not None and not len(example)):
+        raise TypeError(
+            "example is one tensor of at least one input [N, ...]; networks with several inputs "
+            "cannot be aligned"
+        )
     batches = None if data is None else in_batches(data)
     module = copy.deepcopy(model_a).cpu().eval()
     if example is None:
@@ -217,10 +222,14 @@ def _check_function(problem: Problem, before: Mapping[str, Tensor], after: Mappi
     """Raise RuntimeError unless both states give the same outputs, in float64."""
     wide = copy.deepcopy(problem.model).double()
     (x,) = _widen({"x": problem.example[:1]}).values()
+    inputs = [x]
+    if x.is_floating_point():  # an example may be all zeros
+        generator = torch.Generator().manual_seed(0)
+        inputs.append(torch.randn(x.shape, generator=generator, dtype=torch.float64))
 
     def run(state: Mapping[str, Tensor]) -> list[Tensor]:
-        outputs = functional_call(wide, _widen(state), (x,))
-        return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        outputs = [functional_call(wide, _widen(state), (x,)) for x in inputs]
+        return [leaf.nan_to_num() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
     with torch.no_grad():
         for expected, found in zip(run(before), run(after), strict=True):

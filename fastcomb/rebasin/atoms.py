@@ -47,6 +47,14 @@ class Found:
     rank: tuple[int, int, int]
 
 
+def _tangled(index: Ids) -> bool:
+    """Whether the entries [units, r] of units may not correspond in ascending order.
+
+    Equated with several others of its own axis, an entry may follow another path in each unit.
+    """
+    return index.shape[1] > 2 and bool((np.diff(index - index[:, :1], axis=0) != 0).any())
+
+
 class Atoms:
     """Union-find over atoms, vectorised, with bundles, pins and marks that are resolved at the end."""
 
@@ -129,8 +137,13 @@ class Atoms:
             carriers: dict[tuple[int, ...], int] = {}
             held: dict[tuple[int, ...], bool] = {}
             for ids, rows, still in self._bundles:
+                own: set[tuple[int, ...]] = set()
                 for carrier, row in zip(ids.tolist(), self.find(rows).tolist(), strict=True):
                     key = tuple(row)
+                    if key in own:  # two bundles side by side that carry the same
+                        conflicts.append(np.array([carrier, carriers.get(key, carrier), *row]))
+                        continue
+                    own.add(key)
                     if key in carriers:
                         self.union(np.array([carriers[key]]), np.array([carrier]))
                     elif len(set(row)) < len(row) or any(owner.get(child, key) != key for child in row):
@@ -190,7 +203,7 @@ class Atoms:
             code = words.setdefault((place.name, place.dim), word())
             np.add.at(base, self.find(ids), code)
         for ids, tag in self._marks:
-            np.add.at(base, np.unique(self.find(ids)), words.setdefault(tag, word()))
+            np.add.at(base, self.find(ids), words.setdefault(tag, word()))
         longest = max((len(row) for families in children.values() for row in families), default=0)
         factors = random.integers(1 << 64, size=longest, dtype=np.uint64) | np.uint64(1)
         free = word()
@@ -223,22 +236,27 @@ class Atoms:
                             found.setdefault(number, []).extend(where)
             return found
 
-        kinds: dict[tuple[int, int], list[tuple[int, dict[int, list[int]]]]] = {}
+        kinds: dict[tuple[int, int, tuple[int, ...]], list[tuple[int, dict[int, list[int]]]]] = {}
         for root in sorted(entries.keys() | children.keys()):
             if root in pinned or root in frozen:
                 continue
             found = carried(root)
             if found:
-                key = (parents.get(root, -1), int(signatures[root]))
+                # grouped rows may lie differently in units that are alike otherwise
+                where = tuple(n for number in sorted(found) for n in (number, len(found[number])))
+                key = (parents.get(root, -1), int(signatures[root]), where)
                 kinds.setdefault(key, []).append((root, found))
         groups = []
-        for (parent, _), units in kinds.items():
+        for (parent, _, _), units in kinds.items():
             if len(units) < 2:
                 continue
             first = min(units[0][1])
             units.sort(key=lambda unit: unit[1][first])
             numbers = sorted(units[0][1])
             places = {self._places[n][0]: np.array([found[n] for _, found in units]) for n in numbers}
+            if any(_tangled(index) for index in places.values()):
+                pinned |= {root: _CONFLICT for root, _ in units}
+                continue
             depth, up = 0, parent
             while up in parents or up >= 0:
                 depth, up = depth + 1, parents.get(up, -1)

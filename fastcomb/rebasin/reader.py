@@ -31,7 +31,10 @@ Result = Axes | list[Axes] | None
 Rule = Callable[["Reader", Node], Result]
 
 #: Operations whose inputs and results count as activations.
-LAYERS = frozenset("linear conv1d conv2d conv3d matmul bmm scaled_dot_product_attention".split())
+LAYERS = frozenset("linear conv1d conv2d conv3d matmul bmm einsum scaled_dot_product_attention".split())
+
+#: Tensors that a permuted state dict cannot change.
+_FIXED = {"constant": "constant", "transient": "buffer, which state dicts leave out,"}
 
 OUTPUT = "output of the network"
 INPUT = "input of the network"
@@ -101,10 +104,10 @@ class Reader:
             for dim, size in enumerate(self.program.shapes[leaf.name]):
                 ids = self.atoms.new(size)
                 axes.append((Factor((size, ()), Block(ids)),) if size != 1 else ())
-                if size > 1 and leaf.kind != "constant":
+                if size > 1 and leaf.kind in ("parameter", "buffer"):
                     self.atoms.place(Place(leaf.name, dim, None), ids)
                 elif size > 1:
-                    self.atoms.pin(ids, f"meets the constant {leaf.name}")
+                    self.atoms.pin(ids, f"meets the {_FIXED[leaf.kind]} {leaf.name}")
             self._weights[leaf.name] = tuple(axes)
         return self._weights[leaf.name]
 
@@ -187,7 +190,7 @@ class Reader:
                 and all(other.block is target for other in others.values())
             ):
                 order = [others[d].dim for d in range(block.ids.ndim)]
-                self.atoms.union(block.ids, target.ids.transpose(order))
+                self._union(block.ids, target.ids.transpose(order))
                 done |= {key, id(target)}
         for a, b in matched:
             if a.block is None and b.block is None:
@@ -196,7 +199,7 @@ class Reader:
                 continue
             both = [(f.block, f.dim) for f in (a, b) if f.block is not None]
             if len(both) == 2:
-                self.atoms.union(
+                self._union(
                     *(self.carriers(block, [dim], len(partners[id(block)]) > 1) for block, dim in both)
                 )
             else:
@@ -208,6 +211,11 @@ class Reader:
                     self.carriers(lone.block, free, True)
                 elif not others_tied:
                     self.atoms.pin(lone.block.ids, reason)
+
+    def _union(self, one: Ids, other: Ids) -> None:
+        if one.size != other.size:
+            raise ViewError
+        self.atoms.union(one, other)
 
     def carriers(self, block: Block, keep: list[int], frozen: bool) -> Ids:
         """Atoms [..] along the kept dimensions of a block, each carrying what lies behind it."""

@@ -169,6 +169,8 @@ def _attention(reader: Reader, node: Node) -> Result:
         sizes = reader.shape(mask)
         pairs = [(len(scores) - d, len(axes) - d) for d in range(1, len(axes) + 1) if sizes[-d] != 1]
         reader.meet(scores, axes, pairs)
+    if node.arguments.get("is_causal"):
+        reader.pin((q[token], k[token]), "in causal order")
     reader.contract(q, [last])
     reader.contract(k, [last, token])
     reader.contract(v, [token])

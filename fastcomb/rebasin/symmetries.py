@@ -243,7 +243,13 @@ _known: WeakKeyDictionary[Program, Symmetries] = WeakKeyDictionary()
 
 
 def symmetries(program: Program) -> Symmetries:
-    """Read the permutation groups off a Program."""
+    """Read the permutation groups off a Program.
+
+    Raises:
+        TypeError: it is none, but a module perhaps.
+    """
+    if not isinstance(program, Program):
+        raise TypeError(f"a {type(program).__name__} is no Program; pass fastcomb.capture(model)")
     if program not in _known:
         found, pinned = Reader(program, RULES).read()
         groups = tuple(_group(one, found) for one in found)
