@@ -274,3 +274,148 @@ def test_matchings_are_checked():
         groups.permute(model.state_dict(), [torch.arange(6)])
     with pytest.raises(ValueError, match="entry 1 is no permutation of 5 units"):
         groups.permute(model.state_dict(), [torch.arange(6), torch.zeros(5, dtype=torch.long)])
+
+
+class Made(nn.Module):
+    """A network of a function and submodules."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def shuffled(h):
+    return h.view(-1, 2, 4).transpose(1, 2).reshape(-1, 8)
+
+
+def blocks_of_two_factorings(net, x):
+    z = net.a(x).view(-1, 3, 4)
+    g = (z + z.amax(1, keepdim=True)).flatten(1)
+    q, k, v = net.m(g).view(-1, 3, 2, 6).unbind(1)
+    return net.b(g + (torch.softmax(q @ k.transpose(1, 2), -1) @ v).reshape(-1, 12))
+
+
+def both_signs(net, x):
+    h = net.a(x)
+    return net.b(torch.relu(net.g(torch.relu(torch.cat([h, -h], 1)))))
+
+
+def latent(net, x):
+    tokens = net.a(x)
+    return net.b(
+        F.scaled_dot_product_attention(net.p.expand(len(x), 5, 8), tokens, tokens, is_causal=True).sum(1)
+    )
+
+
+def with_own_shuffle(net, x):
+    h = net.a(x)
+    return net.b(h + shuffled(h))
+
+
+def conv(inputs, outputs, groups=1):
+    return nn.Conv2d(inputs, outputs, 1, groups=groups)
+
+
+# what makes a group of the obvious kind wrong, and the sizes that remain
+TRAPS = {
+    "groups of a convolution that read the same": (
+        lambda: Made(both_signs, a=conv(3, 4), g=conv(8, 8, 2), b=conv(8, 2)), (2, 3, 5, 5), [4, 4],
+    ),
+    "causal order of learned tokens": (
+        lambda: Made(latent, p=nn.Parameter(torch.randn(1, 5, 8)), a=nn.Linear(6, 8), b=nn.Linear(8, 2)),
+        (2, 7, 6), [8],
+    ),
+    "a sum with its own shuffle": (
+        lambda: Made(with_own_shuffle, a=nn.Linear(6, 8), b=nn.Linear(8, 3)),
+        (4, 6), [2],
+    ),
+    "gates across the groups of a convolution": (
+        lambda: nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 16, 4), nn.GLU(1), conv(8, 2)),
+        (2, 3, 6, 6), [4] * 4,
+    ),
+    "a convolution in groups of the input": (
+        lambda: nn.Sequential(conv(6, 8, 2), nn.ReLU(), conv(8, 2)), (2, 6, 3, 3), [],
+    ),
+    "a sum of blocks cut in two ways": (
+        lambda: Made(blocks_of_two_factorings, a=nn.Linear(6, 12), m=nn.Linear(12, 36), b=nn.Linear(12, 2)),
+        (4, 6), [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_what_looks_like_a_group_and_is_none(trap):
+    make, shape, sizes = TRAPS[trap]
+    torch.manual_seed(0)
+    groups = check(make(), torch.randn(shape), least=0)
+    assert [group.size for group in groups.groups] == sizes
+
+
+def test_buffers_that_state_dicts_leave_out_are_pinned():
+    def make():
+        net = Made(lambda n, x: n.b(torch.relu(n.a(x)) * n.scale), a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+        net.register_buffer("scale", torch.arange(1.0, 9), persistent=False)
+        return net
+
+    groups = symmetries(fc.capture(make(), torch.randn(2, 6)))
+    assert not groups.groups
+    assert "the buffer, which state dicts leave out, scale" in str(groups)
+    with pytest.raises(ValueError, match="no permutation symmetry"):
+        fc.rebasin.align(make(), make(), example=torch.randn(2, 6))
+
+
+def test_a_module_is_no_program():
+    with pytest.raises(TypeError, match=r"pass fastcomb.capture\(model\)"):
+        symmetries(MLP((3, 4, 2)))
+
+
+def swap(h):
+    one, other = h.chunk(2, 1)
+    return torch.cat([other, torch.tanh(one)], 1)
+
+
+def rotate(h):
+    one, two, three = h.chunk(3, 1)
+    return h + 2 * torch.cat([two, three, one], 1)
+
+
+def couple(h):
+    one, other = h.chunk(2, 1)
+    return torch.cat([one * other, one - other], 1)
+
+
+STEPS = {
+    "linear": lambda: (nn.Linear(12, 12), lambda m, h: torch.tanh(m(h))),
+    "residual": lambda: (nn.Linear(12, 12), lambda m, h: h + torch.relu(m(h))),
+    "gated": lambda: (nn.Linear(12, 24), lambda m, h: F.glu(m(h), 1)),
+    "grouped": lambda: (nn.Conv1d(12, 12, 1, groups=3), lambda m, h: torch.tanh(m(h[:, :, None])[:, :, 0])),
+    "norm": lambda: (nn.GroupNorm(4, 12), lambda m, h: m(h)),
+    "shuffle": lambda: (nn.Identity(), lambda m, h: h.view(-1, 3, 4).transpose(1, 2).reshape(-1, 12)),
+    "roll": lambda: (nn.Identity(), lambda m, h: torch.cat([h[:, 5:], h[:, :5]], 1)),
+    "softmax": lambda: (nn.Identity(), lambda m, h: h * h.view(-1, 4, 3).softmax(2).reshape(-1, 12)),
+    "swap": lambda: (nn.Identity(), lambda m, h: swap(h)),
+    "rotate": lambda: (nn.Identity(), lambda m, h: rotate(h)),
+    "couple": lambda: (nn.Identity(), lambda m, h: couple(h)),
+}
+
+
+@given(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_random_networks_keep_their_function(names):
+    torch.manual_seed(0)
+    made = [STEPS[name]() for name in names]
+
+    def forward(net, x):
+        h = net.first(x)
+        for module, (_, step) in zip(net.modules_, made, strict=True):
+            h = step(module, h)
+        return net.last(h)
+
+    modules = nn.ModuleList([module for module, _ in made])
+    net = Made(forward, first=nn.Linear(5, 12), modules_=modules, last=nn.Linear(12, 3))
+    check(net, torch.randn(3, 5), least=0)

@@ -52,7 +52,7 @@ def _tangled(index: Ids) -> bool:
 
     Equated with several others of its own axis, an entry may follow another path in each unit.
     """
-    return index.shape[1] > 2 and bool((np.diff(index - index[:, :1], axis=0) != 0).any())
+    return index.shape[1] > 1 and bool((np.diff(index - index[:, :1], axis=0) != 0).any())
 
 
 class Atoms:

@@ -69,7 +69,7 @@ def _grouped(reader: Reader, leaf: Weight, source: Axes, out: Axis, groups: int)
     inputs = reader.flat(source, 1)
     outputs = reader.flat((out,), 0)
     if inputs is None or outputs is None:
-        reader.pin((source[1], out), "input of the network")
+        reader.pin((source[1], out, *(reader.axes(leaf) or ())[1:2]), "input of the network")
         return
     pieces = np.stack(reader.in_rows(leaf, groups))
     rows = inputs.reshape(groups, -1)

@@ -3,8 +3,8 @@
 Every entry of every axis starts as something that could be permuted. Operations tie entries together (a
 linear layer's inputs to the columns of its weight), bundle them (the features of an attention head) and
 pin what they do not commute with. What remains are groups of units that can be permuted without changing
-the function. Anything that is not understood pins all it touches, so a group is never wrong, at worst
-missing.
+the function. Anything that is not understood pins all it touches, so that groups may be missing but not
+wrong; :func:`fastcomb.rebasin.align` checks the function all the same.
 """
 
 from __future__ import annotations
