@@ -8,7 +8,7 @@ and, given a data folder, Tiny10 and ResNet20 networks (``tiny10-cifar10/*.safet
 
     python examples/mode_combinability.py [DATA] [--full] [--out out/mode_combinability]
 
-The quick setting takes less than five minutes on two cores (measured: 4 min 16 s with Tiny10); the full one
+The quick setting takes less than five minutes on two cores (measured: 4 min 15 s with Tiny10); the full one
 some hours, going by the number of its evaluations. Finished families of networks are kept in the output
 folder and not computed again, so a run can be interrupted and continued.
 """

@@ -493,8 +493,8 @@ work, since broken networks disagree too.
 """
 
 CLAIM_1 = """\
-A column of loss says how far the networks' confidence fits, too: where the line between two unaligned
-networks dips below its ends, the mixture's confidence fits better than theirs, and its accuracy is no better.
+Losses also say how well confidence fits: where a line dips below its ends, the mixture may merely be less
+overconfident than its networks, so read accuracies beside them.
 """
 
 CONTROL = """\
