@@ -78,7 +78,7 @@ PYBIND11_MODULE(_native, m) {
       std::vector<float> lam(shared * laws.size()), scratch(laws.size() > 1 ? rows * inner : 0);
       std::vector<Source> sources;
       for (size_t j = 0; j < laws.size(); ++j) {
-        sources.push_back({Stream(seed, unit ^ (uint32_t)j << kStepShift, index[i]), &laws[j], lam.data() + j * shared});
+        sources.push_back({Stream(seed, step_unit(unit, j), index[i]), &laws[j], lam.data() + j * shared});
         if (shared) k->coefficients(sources[j].stream, laws[j], shared, lam.data() + j * shared);
       }
       k->mix(sources.data(), (int64_t)laws.size(), sharing, pointer<const float>(a), pointer<const float>(b), rows,

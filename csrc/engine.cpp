@@ -125,7 +125,7 @@ int64_t Engine::bytes() const {
 void Engine::generate(const Team& team, uint64_t index, Combination& c) {
   float* lam = (float*)c.coefficients.get(unit_floats_ * sizeof(float));
   const auto stream = [&](uint32_t unit, size_t step) {
-    return Stream(seed_, unit ^ (uint32_t)step << kStepShift, index);
+    return Stream(seed_, step_unit(unit, step), index);
   };
   for (size_t u = 0; u < units_.size(); ++u)
     for (size_t step = 0; step < laws_.size(); ++step)

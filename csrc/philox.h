@@ -2,6 +2,7 @@
 // time, for host and device.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __CUDACC__
@@ -31,8 +32,8 @@ FASTCOMB_HOST_DEVICE inline Words philox4x32_10(Words c, uint32_t key0, uint32_t
   return c;
 }
 
-// Which unit of the stream step number j of a unit's chain of coefficients draws from: unit ^ j << kStepShift.
-constexpr int kStepShift = 24;
+// The unit that a step of a unit's chain of coefficients draws from; the first (0) is the unit itself.
+FASTCOMB_HOST_DEVICE inline uint32_t step_unit(uint32_t unit, size_t step) { return unit ^ (uint32_t)step << 24; }
 
 // What all counters of one (seed, unit, combination) share: round keys, and the rounds that do not depend
 // on the block number worked out once.

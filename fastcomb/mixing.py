@@ -8,14 +8,12 @@ combinations of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastcomb import compiled
-from fastcomb.stream import STEP_SHIFT, Piece, as_unsigned, pieces
+from fastcomb.stream import as_unsigned, pieces, step_unit
 
 _SMALLEST_NORMAL = 2.0**-126
 
@@ -81,13 +79,9 @@ def coefficients(index: Tensor, table: Tensor, seed: int, unit: int, count: int,
 
     ``table`` is the law: entry ``k`` is the coefficient that draw ``k`` stands for.
     """
-    return _collected(pieces(index, seed=seed, unit=unit, count=count, bits=bits), table, len(index), count)
-
-
-def _collected(drawn: Iterable[Piece], table: Tensor, combinations: int, count: int) -> Tensor:
-    lam = torch.empty((combinations, count), device=table.device)
-    for rows, columns, numbers in drawn:
-        lam[rows, columns] = _look_up(table, numbers)
+    lam = torch.empty((len(index), count), device=index.device)
+    for rows, columns, drawn in pieces(index, seed=seed, unit=unit, count=count, bits=bits):
+        lam[rows, columns] = _look_up(table, drawn)
     return lam
 
 
@@ -153,11 +147,9 @@ def reference(
     number, count, per_row = unit
     seed, bits, ends = compiled.seed(draw), draw[2], bool(draw[3])
     out = torch.empty((len(index), *a.shape), dtype=dtype, device=a.device)
-    streams = [
-        pieces(index, seed=seed, unit=number ^ step << STEP_SHIFT, count=count, bits=bits)
-        for step in range(len(others))
-    ]
+    units = [step_unit(number, step) for step in range(len(others))]
     if count == a.numel():
+        streams = [pieces(index, seed=seed, unit=one, count=count, bits=bits) for one in units]
         flat, flat_a, flat_others = out.view(len(index), count), a.flatten(), others.flatten(1)
         for parts in zip(*streams, strict=True):
             rows, columns, _ = parts[0]
@@ -167,12 +159,13 @@ def reference(
             flat[rows, columns] = value
         return out
     lams = [
-        _collected(stream, table, len(index), count) for stream, table in zip(streams, tables, strict=True)
+        spread(coefficients(index, table, seed, one, count, bits), a.shape, per_row=bool(per_row))
+        for one, table in zip(units, tables, strict=True)
     ]
     for k in range(len(index)):
         value = a
         for lam, other in zip(lams, others, strict=True):
-            value = convex(spread(lam[k : k + 1], a.shape, per_row=bool(per_row))[0], value, other, ends=ends)
+            value = convex(lam[k], value, other, ends=ends)
         out[k] = value
     return out
 

@@ -14,7 +14,7 @@ from fastcomb import compiled, endpoints
 from fastcomb.endpoints import Endpoint, Theta
 from fastcomb.mixing import coefficients, spread
 from fastcomb.samplers import Granularity, Sampler
-from fastcomb.stream import STEP_SHIFT, as_signed
+from fastcomb.stream import as_signed, step_unit
 
 _WHOLE_MODEL = 0xFFFFFFFF
 _INDICES = 1 << 64
@@ -168,7 +168,7 @@ class Mixture:
             unit = self.units[name]
             steps = []
             for step, table in enumerate(self._tables):
-                number = unit.number ^ step << STEP_SHIFT
+                number = step_unit(unit.number, step)
                 if fast:
                     lam = compiled.coefficients(int(index), fast[step], self.seed, number, unit.count)[None]
                 else:

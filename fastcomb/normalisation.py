@@ -15,6 +15,7 @@ collected on. A combination of two networks has other activations, so a choice m
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class Normalisation:
         means = [step.mean for step in mixture.steps] if choice == "lerp" else []
         if not all(map(math.isfinite, means)):
             raise ValueError(f'batch_norm="lerp" needs a sampler with a finite mean, not {mixture.sampler}')
-        used = dict(list(mixture.networks.items())[: 1 + len(means)])
+        used = dict(itertools.islice(mixture.networks.items(), 1 + len(means)))
         fixed = {}
         for name in _statistics(layers):
             missing = [label for label, network in used.items() if name not in network.carried]

@@ -28,10 +28,6 @@ from torch import Tensor
 
 STREAM_VERSION = 1
 
-#: Step ``j`` of a unit's chain of coefficients draws from unit ``unit ^ j << STEP_SHIFT``: so the first step
-#: is the stream of two networks.
-STEP_SHIFT = 24
-
 #: Number of random bits behind one draw, for each legal ``bits=``.
 RESOLUTION = {16: 16, 32: 23}
 
@@ -43,8 +39,6 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 Word = Tensor | int
-#: Combinations, columns, and their draws.
-Piece = tuple[slice, slice, Tensor]
 
 
 def philox4x32_10(
@@ -81,7 +75,9 @@ def philox4x32_10(
     return c0, c1, c2, c3
 
 
-def pieces(index: Tensor, *, seed: int, unit: int, count: int, bits: int) -> Iterator[Piece]:
+def pieces(
+    index: Tensor, *, seed: int, unit: int, count: int, bits: int
+) -> Iterator[tuple[slice, slice, Tensor]]:
     """The draws of one unit for each combination, in cache-sized pieces.
 
     Args:
@@ -115,6 +111,11 @@ def pieces(index: Tensor, *, seed: int, unit: int, count: int, bits: int) -> Ite
             columns = slice(column * per_block, min(last * per_block, count))
             drawn = drawn.flatten(1)[:, : columns.stop - columns.start]
             yield slice(row, row + len(chunk)), columns, drawn
+
+
+def step_unit(unit: int, step: int) -> int:
+    """The unit that a step of a unit's chain of coefficients draws from; the first (0) is the unit itself."""
+    return unit ^ step << 24
 
 
 def grid(bits: int) -> Tensor:

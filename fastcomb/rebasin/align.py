@@ -164,7 +164,7 @@ def _problem(
     a = endpoints.read(model_a, model_a, "model_a")
     b = endpoints.read(model_b, None if isinstance(model_b, nn.Module) else model_a, label)
     endpoints.check_match(a, b, ("model_a", label))
-    if not (example is None or isinstance(example, Tensor)) or (example is not None and not len(example)):
+    if example is not None and not (isinstance(example, Tensor) and len(example)):
         raise TypeError(
             "example is one tensor of at least one input [N, ...]; networks with several inputs "
             "cannot be aligned"

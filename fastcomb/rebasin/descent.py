@@ -9,7 +9,8 @@ the weights that moved are compared anew.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class Descent:
         self._sizes = {n: float(self._a[n].norm() * b[n].norm()) for n in names}
         self._kept: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
         self._seen: dict[int, list[Tensor]] = {}
-        self.value = self.measure()
+        self.measure()
 
     def measure(self) -> float:
         """The value from the weights; steps add what they gain, which lets roundings add up."""
@@ -126,12 +127,13 @@ class Descent:
         compared = sum(self._a[m.name].numel() for g in groups for m in g.members if m.name in self._a)
         return compared + _ASSIGNING * sum(group.size**2 for group in groups)
 
-    def unmatched(self, number: int, done: Collection[int]) -> int:
+    def unmatched(self, number: int, done: AbstractSet[int]) -> int:
         """Entries of the weights of a group, and of those inside it, whose other side is not done."""
         groups, total = self.problem.symmetries.groups, 0
         nest = [number, *self.problem.symmetries.inside(number)]
+        done = {*nest, *done}
         for n in nest:
-            missing = set(self._counted(n)) - set(self._settled(n, {*nest, *done}))
+            missing = set(self._counted(n)) - set(self._settled(n, done))
             total += sum(self._a[groups[n].members[i].name].numel() for i in missing)
         return total
 
@@ -140,11 +142,11 @@ class Descent:
         members = self.problem.symmetries.groups[number].members
         return any(self._a[members[i].name].ndim > 1 for i in which)
 
-    def _settled(self, number: int, done: Collection[int]) -> list[int]:
+    def _settled(self, number: int, done: AbstractSet[int]) -> list[int]:
         """The counted members of a group that no group permutes which is not done."""
         members = self.problem.symmetries.groups[number].members
         owners = self.problem.owners
-        return [i for i in self._counted(number) if owners[members[i].name] <= set(done)]
+        return [i for i in self._counted(number) if owners[members[i].name] <= done]
 
     def _visit(self, number: int) -> float:
         """Take the best step in one group; what it gained."""
