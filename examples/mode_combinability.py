@@ -31,6 +31,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from families import Family, cifar_images, cifar_networks, mlps
+from found import NEAR
 from report import write
 from torch import Tensor, nn
 
@@ -43,9 +44,6 @@ LAWS: dict[str, fc.Sampler] = {
     "line": fc.Uniform(per="model"),
     "vicinity (−¼, 1¼)": fc.Uniform(-0.25, 1.25),
 }
-
-#: Fraction by which a loss may exceed the worse network's and still count as low; a convention.
-NEAR = (0.25, 1.0)
 
 
 @dataclass(frozen=True)
@@ -277,7 +275,7 @@ def main() -> None:
             os.replace(beside, path)
         results[kept["name"]] = kept
         print(f"{kept['name']:12} {time.perf_counter() - began:5.0f} s", flush=True)
-    page = write(results, NEAR, options.out)
+    page = write(results, options.out)
     print(f"\n{page}")
 
 

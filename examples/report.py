@@ -7,26 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from numpy.typing import NDArray
-
-from fastcomb.plots import new_figure, save
-
-#: Loss, as a multiple of the worse network's, that still counts as low.
-LIMIT = 1.25
-Results = Mapping[str, Mapping[str, Any]]
-MATCHINGS = ("aligned", "aligned by activations", "unaligned")
-UNIFORM = "element-wise uniform"
-COLOURS = dict(zip(MATCHINGS, ("tab:blue", "tab:green", "tab:red"), strict=True))
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % t-interval (NaN for one value)."""
-    x = np.asarray(values, dtype=float)
-    if len(x) < 2:
-        return float(x.mean()), float("nan")
-    return float(x.mean()), float(scipy.stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
+from claim_pictures import differences, lines, perturbations, widths
+from found import MATCHINGS, NEAR, UNIFORM, Found, Results, interval
 
 
 def shown(values: Sequence[float], percent: bool = False) -> str:
@@ -48,44 +30,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-class Found:
-    """Numbers of one family, by pair."""
-
-    def __init__(self, record: Mapping[str, Any]) -> None:
-        self.record = record
-        self.pairs = len(record["combinations"][MATCHINGS[0]])
-
-    @property
-    def worse(self) -> list[float]:
-        """Loss of the worse network of each pair."""
-        ends = [loss for loss, _ in self.record["ends"]]
-        return [max(two) for two in zip(ends[::2], ends[1::2], strict=False)]
-
-    def combinations(self, matching: str, law: str, what: str) -> list[Any]:
-        return [pair[law][what] for pair in self.record["combinations"][matching]]
-
-    def near(self, matching: str, law: str, level: int = 0) -> list[float]:
-        """Fraction of combinations with a low loss, per pair."""
-        return [near[level] for near in self.combinations(matching, law, "near")]
-
-    def lost(self, matching: str) -> list[float]:
-        """Mean accuracy of each pair's networks minus that of their element-wise uniform combinations."""
-        ends = [accuracy for _, accuracy in self.record["ends"]]
-        own = [(one + other) / 2 for one, other in zip(ends[::2], ends[1::2], strict=False)]
-        cube = self.combinations(matching, UNIFORM, "accuracy")
-        return [one - other for one, other in zip(own, cube, strict=False)]
-
-    def barrier(self, matching: str, metric: int) -> list[float]:
-        return [line["barrier"][metric] for line in self.record["line"][matching]]
-
-    def calibrated(self, matching: str, which: str, what: int) -> list[float]:
-        return [pair[which][what] for pair in self.record["calibrated"][matching]]
-
-    def curve(self, kind: str, metric: str) -> NDArray[np.float64]:
-        """[pairs, fractions] of combinations under perturbed matchings."""
-        return np.array([pair["curves"][kind][metric] for pair in self.record["robustness"]])
-
-
 def verdict(fractions: Sequence[float]) -> str:
     """Of the fractions of low-loss combinations of all pairs."""
     if min(fractions) >= 0.95:
@@ -93,7 +37,7 @@ def verdict(fractions: Sequence[float]) -> str:
     return "fails" if max(fractions) <= 0.05 else "in part"
 
 
-def write(results: Results, near: Sequence[float], folder: Path) -> Path:
+def write(results: Results, folder: Path) -> Path:
     """Write report.md and its pictures; returns the page's path."""
     found = {name: Found(record) for name, record in results.items()}
     settings = next(iter(results.values()))["settings"]
@@ -102,11 +46,11 @@ def write(results: Results, near: Sequence[float], folder: Path) -> Path:
     parts = [
         HEAD.format(made=made, **settings),
         "## What holds, and where it fails\n",
-        summary(found, near),
-        READING.format(near=100 * near[0]),
+        summary(found),
+        READING.format(near=100 * NEAR[0]),
         "## 1. Combinations have a low loss\n",
         CLAIM_1,
-        claim_1(found, near),
+        claim_1(found),
         picture(widths, found, folder, "laws.png"),
         picture(lines, found, folder, "lines.png"),
         "## Control: softmax temperature\n",
@@ -126,7 +70,7 @@ def write(results: Results, near: Sequence[float], folder: Path) -> Path:
     return page
 
 
-def summary(found: Mapping[str, Found], near: Sequence[float]) -> str:
+def summary(found: Mapping[str, Found]) -> str:
     rows = []
     for name, one in found.items():
         triples = one.record["transitivity"]
@@ -138,9 +82,9 @@ def summary(found: Mapping[str, Found], near: Sequence[float]) -> str:
                 verdict(one.near("aligned", "vicinity (−¼, 1¼)")),
                 verdict(one.near("unaligned", UNIFORM)),
                 *(shown(one.lost(matching), percent=True) for matching in ("aligned", "unaligned")),
-                " / ".join(enough(one, which, near[0]) for which in ("combinations", "midpoint")),
-                " / ".join(low_line(triples, line, near[0]) for line in ("a′–b′", "a–b unaligned")),
-                bearable(one, near[0]),
+                " / ".join(enough(one, which, NEAR[0]) for which in ("combinations", "midpoint")),
+                " / ".join(low_line(triples, line, NEAR[0]) for line in ("a′–b′", "a–b unaligned")),
+                bearable(one, NEAR[0]),
                 ratio(one),
             ]
         )
@@ -194,7 +138,7 @@ def ratio(one: Found) -> str:
     return f"({text})" if verdict(one.near("aligned", UNIFORM)) == "fails" else text
 
 
-def claim_1(found: Mapping[str, Found], near: Sequence[float]) -> str:
+def claim_1(found: Mapping[str, Found]) -> str:
     text = []
     laws = list(next(iter(found.values())).record["combinations"]["aligned"][0])
     for matching in ("aligned", "unaligned"):
@@ -204,7 +148,7 @@ def claim_1(found: Mapping[str, Found], near: Sequence[float]) -> str:
         ]
         text.append(f"Mean loss of combinations, **{matching}** pairs:\n")
         text.append(table(["networks", "worse network", *laws], rows) + "\n")
-    for level, more in enumerate(near):
+    for level, more in enumerate(NEAR):
         rows = [
             [
                 name,
@@ -344,111 +288,6 @@ def picture(
 ) -> str:
     path = draw(found, folder / name)
     return f"![{(draw.__doc__ or '').strip()}]({path.name})\n"
-
-
-def logarithmic(axis: Any) -> None:
-    """A logarithmic loss axis with plain numbers."""
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
-
-
-def same_height(axes: Sequence[Any]) -> None:
-    """Give axes one range."""
-    low, high = zip(*(axis.get_ylim() for axis in axes), strict=True)
-    for axis in axes:
-        axis.set_ylim(min(low), max(high))
-
-
-def widths(found: Mapping[str, Found], path: Path) -> Path:
-    """Mean loss of combinations by family and law, aligned and unaligned"""
-    figure, axes = new_figure(2)
-    laws = list(next(iter(found.values())).record["combinations"]["aligned"][0])
-    at = np.arange(len(found))
-    for axis, matching in zip(axes[0], ("aligned", "unaligned"), strict=True):
-        for number, law in enumerate(laws):
-            means, halves = zip(
-                *(interval(one.combinations(matching, law, "loss")) for one in found.values()), strict=True
-            )
-            beside = at + 0.14 * (number - (len(laws) - 1) / 2)
-            axis.errorbar(beside, means, np.nan_to_num(halves), fmt=".", capsize=3, label=law)
-        worse = [interval(one.worse)[0] for one in found.values()]
-        axis.hlines(worse, at - 0.4, at + 0.4, color="black", linewidth=1, label="worse network")
-        logarithmic(axis)
-        axis.set_xticks(at, list(found), rotation=30, ha="right")
-        axis.set_title(f"{matching} pairs")
-        axis.set_ylabel("mean loss of combinations (log scale)")
-    same_height(axes[0])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
-    figure.suptitle("Do combinations have a low loss? Mean over pairs, 95 % intervals")
-    return save(figure, path)
-
-
-def lines(found: Mapping[str, Found], path: Path) -> Path:
-    """Loss on the line between the networks of each pair"""
-    columns = min(3, len(found))
-    figure, axes = new_figure(columns, -(-len(found) // columns))
-    for axis in axes.flat[len(found) :]:
-        axis.set_visible(False)
-    for axis, (name, one) in zip(axes.flat, found.items(), strict=False):
-        for matching in MATCHINGS:
-            for number, line in enumerate(one.record["line"][matching]):
-                label = None if number else matching
-                style = "--" if matching == "aligned by activations" else "-"
-                axis.plot(line["t"], line["loss"], style, color=COLOURS[matching], alpha=0.7, label=label)
-        axis.set_title(name)
-        axis.set_xlabel("t: from the first network (0) to the second (1)")
-        axis.set_ylabel("loss")
-        axis.set_ylim(bottom=0)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
-    figure.suptitle("Is there a barrier on the line? One curve per pair")
-    return save(figure, path)
-
-
-def perturbations(found: Mapping[str, Found], path: Path) -> Path:
-    """Loss of combinations against the fraction of perturbed units"""
-    kinds = list(next(iter(found.values())).record["robustness"][0]["curves"])
-    figure, axes = new_figure(len(kinds))
-    for axis, kind in zip(axes[0], kinds, strict=True):
-        for name, one in found.items():
-            curve = one.curve(kind, "loss") / np.array(one.worse)[: one.pairs, None]
-            means, halves = zip(*(interval(column.tolist()) for column in curve.T), strict=True)
-            fractions = 100 * np.array(one.record["robustness"][0]["fractions"])
-            axis.errorbar(fractions, means, np.nan_to_num(halves), marker=".", capsize=3, label=name)
-        axis.axhline(1, color="black", linestyle=":", linewidth=1)
-        axis.axhline(LIMIT, color="black", linestyle="--", linewidth=1)
-        logarithmic(axis)
-        axis.set_title(kind)
-        axis.set_xlabel("units perturbed (%)")
-        axis.set_ylabel("mean loss / the worse network's (log scale)")
-    same_height(axes[0])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
-    figure.suptitle("Do combinations survive perturbed matchings? Mean over pairs, 95 % intervals")
-    return save(figure, path)
-
-
-def differences(found: Mapping[str, Found], path: Path) -> Path:
-    """How much combinations differ, beside how much the networks differ"""
-    figure, axes = new_figure(2)
-    at = np.arange(len(found))
-    for axis, measure in zip(axes[0], ("disagreement", "Jensen–Shannon divergence (nats)"), strict=True):
-        for shift, (part, label) in zip(
-            (-0.2, 0, 0.2),
-            ((0, "two combinations"), (1, "combination and network"), (2, "the two networks")),
-            strict=True,
-        ):
-            means, halves = zip(
-                *(interval([p[measure][part] for p in one.record["diversity"]]) for one in found.values()),
-                strict=True,
-            )
-            axis.bar(at + shift, means, 0.2, yerr=np.nan_to_num(halves), capsize=3, label=label)
-        axis.set_xticks(at, list(found), rotation=30, ha="right")
-        axis.set_ylabel(measure + (" (fraction of samples)" if measure == "disagreement" else ""))
-        axis.set_ylim(bottom=0)
-    axes[0, 0].legend(frameon=False)
-    figure.suptitle("Are combinations different networks? Aligned pairs, mean over pairs, 95 % intervals")
-    return save(figure, path)
 
 
 HEAD = """# Mode combinability: which claims hold?
