@@ -23,6 +23,7 @@ from fastcomb.phenomena import (
     transitivity,
 )
 from fastcomb.program import Program, capture
+from fastcomb.sampler_text import parse_sampler
 from fastcomb.samplers import (
     Bernoulli,
     Beta,
@@ -35,7 +36,7 @@ from fastcomb.samplers import (
     Uniform,
 )
 from fastcomb.stream import STREAM_VERSION
-from fastcomb.sweep import Sweep, evaluate
+from fastcomb.sweep import Sweep, evaluate, merge, open_sweep
 
 __version__ = version("fastcomb")
 
@@ -64,6 +65,9 @@ __all__ = [
     "capture",
     "diversity",
     "evaluate",
+    "merge",
+    "open_sweep",
+    "parse_sampler",
     "rebasin",
     "robustness",
     "show_config",

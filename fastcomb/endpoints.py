@@ -13,8 +13,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-Theta = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]
-
 _SHOWN = 5
 RUNNING_STATISTICS = ("running_mean", "running_var")
 
@@ -41,12 +39,17 @@ class Endpoint:
         return {name: tensor.detach().cpu() for name, tensor in both.items()}
 
 
+#: A network as callers give it.
+Theta = nn.Module | Mapping[str, Tensor] | str | os.PathLike[str] | Endpoint
+
+
 def read(theta: Theta, model: nn.Module | None, label: str) -> Endpoint:
     """Read one endpoint.
 
     Args:
         theta: a module, a mapping from names to tensors, or the path of a ``.safetensors`` file or of a
-            torch checkpoint that holds such a mapping (loaded without executing pickled code).
+            torch checkpoint that holds such a mapping (loaded without executing pickled code), or an
+            endpoint that has been read.
         model: tells which entries of a mapping are parameters; without it every floating tensor is one,
             except running statistics.
         label: what errors call this endpoint, for example "theta_a".
@@ -54,6 +57,8 @@ def read(theta: Theta, model: nn.Module | None, label: str) -> Endpoint:
     Raises:
         TypeError, ValueError, FileNotFoundError: each with what to do about it.
     """
+    if isinstance(theta, Endpoint):
+        return theta
     if isinstance(theta, (str, os.PathLike)):
         theta = _load(Path(theta), label)
     if isinstance(theta, nn.Module):

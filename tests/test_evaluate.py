@@ -181,7 +181,7 @@ class TestData:
         np.testing.assert_allclose(streamed, self.sweep(pair, data), rtol=1e-6)
 
     def test_streamed_shards_agree_bit_for_bit(self, pair, data, monkeypatch):
-        module = sys.modules["fastcomb.sweep.evaluate"]  # the name itself is the function
+        module = sys.modules["fastcomb.sweep.experiment"]
         loader = DataLoader(TensorDataset(*data), batch_size=9)
         whole = self.sweep(pair, loader, data_budget=1000)
         monkeypatch.setattr(module, "_STREAMED_GROUP", 64)
@@ -298,7 +298,7 @@ class TestLosses:
         assert np.isnan(sweep.accuracy).all()
 
     def test_a_loss_that_averages_is_refused(self, pair, data):
-        with pytest.raises(ValueError, match="one loss per sample"):
+        with pytest.raises(ValueError, match="one number per sample"):
             fc.evaluate(*pair, fc.Uniform(), data=data, n=2, loss=F.cross_entropy)
 
     def test_nan_and_infinite_losses_are_kept_and_counted(self, pair, data):
@@ -391,7 +391,7 @@ class TestBatchNorm:
         sweep = fc.evaluate(
             a, b, fc.Uniform(), data=(x, y), n=70, batch_norm="recompute", calibration=x, backend=backend
         )
-        assert (sweep.runner.slots > 1) == (backend == "torch_reference")  # it runs under vmap there
+        assert (sweep.origin.job.runner.slots > 1) == (backend == "torch_reference")  # under vmap there
         for k in (0, 69):
             model = make()
             model.load_state_dict(sweep.mixture[k])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcomb.backends import layers
-from fastcomb.backends.base import Backend, BackendNotice, Score, Scores, Sums
+from fastcomb.backends.base import Backend, BackendNotice, Score, Scores
 from fastcomb.backends.native import Native, Unsupported
 from fastcomb.backends.torch_reference import TorchReference
 
@@ -23,7 +23,6 @@ __all__ = [
     "BackendNotice",
     "Score",
     "Scores",
-    "Sums",
     "call",
     "check_name",
     "layers",

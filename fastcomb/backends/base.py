@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from fastcomb.notice import BackendNotice
@@ -12,7 +13,7 @@ from fastcomb.notice import BackendNotice
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
 
-__all__ = ["Backend", "BackendNotice", "Score", "Scores", "Sums"]
+__all__ = ["Backend", "BackendNotice", "Score", "Scores"]
 
 #: A score of K combinations on S samples: (outputs [K, S, ...], y [S, ...]) -> [K, S].
 Score = Callable[[Any, Tensor], Tensor]
@@ -22,27 +23,18 @@ class Scores(NamedTuple):
     """What is measured on every sample.
 
     Attributes:
-        loss, accuracy: the two measures.
+        measures: loss, accuracy, and whatever else was asked for.
         name: "cross_entropy", "nll" or "mse" where the loss is that one, else "".
         classes: whether accuracy has a meaning (it is NaN otherwise).
     """
 
-    loss: Score
-    accuracy: Score
+    measures: tuple[Score, ...]
     name: str
     classes: bool
 
-
-class Sums(NamedTuple):
-    """Totals over samples for each of K combinations.
-
-    Attributes:
-        loss: float64 [K], sum of the per-sample losses.
-        accuracy: float64 [K], number of samples classified correctly (NaN where that has no meaning).
-    """
-
-    loss: Tensor
-    accuracy: Tensor
+    def of(self, outputs: Any, y: Tensor) -> Tensor:
+        """Sums over samples, float64 [measures, K], for outputs [K, S, ...] and targets y [S, ...]."""
+        return torch.stack([measure(outputs, y).double().sum(1) for measure in self.measures])
 
 
 class Backend(Protocol):
@@ -63,8 +55,8 @@ class Backend(Protocol):
     def prepare(self, index: Tensor) -> Any:
         """What is computed once for a block of combinations (int64 [K]) before any sample."""
 
-    def sums(self, prepared: Any, x: Tensor, y: Tensor, scores: Scores) -> Sums:
-        """Totals of one prepared block over samples x [S, ...] with targets y [S, ...]."""
+    def sums(self, prepared: Any, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+        """Sums of the measures over samples x [S, ...] with targets y [S, ...]: float64 [measures, K]."""
 
     def statistics(self, index: int) -> dict[str, Tensor]:
         """Running statistics that combination ``index`` is evaluated with, where they are not θ_A's."""

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcomb import compiled
-from fastcomb.backends.base import BackendNotice, Scores, Sums
+from fastcomb.backends.base import BackendNotice, Scores
 from fastcomb.backends.virtual import VirtualParameter
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation, collecting
@@ -38,7 +38,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         indices: int64 [K].
-        mixed: all parameters, [K, ...] each; None where they are generated inside the pass.
+        mixed: all parameters, [K, ...] each, where they are known; None where the pass generates them.
         statistics: recomputed running statistics, [K, C] each.
     """
 
@@ -102,13 +102,22 @@ class TorchReference:
 
     @torch.no_grad()
     def prepare(self, index: Tensor) -> Prepared:
-        mixed = None if self._virtual else self._mixed(index)
-        prepared = Prepared(index, mixed, {})
+        return self._collected(Prepared(index, None if self._virtual else self._mixed(index), {}))
+
+    @torch.no_grad()
+    def given(self, mixed: State) -> Prepared:
+        """Networks that are no combinations: their parameters [K, ...] by name, in the compute dtype."""
+        count = len(next(iter(mixed.values())))
+        return self._collected(Prepared(self.mixture.index_tensor(range(count)), mixed, {}))
+
+    def _collected(self, prepared: Prepared) -> Prepared:
+        """With statistics recomputed, where they are to be."""
+        count = len(prepared.indices)
         totals: State = {}
         batches = self.normalisation.batches
         for batch in batches:
             with collecting(self.model) as names:
-                fresh = {n: self._shared[n].new_zeros(len(index), *self._shared[n].shape) for n in names}
+                fresh = {n: self._shared[n].new_zeros(count, *self._shared[n].shape) for n in names}
                 for _ in self._outputs(
                     prepared._replace(statistics=fresh), (_copied(self._ready(batch)),), {}
                 ):
@@ -117,14 +126,13 @@ class TorchReference:
                 totals[name] = totals.get(name, 0) + value / len(batches)
         return prepared._replace(statistics=totals)
 
-    def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Sums:
+    def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         y = y.to(self.mixture.device)
         parts = []
         for outputs in self._outputs(prepared, (self._ready(x),), {}):
             wide = tree_map(lambda t: t.float() if t.dtype.itemsize < 4 else t, outputs)
-            measures = (scores.loss, scores.accuracy)
-            parts.append(torch.stack([measure(wide, y).double().sum(1) for measure in measures]))
-        return Sums(*torch.cat(parts, dim=1))
+            parts.append(scores.of(wide, y))
+        return torch.cat(parts, dim=1)
 
     def statistics(self, index: int) -> State:
         recomputed = self.prepare(self.mixture.index_tensor([index])).statistics
@@ -181,7 +189,8 @@ class TorchReference:
         while done < len(block.indices):
             part = slice(done, done + self.slots)
             own = {n: t[part] for n, t in block.statistics.items()}
-            if self._virtual:
+            virtual = self._virtual and block.mixed is None
+            if virtual:
                 args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
                 try:
                     yield self._generating(block.indices[part], own, args, kwargs)
@@ -195,7 +204,7 @@ class TorchReference:
                 args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
                 yield self._single({n: t[done] for n, t in mixed.items()} | own, args, kwargs)
                 done += 1
-            if self._virtual:  # the module itself runs, so generating inside the pass is at fault
+            if virtual:  # the module itself runs, so generating inside the pass is at fault
                 batched, self.slots, self._inside = self.slots > 1, 1, False
                 if not batched:
                     return

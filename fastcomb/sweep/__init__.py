@@ -2,5 +2,6 @@
 
 from fastcomb.sweep.evaluate import evaluate
 from fastcomb.sweep.result import Sweep
+from fastcomb.sweep.saved import merge, open_sweep
 
-__all__ = ["Sweep", "evaluate"]
+__all__ = ["Sweep", "evaluate", "merge", "open_sweep"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from fastcomb.digest import Digest
 
 #: Bytes of a data set that are held in memory before it is streamed instead.
 DATA_BUDGET = 2 << 30
@@ -63,11 +66,21 @@ class Data:
         x, y = self._held if self._held is not None else _pair(next(iter(self._loader)))
         return x[:count], y[:count]
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move held samples, inputs cast to the compute dtype."""
+    def to(self, device: torch.device, dtype: torch.dtype) -> Data:
+        """These data with held samples moved, inputs cast to the compute dtype."""
+        moved = copy.copy(self)
         if self._held is not None:
             x, y = self._held
-            self._held = x.to(device, dtype if x.is_floating_point() else None), y.to(device)
+            moved._held = x.to(device, dtype if x.is_floating_point() else None), y.to(device)
+        return moved
+
+    def digest(self) -> str:
+        """SHA-256 of all samples and targets, whatever the batches they come in."""
+        inputs, targets = Digest(), Digest()
+        for x, y in self.batches(self.samples):
+            inputs.add(x)
+            targets.add(y)
+        return Digest().text(inputs.hex, targets.hex).hex
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass, in order: held samples in batches of ``size``, streamed ones of at most ``size``."""

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from fastcomb import backends, endpoints
-from fastcomb.backends import Backend, BackendNotice, Scores
+from fastcomb import compiled
+from fastcomb.backends import BackendNotice
 from fastcomb.endpoints import Theta
-from fastcomb.mixture import Mixture
-from fastcomb.normalisation import Normalisation
 from fastcomb.samplers import Sampler
 from fastcomb.sweep import losses
-from fastcomb.sweep.data import DATA_BUDGET, Data
+from fastcomb.sweep.data import DATA_BUDGET
+from fastcomb.sweep.experiment import Columns, Experiment, Job
+from fastcomb.sweep.origin import Ran
 from fastcomb.sweep.result import Sweep
-
-#: Combinations evaluated per pass over data that are streamed.
-_STREAMED_GROUP = 1024
+from fastcomb.sweep.rows import Collected, Span, missing
+from fastcomb.sweep.run import Writer, writing
+from fastcomb.sweep.saved import from_run
 
 
 def evaluate(
@@ -39,19 +39,26 @@ def evaluate(
     start: int = 0,
     seed: int = 0,
     loss: str | losses.UserLoss = "cross_entropy",
+    metrics: Mapping[str, losses.UserLoss] | None = None,
     batch_norm: str | None = None,
     calibration: Any = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     backend: str = "auto",
+    out: str | Path | None = None,
+    save_every: float = 20.0,
     progress: bool | None = None,
     data_budget: int = DATA_BUDGET,
 ) -> Sweep:
     """Loss and accuracy of combinations ``start`` to ``start + n - 1`` of two networks.
 
-    Memory does not grow with n beyond the two float32 results per combination. A combination's results do
-    not depend on n, start or where the work was done in pieces: two runs over [0, k) and [k, n) equal one
-    run over [0, n), bit for bit on one machine with one number of threads.
+    A combination's results do not depend on n, start or where the work was done in pieces: two runs over
+    [0, k) and [k, n) equal one run over [0, n), bit for bit on one machine with one number of threads.
+    Memory does not grow with n beyond the results; with ``out`` it does not grow at all.
+
+    With ``out`` the results are kept in a folder (:mod:`fastcomb.sweep.run`). The same call continues a run
+    that was stopped, in whatever way, and a larger n or another start adds to it; what is there is not
+    evaluated again.
 
     Args:
         theta_a, theta_b: the two networks: modules, mappings of names to tensors, or checkpoint paths.
@@ -65,6 +72,7 @@ def evaluate(
         start: index of the first.
         seed: of the coefficient stream, in [0, 2**64).
         loss: "cross_entropy", "nll", "mse", or a callable ``(output, y) -> per-sample loss [N]``.
+        metrics: further measures by name, callables like a loss; each is averaged over the samples.
         batch_norm: for models with running statistics: "recompute", "lerp" or "a"
             (:mod:`fastcomb.normalisation`).
         calibration: inputs for "recompute": a tensor [M, ...] (one batch), Dataset or DataLoader.
@@ -72,6 +80,8 @@ def evaluate(
         dtype: compute dtype; the parameters' own if None. Logits are widened to float32 for the loss.
         backend: "native" (compiled, CPU), "torch_reference" (any module, any device) or "auto", the faster
             one that can run the job. What did run is ``sweep.backend``.
+        out: folder of the run, created if it is not there; None keeps results in memory.
+        save_every: with ``out``, seconds of work after which results are written: what a kill may lose.
         progress: show a progress bar; if None, when standard error is a terminal.
         data_budget: bytes of a Dataset's or DataLoader's samples that are held in memory; what exceeds it
             is streamed once per 1,024 combinations.
@@ -80,90 +90,94 @@ def evaluate(
         A :class:`Sweep`. Ctrl-C ends the run early and returns the combinations done so far.
 
     Raises:
-        TypeError, ValueError: an argument that cannot work, before any combination is evaluated.
+        TypeError, ValueError: an argument that cannot work, or ``out`` holds another experiment; before any
+            combination is evaluated.
+        OSError: ``out`` cannot be written, or the disk is full; what was written before is safe.
+        RuntimeError: another process writes to ``out``.
     """
     n, start = operator.index(n), operator.index(start)
     if n < 1:
         raise ValueError(f"n={n}: at least one combination is needed")
     if start < 0 or start + n > 1 << 64:
         raise ValueError(f"start={start}, n={n}: combinations are numbered from 0 to 2**64 - 1")
-    score = losses.resolve(loss)
-    place = None if device is None else _device(device)
-    structure = endpoints.structure(model, *endpoints.labelled(theta_a, theta_b).values())
-    if structure is None:
-        raise ValueError("all thetas are weights without a module; pass model= to say how to run them")
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype={dtype} is not a floating-point dtype")
-    backends.check_name(backend)
-    mixture = Mixture(theta_a, theta_b, sampler, seed, model=structure)
-    mixture = mixture.to(place or mixture.device)
-    module = copy.deepcopy(structure).to(mixture.device).eval()
-    normalisation = Normalisation.choose(module, mixture, batch_norm, calibration)
-    samples = Data(data, data_budget)
-    dtype = dtype or mixture.dtype
-    x, y = samples.first()
-    runner, output, chunk = backends.start(
-        backend,
-        mixture,
-        module,
+    if not save_every >= 0:
+        raise ValueError(f"save_every={save_every} is not a number of seconds")
+    wanted = (start, start + n)
+    experiment = Experiment.of(
+        theta_a,
+        theta_b,
+        sampler,
+        data=data,
+        model=model,
+        seed=seed,
+        loss=loss,
+        metrics=metrics,
+        batch_norm=batch_norm,
+        calibration=calibration,
+        device=None if device is None else _device(device),
         dtype=dtype,
-        normalisation=normalisation,
-        x=x,
-        samples=samples.samples,
-        held=samples.held,
+        backend=backend,
+        data_budget=data_budget,
     )
-    classes = losses.check(loss, output, y.to(mixture.device), samples.highest, samples.lowest)
-    measure = losses.accuracy if classes else losses.no_accuracy
-    scores = Scores(score, measure, loss if isinstance(loss, str) else "", classes)
-    samples.to(mixture.device, dtype)
+    job = experiment.start()
+    kept: Any = nullcontext()
+    if out is not None:
+        networks = experiment.mixture.networks
+        kept = writing(out, experiment.identity(), job.names, networks, [wanted], every=save_every)
+    with kept as writer:
+        todo = [wanted] if writer is None else missing(wanted, writer.done)
+        return _collect(job, todo, wanted, writer, progress)
 
-    began = time.perf_counter()
-    results = np.empty((2, n), dtype=np.float32)
-    done = 0
-    bar = tqdm(total=n, unit="comb", unit_scale=True, disable=None if progress is None else not progress)
+
+def _collect(job: Job, todo: list[Span], wanted: Span, writer: Writer | None, progress: bool | None) -> Sweep:
+    """Evaluate the spans ``todo`` of the wanted one, and put the results where they belong."""
+    total = wanted[1] - wanted[0]
+    left = sum(stop - start for start, stop in todo)
+    collected = Collected(todo)
+    seconds = 0.0
+    shown = None if progress is None else not progress
+    bar = tqdm(total=total, initial=total - left, unit="comb", unit_scale=True, disable=shown)
     try:
         with bar:
-            for part in _run(runner, samples, scores, chunk, start, n):
-                results[:, done : done + part.shape[1]] = part
-                done += part.shape[1]
-                bar.update(part.shape[1])
+            for first, columns, took, about in _here(job, todo):
+                if writer is None:
+                    collected.add(first, columns)
+                else:
+                    writer.add(first, columns, took, about)
+                seconds += took
+                count = len(columns["loss"])
+                left -= count
+                bar.update(count)
     except KeyboardInterrupt:
-        if not done:
+        if left == total:
             raise
-        warnings.warn(f"interrupted: {done} of {n} combinations are done", BackendNotice, stacklevel=2)
-    return Sweep(
-        start=start,
-        loss=results[0, :done],
-        accuracy=results[1, :done],
-        requested=n,
-        samples=samples.samples,
-        seconds=time.perf_counter() - began,
-        runner=runner,
-        module=module,
-    )
+        warnings.warn(
+            f"interrupted: {total - left} of {total} combinations are done"
+            + ("; the same call continues" if writer else ""),
+            BackendNotice,
+            stacklevel=3,
+        )
+    origin = Ran(job)
+    if writer is None:
+        rows = collected.rows()
+        return Sweep(rows, total, job.data.samples, seconds, job.runner.name, origin)
+    writer.flush()
+    return from_run(writer.run, origin, wanted)
 
 
-def _run(runner: Backend, data: Data, scores: Scores, chunk: int, start: int, n: int) -> Iterator[np.ndarray]:
-    """Mean loss and accuracy [2, k] of successive runs of combinations.
-
-    Always whole runs of the backend's slots, of which the ends may be cut off: so every combination meets
-    operations of the same shapes in the same slot, however a range is divided.
-    """
-    first = start - start % runner.slots
-    end = start + n + -(start + n) % runner.slots
-    together = runner.block if data.held else max(runner.block, _STREAMED_GROUP)
-    for low in range(first, end, together):
-        high = min(low + together, end)
-        blocks = [
-            runner.prepare(runner.mixture.index_tensor(range(i, min(i + runner.block, high))))
-            for i in range(low, high, runner.block)
-        ]
-        totals: list[Any] = [0] * len(blocks)
-        for x, y in data.batches(chunk):
-            for i, prepared in enumerate(blocks):
-                totals[i] = totals[i] + torch.stack(runner.sums(prepared, x, y, scores))
-        means = (torch.cat(totals, dim=1) / data.samples).float().cpu().numpy()
-        yield means[:, max(start - low, 0) : start + n - low]
+def _here(job: Job, todo: list[Span]) -> Iterator[tuple[int, Columns, float, dict[str, Any]]]:
+    """Pieces of results evaluated by this process: first index, columns, seconds, where."""
+    about = {
+        "backend": job.runner.name,
+        "device": str(job.runner.mixture.device),
+        "instructions": compiled.level(),
+        "threads": torch.get_num_threads(),
+    }
+    for start, stop in todo:
+        began = time.perf_counter()
+        for first, columns in job.run(start, stop):
+            yield first, columns, time.perf_counter() - began, about
+            began = time.perf_counter()
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from fastcomb.backends.base import Score
 
 #: A loss as users write one: (output [S, ...], y [S, ...]) -> per-sample loss [S].
 UserLoss = Callable[[Any, Tensor], Tensor]
+
+#: Columns that a sweep has by itself.
+RESERVED = ("index", "loss", "accuracy", "samples", "holds")
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -53,6 +56,24 @@ def resolve(loss: str | UserLoss) -> Score:
     return score
 
 
+def named(metrics: Mapping[str, UserLoss]) -> dict[str, UserLoss]:
+    """Further measures by name, checked.
+
+    Raises:
+        TypeError, ValueError: a name that cannot name a column, or a value that is not callable.
+    """
+    for name, metric in metrics.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
+            raise ValueError(
+                f"metrics: {name!r} cannot name a column; take an identifier other than {', '.join(RESERVED)}"
+            )
+        if not callable(metric):
+            raise TypeError(
+                f"metrics[{name!r}] is a {type(metric).__name__}; pass a callable (output, y) -> [S]"
+            )
+    return dict(metrics)
+
+
 def accuracy(logits: Any, y: Tensor) -> Tensor:
     """Fraction of class numbers y [S, ...] found by argmax over logits [K, S, C, ...]: [K, S]."""
     found: Tensor = logits.argmax(2) == y
@@ -86,13 +107,7 @@ def check(loss: str | UserLoss, output: Any, y: Tensor, highest: int | None, low
         and y.shape == output.shape[:1] + output.shape[2:]
     )
     if callable(loss):
-        value = loss(output, y)
-        if not isinstance(value, Tensor) or value.shape != y.shape[:1]:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"loss(output, y) returned {got} for {len(y)} samples; it must return one loss per "
-                f'sample, shape ({len(y)},) (for example with reduction="none")'
-            )
+        check_measure("loss", loss, output, y)
     elif not isinstance(output, Tensor):
         raise TypeError(
             f"the model returns a {type(output).__name__}; loss={loss!r} needs one tensor. Pass a callable "
@@ -115,6 +130,17 @@ def check(loss: str | UserLoss, output: Any, y: Tensor, highest: int | None, low
             f"(classes 0 to {output.shape[1] - 1})"
         )
     return classes
+
+
+def check_measure(label: str, function: UserLoss, output: Any, y: Tensor) -> None:
+    """Raise ValueError unless the function yields one number per sample."""
+    value = function(output, y)
+    if not isinstance(value, Tensor) or value.shape != y.shape[:1]:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"{label}(output, y) returned {got} for {len(y)} samples; it must return one number per "
+            f'sample, shape ({len(y)},) (for example with reduction="none")'
+        )
 
 
 def _per_sample(function: UserLoss, output: Tensor, y: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,41 +10,58 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fastcomb.backends import Backend
 from fastcomb.density import Density, Proportion, proportion
 from fastcomb.mixture import Mixture
+from fastcomb.sweep.origin import Origin
+from fastcomb.sweep.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Loss and accuracy of combinations ``start``, ``start + 1``, …
+    """Loss, accuracy and other metrics of combinations.
+
+    Columns of a sweep that is on disk are read when they are asked for, and kept. Fractions and the best
+    combinations are found piece by piece without reading all.
 
     Attributes:
-        start: index of the first combination.
-        loss: float32 [n], mean loss over the samples; NaN and infinite values are kept.
-        accuracy: float32 [n], fraction of samples classified correctly; NaN where the task has no classes.
+        rows: the columns, and which combinations they are of.
         requested: combinations asked for; more than n if the run was interrupted.
         samples: evaluation samples per combination.
-        seconds: wall time of the evaluation.
+        seconds: time spent evaluating; of a run on disk, of all sessions and machines together.
+        backend: name of what ran.
+        path: folder of the run, or None.
     """
 
-    start: int
-    loss: NDArray[np.float32]
-    accuracy: NDArray[np.float32]
+    rows: Rows = field(repr=False)
     requested: int
     samples: int
     seconds: float
-    runner: Backend = field(repr=False)
-    module: nn.Module = field(repr=False)
+    backend: str
+    origin: Origin = field(repr=False)
+    path: Path | None = None
 
     def __len__(self) -> int:
-        return len(self.loss)
+        return len(self.rows)
 
     @property
     def index(self) -> NDArray[Any]:
-        """int64 [n]: the combinations' indices (uint64 where one is 2**63 or more)."""
-        dtype = np.int64 if self.start + len(self) <= 1 << 63 else np.uint64
-        return np.arange(len(self), dtype=dtype) + dtype(self.start)
+        """int64 [n]: the combinations' indices, ascending (uint64 where one is 2**63 or more)."""
+        return self.rows.index
+
+    @property
+    def loss(self) -> NDArray[np.float32]:
+        """float32 [n], mean loss over the samples; NaN and infinite values are kept."""
+        return self.rows.column("loss")
+
+    @property
+    def accuracy(self) -> NDArray[np.float32]:
+        """float32 [n], fraction of samples classified correctly; NaN where the task has no classes."""
+        return self.rows.column("accuracy")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what was measured and has a meaning here."""
+        return tuple(n for n in self.rows.names if n != "accuracy" or not np.isnan(self.accuracy).all())
 
     @property
     def complete(self) -> bool:
@@ -53,67 +69,73 @@ class Sweep:
         return len(self) == self.requested
 
     @property
-    def backend(self) -> str:
-        """Name of the backend that ran."""
-        return self.runner.name
-
-    @property
     def mixture(self) -> Mixture:
         """The mixture that was swept; ``sweep.mixture[i]`` is combination i's state dict."""
-        return self.runner.mixture
+        return self.origin.mixture
 
     @property
     def rate(self) -> float:
-        """Combinations per second."""
-        return len(self) / self.seconds
+        """Combinations per second of evaluation."""
+        return len(self) / self.seconds if self.seconds else float("nan")
 
     def values(self, metric: str) -> NDArray[np.float32]:
-        """The array called ``metric``.
+        """The array [n] called ``metric``.
 
         Raises:
             ValueError: unknown metric, or accuracy where the task has no classes.
         """
-        if metric not in ("loss", "accuracy"):
-            raise ValueError(f"metric={metric!r} is neither 'loss' nor 'accuracy'")
-        if metric == "accuracy" and np.isnan(self.accuracy).all():
-            raise ValueError("this sweep has no accuracy: its targets are not class numbers")
-        return self.loss if metric == "loss" else self.accuracy
+        self._check(metric)
+        return self.rows.column(metric)
 
-    def density(self, metric: str) -> Density:
-        """Distribution of ``metric`` over the combinations."""
-        return Density(metric, self.values(metric).astype(np.float64))
+    def density(self, metric: str = "loss") -> Density:
+        """Distribution of a metric over the combinations."""
+        return Density(metric, self.values(metric))
 
     def fraction_below(self, metric: str, level: float, confidence: float = 0.95) -> Proportion:
-        """Fraction of combinations with ``metric`` < level, with its exact (Clopper–Pearson) interval.
+        """Fraction of combinations with ``metric`` < level, with its exact interval.
 
-        NaN is not below any level. The values are compared in their own precision, float32.
+        The interval is about the law of combinations on these samples, not about unseen samples. NaN is
+        not below any level. The values are compared in their own precision, float32.
         """
-        count = int(np.count_nonzero(self.values(metric) < np.float32(level)))
+        self._check(metric)
+        limit = np.float32(level)
+        count = sum(int((c[metric] < limit).sum()) for _, c in self.rows.pieces(metric))
         return proportion(count, len(self), confidence)
 
     def fraction_above(self, metric: str, level: float, confidence: float = 0.95) -> Proportion:
         """Fraction of combinations with ``metric`` > level; see :meth:`fraction_below`."""
-        count = int(np.count_nonzero(self.values(metric) > np.float32(level)))
+        self._check(metric)
+        limit = np.float32(level)
+        count = sum(int((c[metric] > limit).sum()) for _, c in self.rows.pieces(metric))
         return proportion(count, len(self), confidence)
 
-    def best(self, k: int = 1, metric: str = "loss") -> NDArray[Any]:
-        """Indices of the k best combinations, best first (lowest loss, highest accuracy; NaN last).
+    def best(self, k: int = 1, metric: str = "loss", *, largest: bool | None = None) -> NDArray[Any]:
+        """Indices of the k best combinations, best first, NaN last.
+
+        Args:
+            k: how many.
+            metric: of what.
+            largest: whether large values are good; if None, those of accuracy are and others are not.
 
         Ties go to the lower index.
         """
-        values = self.values(metric)
-        order = np.argsort(values if metric == "loss" else -values, kind="stable")
-        return self.index[order[:k]]
+        self._check(metric)
+        sign = -1 if (metric == "accuracy" if largest is None else largest) else 1
+        index, values = self.index[:0], np.zeros(0, dtype=np.float32)
+        for first, columns in self.rows.pieces(metric):
+            own = np.arange(len(columns[metric]), dtype=index.dtype) + index.dtype.type(first)
+            index, values = np.concatenate([index, own]), np.concatenate([values, sign * columns[metric]])
+            order = np.argsort(values, kind="stable")[:k]
+            index, values = index[order], values[order]
+        return index
 
     def rebuild(self, index: int) -> nn.Module:
-        """Combination ``index`` as a module in eval mode, with the running statistics it ran with."""
-        module = copy.deepcopy(self.module)
-        module.load_state_dict(self.mixture[index])
-        own = self.runner.statistics(index)
-        for name, buffer in module.named_buffers():
-            if name in own:
-                buffer.copy_(own[name])
-        return module
+        """Combination ``index`` as a module in eval mode, with the running statistics it ran with.
+
+        Raises:
+            ValueError: the sweep was opened from disk without ``model=``.
+        """
+        return self.origin.rebuild(index)
 
     def summary(self) -> dict[str, Any]:
         """Counts, moments and quantiles by name, ready for a table or JSON."""
@@ -124,8 +146,7 @@ class Sweep:
             "backend": self.backend,
             "combinations_per_second": self.rate,
         }
-        metrics: list[str] = ["loss"] if np.isnan(self.accuracy).all() else ["loss", "accuracy"]
-        for metric in metrics:
+        for metric in self.metrics if len(self) else ():
             density = self.density(metric)
             report[f"{metric}_mean"] = density.mean
             report[f"{metric}_standard_error"] = density.standard_error
@@ -144,6 +165,13 @@ class Sweep:
         from fastcomb.plots import plot_sweeps
 
         return plot_sweeps({"combinations": self}, path)
+
+    def _check(self, metric: str) -> None:
+        if metric not in self.rows.names:
+            names = " nor ".join(map(repr, self.rows.names))
+            raise ValueError(f"metric={metric!r} is neither {names}")
+        if metric not in self.metrics:
+            raise ValueError("this sweep has no accuracy: its targets are not class numbers")
 
     def __str__(self) -> str:
         lines = [f"Sweep of {self.mixture}"]

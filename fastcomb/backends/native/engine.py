@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcomb import compiled
-from fastcomb.backends.base import Scores, Sums
+from fastcomb.backends.base import Scores
 from fastcomb.backends.native.instructions import Goal, Unsupported
 from fastcomb.backends.native.machine import Machine, Mixed
 from fastcomb.backends.torch_reference import TorchReference, check_fit
@@ -111,13 +111,12 @@ class Native:
             return Prepared(indices, None)
         return Prepared(indices, self._machine.collect(indices, self._calibration, self._floats))
 
-    def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Sums:
+    def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         squares, shape = scores.name == "mse", self._machine.output
         labels = y.ndim == 1 and not y.is_floating_point() and len(shape) == 1
         fused = not scores.classes if squares else bool(scores.name) and labels
-        if not fused:
-            outputs = self.outputs(prepared, x)
-            return Sums(*(score(outputs, y).double().sum(1) for score in (scores.loss, scores.accuracy)))
+        if not fused or len(scores.measures) > 2:
+            return scores.of(self.outputs(prepared, x), y)
         targets = (y.float() if squares else y).contiguous()
         if targets.shape != (len(x), *(shape if squares else ())):
             raise ValueError(f"targets {tuple(y.shape)} for outputs {(len(x), *shape)}")
@@ -130,7 +129,9 @@ class Native:
             statistics=prepared.statistics,
             sums=sums,
         )
-        return Sums(sums[:, 0], sums[:, 1] if scores.classes else torch.full_like(sums[:, 1], torch.nan))
+        if not scores.classes:
+            sums[:, 1] = torch.nan
+        return sums.T
 
     def outputs(self, prepared: Prepared, x: Tensor) -> Tensor:
         """The model's outputs float32 [K, S, ...]."""

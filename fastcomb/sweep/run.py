@@ -1,0 +1,334 @@
+"""A run: a folder with the results of one experiment, which grows and is never half written.
+
+::
+
+    run/manifest.json            which experiment this is, and which combinations were asked for
+    run/networks.safetensors     the networks
+    run/parts/part-….parquet     results of spans of combinations; each file is complete or not there
+
+A part appears by renaming, so a process that is killed leaves complete parts and at most one hidden file that
+is swept up later. Which combinations are done is what the parts' names say; nothing else keeps count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from fastcomb.endpoints import Endpoint
+from fastcomb.notice import BackendNotice
+from fastcomb.sweep.experiment import Columns
+from fastcomb.sweep.networks import save_networks
+from fastcomb.sweep.parts import DamagedPart, Part, Parts, appear, listed, opened, parquet, write
+from fastcomb.sweep.rows import Span, joined
+
+_FORMAT = "fastcomb run 1"
+
+#: Most combinations in a part.
+PART_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run is of.
+
+    Attributes:
+        experiment: identity of the experiment, as JSON has it.
+        columns: names of the columns of results.
+        requested: combinations asked for, all in all.
+        created: when, ISO 8601.
+    """
+
+    experiment: Mapping[str, Any]
+    columns: tuple[str, ...]
+    requested: list[Span]
+    created: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the experiment and the columns."""
+        return _digest(self.experiment, self.columns)
+
+    def save(self, path: Path) -> None:
+        record = {
+            "format": _FORMAT,
+            "experiment": self.experiment,
+            "columns": self.columns,
+            "digest": self.digest,
+            "requested": self.requested,
+            "created": self.created,
+        }
+        text = json.dumps(record, indent=1) + "\n"
+        appear(path, lambda beside: beside.write_text(text, "utf-8"))
+
+    @staticmethod
+    def load(path: Path) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or was changed by hand.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path.parent} is not a run: it has no {path.name}")
+        try:
+            record = json.loads(path.read_text("utf-8"))
+            if record["format"] != _FORMAT:
+                raise ValueError(f"its format is {record['format']!r}, not {_FORMAT!r}")
+            requested = [(int(start), int(stop)) for start, stop in record["requested"]]
+            if any(not 0 <= start < stop <= 1 << 64 for start, stop in requested):
+                raise ValueError(f"requested={requested} are no spans of combinations")
+            columns = tuple(record["columns"])
+            manifest = Manifest(record["experiment"], columns, requested, record["created"])
+            if record["digest"] != manifest.digest:
+                raise ValueError("its digest does not fit: it was changed after it was written")
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path} cannot be trusted: {reason}") from error
+        return manifest
+
+
+class Run:
+    """A run on disk.
+
+    Args:
+        path: its folder.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: its manifest cannot be trusted.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = Manifest.load(self.path / "manifest.json")
+
+    @property
+    def networks(self) -> Path:
+        return self.path / "networks.safetensors"
+
+    def parts(self, damaged: Callable[[DamagedPart, Path], None] | None = None) -> list[Part]:
+        """All parts; what becomes of a damaged one is the caller's, an error if None.
+
+        Raises:
+            DamagedPart: naming the file and what to do.
+        """
+        found = []
+        for path in listed(self.path / "parts"):
+            try:
+                found.append(opened(path, self.manifest.digest, self.manifest.columns))
+            except DamagedPart as error:
+                if damaged is None:
+                    raise DamagedPart(
+                        f"{error}. Evaluating again with the same out= sets it aside and computes it anew"
+                    ) from error
+                damaged(error, path)
+        return found
+
+    def rows(self, within: Span | None = None) -> Parts:
+        """The results that are there."""
+        return Parts(self.parts(), self.manifest.columns, within)
+
+
+class Writer:
+    """The one process that writes to a run.
+
+    Args:
+        run: the run; its lock is held.
+        every: seconds of work after which a part is written.
+
+    Attributes:
+        done: combinations whose results were taken or were there.
+    """
+
+    def __init__(self, run: Run, every: float) -> None:
+        self.run, self._every = run, every
+        (run.path / "parts").mkdir(exist_ok=True)
+        for left in (run.path / "parts").glob(".part-*.tmp"):  # by a process that was killed
+            left.unlink()
+        self.done = Parts(run.parts(_set_aside), run.manifest.columns).spans
+        self._safe = sum(stop - start for start, stop in self.done)
+        self._waiting: list[tuple[int, Columns]] = []
+        self._seconds, self._rows = 0.0, 0
+        self._about: Mapping[str, Any] = {}
+
+    def add(self, first: int, columns: Columns, seconds: float, about: Mapping[str, Any]) -> None:
+        """Take results of successive combinations; written once they are worth a file."""
+        if self._waiting and about != self._about:
+            self.flush()
+        self._about = about
+        count = len(next(iter(columns.values())))
+        self._waiting.append((first, columns))
+        self.done = joined([*self.done, (first, first + count)])
+        self._seconds += seconds
+        self._rows += count
+        if self._seconds >= self._every or self._rows >= PART_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            OSError: it cannot be written; says what is safe.
+        """
+        for start, columns in _successive(self._waiting):
+            count = len(next(iter(columns.values())))
+            about = {
+                "experiment": self.run.manifest.digest,
+                **self._about,
+                "seconds": self._seconds * count / self._rows,
+            }
+            try:
+                write(self.run.path / "parts", start, columns, about)
+            except OSError as error:
+                safe = f"{self._safe:,} combinations are safe there and the same call continues"
+                raise _explained(error, self.run.path, safe) from error
+            self._safe += count
+        self._waiting, self._seconds, self._rows = [], 0.0, 0
+
+
+@contextlib.contextmanager
+def writing(
+    path: str | Path,
+    experiment: Mapping[str, Any],
+    columns: tuple[str, ...],
+    networks: Mapping[str, Endpoint],
+    wanted: Sequence[Span],
+    *,
+    every: float,
+) -> Iterator[Writer]:
+    """Create a run or continue one; no other process can while this one does.
+
+    Args:
+        path: its folder.
+        experiment: identity of the experiment.
+        columns: names of the columns of results.
+        networks: to be kept beside the results.
+        wanted: combinations asked for now.
+        every: seconds of work after which a part is written.
+
+    Raises:
+        OSError: the folder cannot be written.
+        RuntimeError: another process writes to it.
+        ValueError: it holds another experiment; names what differs.
+    """
+    parquet()  # missing packages are said before any work
+    path = Path(path)
+    with _locked(path):
+        try:
+            _request(path, experiment, columns, networks, wanted)
+            writer = Writer(Run(path), every)
+        except OSError as error:
+            raise _explained(error, path, "nothing was lost") from error
+        try:
+            yield writer
+        finally:
+            writer.flush()
+
+
+def _request(
+    path: Path,
+    experiment: Mapping[str, Any],
+    columns: tuple[str, ...],
+    networks: Mapping[str, Endpoint],
+    wanted: Sequence[Span],
+) -> None:
+    """Have the manifest say that these combinations are wanted, of this experiment."""
+    manifest = path / "manifest.json"
+    if manifest.exists():
+        there = Run(path).manifest
+        check_same(path, there, experiment, columns)
+        requested = joined([*there.requested, *wanted])
+        if requested != there.requested:
+            Manifest(experiment, columns, requested, there.created).save(manifest)
+        return
+    if listed(path / "parts"):
+        raise ValueError(f"{path} has results but no manifest.json to say of what; take another folder")
+    save_networks(networks, path / "networks.safetensors")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    Manifest(experiment, columns, joined(wanted), now).save(manifest)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(
+            f"another process is writing to {path}; wait for it, or take another folder and fc.merge them"
+        ) from None
+    except OSError as error:
+        raise _explained(error, path, "choose a folder that can be written") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _explained(error: OSError, path: Path, advice: str) -> OSError:
+    reason = error.strerror or str(error).splitlines()[0]
+    return OSError(error.errno, f"cannot write results to {path}: {reason}; {advice}")
+
+
+def _set_aside(error: DamagedPart, path: Path) -> None:
+    aside = path.with_name(path.name + ".damaged")
+    path.replace(aside)
+    warnings.warn(f"{error}; set aside as {aside.name}, computing it anew", BackendNotice, stacklevel=2)
+
+
+def check_same(
+    path: Path, there: Manifest, experiment: Mapping[str, Any], columns: tuple[str, ...], other: str = "this"
+) -> None:
+    """Raise ValueError unless the run at ``path`` is of this experiment; names what differs."""
+    both = {"columns": list(there.columns), **there.experiment}, {"columns": list(columns), **experiment}
+    faults = list(_differences(*both))
+    if faults:
+        raise ValueError(
+            f"{path} holds another experiment than {other}: {'; '.join(faults)}; keep them apart"
+        )
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[str]:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in sorted(there.keys() | here.keys()):
+            yield from _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+    elif there != here:
+        yield f"{name} is {_short(there)} there and {_short(here)} here"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 64 else text[:12] + "…"
+
+
+def _digest(experiment: Mapping[str, Any], columns: tuple[str, ...]) -> str:
+    text = json.dumps([experiment, columns], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _successive(waiting: list[tuple[int, Columns]]) -> Iterator[tuple[int, Columns]]:
+    """Pieces that follow each other, put together."""
+    group: list[Columns] = []
+    start = end = 0
+    for first, columns in [*sorted(waiting, key=lambda piece: piece[0]), (-1, {})]:
+        if group and first != end:
+            yield start, {name: np.concatenate([one[name] for one in group]) for name in group[0]}
+            group = []
+        if not columns:
+            return
+        if not group:
+            start = end = first
+        group.append(columns)
+        end += len(next(iter(columns.values())))
