@@ -24,7 +24,7 @@ LEVELS = {
     "level_avx512_bf16": [*AVX512, "-mavx512bf16"],
 }
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g"]
-SOURCES = "bindings engine pool level_portable level_avx2 level_avx512 level_avx512_bf16".split()
+SOURCES = "bindings decide engine pool level_portable level_avx2 level_avx512 level_avx512_bf16".split()
 
 
 class Build(build_ext):

@@ -58,6 +58,12 @@ PYBIND11_MODULE(_native, m) {
       "Whether a level multiplies pairs of bfloat16.");
 
   py::class_<Law>(m, "Law").def(py::init(&law));
+  py::class_<Question>(m, "Question")
+      .def(py::init([](int64_t samples, uintptr_t low, uintptr_t width, double low_sum, double below, double above,
+                       double capital, double sign, bool correct, uint64_t seed, double expected, double variance) {
+        return Question{samples, pointer<const double>(low), pointer<const double>(width), low_sum, below, above,
+                        capital, sign, correct, seed, expected, variance};
+      }));
 
   m.def("coefficients", [](const std::string& name, const Law& law, uint64_t seed, uint32_t unit, uint64_t index,
                            int64_t count, uintptr_t out) {
@@ -133,6 +139,15 @@ PYBIND11_MODULE(_native, m) {
              e.run(index.data(), (int64_t)index.size(), pass, data(inputs), input_step,
                    pointer<const float>(statistics),
                    statistics_floats, pointer<double>(sums), pointer<char>(outputs), output_bytes, threads);
+           })
+      .def("decide",
+           [](Engine& e, const std::vector<uint64_t>& index, int whole, int rest, const std::vector<uintptr_t>& inputs,
+              const std::vector<int64_t>& bytes, uintptr_t statistics, int64_t statistics_floats,
+              const Question& question, uintptr_t answers, uintptr_t taken, uintptr_t means, int threads) {
+             py::gil_scoped_release release;
+             e.decide(index.data(), (int64_t)index.size(), whole, rest, data(inputs), bytes,
+                      pointer<const float>(statistics), statistics_floats, question, pointer<int32_t>(answers),
+                      pointer<int32_t>(taken), pointer<double>(means), threads);
            })
       .def("collect",
            [](Engine& e, const std::vector<uint64_t>& index, const std::vector<int>& passes,

@@ -166,6 +166,7 @@ void Engine::start(const Team& team, uint64_t index, const float* statistics, Co
 
 void Engine::stages(const Team& team, const Pass& pass, Combination& c, Frame& frame, double* record) {
   const int64_t blocks = (pass.samples + pass.block - 1) / pass.block;
+  frame.block = pass.block;
   frame.base[kLong] = pass.lasting ? c.lasting.get(pass.lasting * blocks) : nullptr;
   frame.base.resize(kInputs);
   for (const char* input : *frame.data) frame.base.push_back((char*)input);
@@ -245,6 +246,36 @@ void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& dat
     for (size_t b = 0; b < frame.sums.size(); ++b) total[b % 2] += frame.sums[b];
     sums[2 * k] = total[0];
     sums[2 * k + 1] = total[1];
+  });
+}
+
+void Engine::decide(const uint64_t* index, int64_t count, int whole, int rest, const Data& inputs,
+                    const std::vector<int64_t>& bytes, const float* statistics, int64_t statistics_floats,
+                    const Question& question, int32_t* answers, int32_t* taken, double* means, int threads) {
+  const int64_t together = passes_[whole].samples;
+  const double work = draws_ * (double)std::min(4 * together, question.samples);
+  each_combination(count, work, threads, [&](int64_t k, const Team& team, Combination& c) {
+    Frame frame;
+    start(team, index[k], statistics ? statistics + k * statistics_floats : nullptr, c, frame);
+    Data gathered(inputs.size());
+    c.gathered.resize(inputs.size());
+    for (size_t i = 0; i < inputs.size(); ++i) gathered[i] = c.gathered[i].get(together * bytes[i]);
+    c.each.resize(together);
+    frame.data = &gathered;
+    frame.each = c.each.data(), frame.each_correct = question.correct;
+    c.decision.start(question, index[k]);
+    Answer answer = kUndecided;
+    int64_t got;
+    for (const int32_t* samples; answer == kUndecided && (samples = c.decision.next(together, &got), got > 0);) {
+      for (size_t i = 0; i < inputs.size(); ++i)
+        for (int64_t s = 0; s < got; ++s)
+          memcpy((char*)gathered[i] + s * bytes[i], inputs[i] + samples[s] * bytes[i], bytes[i]);
+      stages(team, passes_[got == together ? whole : rest], c, frame, nullptr);
+      answer = c.decision.take(samples, c.each.data(), got);
+    }
+    answers[k] = answer;
+    taken[k] = (int32_t)c.decision.taken();
+    means[k] = c.decision.mean();
   });
 }
 
@@ -410,6 +441,7 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
       l.kind = (int)n.next(), l.classes = n.next(), l.samples = n.next(), l.width = n.next();
       double* to = const_cast<double*>(frame.sums.data()) + 2 * block;
       l.loss = to, l.correct = to + 1;
+      l.each = frame.each ? frame.each + block * frame.block : nullptr, l.each_correct = frame.each_correct;
       l.scratch = (float*)w.scratch.get((l.width + k_->width) * k_->width * sizeof(float));
       return k_->loss(l);
     }

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "decide.h"
 #include "kernels.h"
 #include "pool.h"
 
@@ -93,6 +94,12 @@ class Engine {
   // Running statistics [count][floats] over calibration passes, one per batch.
   void collect(const uint64_t* index, int64_t count, const std::vector<int>& passes,
                const std::vector<Data>& data, int64_t floats, float* statistics, int threads);
+  // For each of `count` combinations whether the mean value is below the question's level: samples are taken in
+  // blocks of what the pass `whole` takes, the last ones by `rest`, until there is an answer. `inputs` are the
+  // samples and the targets, of so many bytes each. Fills answers, samples taken and means [count].
+  void decide(const uint64_t* index, int64_t count, int whole, int rest, const Data& inputs,
+              const std::vector<int64_t>& bytes, const float* statistics, int64_t statistics_floats,
+              const Question& question, int32_t* answers, int32_t* taken, double* means, int threads);
   int64_t bytes() const;
 
  private:
@@ -102,12 +109,18 @@ class Engine {
   };
   struct Combination {  // memory of one combination in work
     Buffer weights, lasting, moments, coefficients;
+    Decision decision;
+    std::vector<Buffer> gathered;
+    std::vector<float> each;
   };
   struct Frame {
     std::vector<char*> base;
     std::vector<double> sums;  // [block][2]
     double* moments;           // [block][3 * channels]
     const Data* data;
+    int64_t block = 0;     // samples in a block
+    float* each = nullptr; // [samples] values of single samples, where they are wanted
+    bool each_correct = false;
   };
 
   template <class Body>

@@ -170,6 +170,8 @@ struct Loss {
   float* scratch;       // room for width and one more vector's lanes of vectors
   double* loss;         // sum is added
   double* correct;
+  float* each;        // [samples] every sample's loss, or with each_correct 1 or 0; or null
+  bool each_correct;
 };
 
 struct Kernels {

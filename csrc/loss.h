@@ -80,6 +80,7 @@ static void classes(const Loss& s) {
       for (int64_t c = 0; c < s.width; ++c) sum = sum + exponential(load(s.scratch + c * W) - best);
       loss = logarithm(sum) + (best - chosen);
     }
+    if (s.each) store_n(s.each + i, s.each_correct ? select(found == label, set1(1), set1(0)) : loss, n);
     const I inside = lane < n;
     correct -= (found == label) & inside;
     total += __builtin_convertvector(select(inside, loss, set1(0)), Wide);
@@ -98,6 +99,7 @@ static void squared(const Loss& s) {
       sum += (double)(d * d);
     }
     *s.loss += sum / (double)s.width;
+    if (s.each) s.each[i] = (float)(sum / (double)s.width);
   }
 }
 

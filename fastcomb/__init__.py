@@ -10,6 +10,7 @@ from importlib.metadata import version
 from fastcomb import rebasin, similarity
 from fastcomb.backends import BackendNotice
 from fastcomb.config import show_config
+from fastcomb.decision import Above, Below
 from fastcomb.density import Density, Proportion
 from fastcomb.mixture import Mixture
 from fastcomb.phenomena import (
@@ -36,17 +37,20 @@ from fastcomb.samplers import (
     Uniform,
 )
 from fastcomb.stream import STREAM_VERSION
-from fastcomb.sweep import Sweep, evaluate, merge, open_sweep
+from fastcomb.sweep import Decided, Sweep, evaluate, merge, open_sweep
 
 __version__ = version("fastcomb")
 
 __all__ = [
     "STREAM_VERSION",
+    "Above",
     "BackendNotice",
     "Barrier",
+    "Below",
     "Bernoulli",
     "Beta",
     "Constant",
+    "Decided",
     "Density",
     "Dirichlet",
     "Diversity",

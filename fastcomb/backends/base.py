@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fastcomb.decision import Answer, Question
 from fastcomb.notice import BackendNotice
 
 if TYPE_CHECKING:
@@ -57,6 +58,14 @@ class Backend(Protocol):
 
     def sums(self, prepared: Any, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         """Sums of the measures over samples x [S, ...] with targets y [S, ...]: float64 [measures, K]."""
+
+    def each(self, prepared: Any, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+        """One measure on every sample of x [S, ...] with targets y [S, ...]: [K, S]."""
+
+    def decide(
+        self, prepared: Any, x: Tensor, y: Tensor, scores: Scores, question: Question
+    ) -> list[Answer] | None:
+        """Answers about the prepared combinations on all samples; None where only the plain rule can."""
 
     def statistics(self, index: int) -> dict[str, Tensor]:
         """Running statistics that combination ``index`` is evaluated with, where they are not θ_A's."""

@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcomb import compiled
-from fastcomb.backends.base import BackendNotice, Scores
+from fastcomb.backends.base import BackendNotice, Score, Scores
 from fastcomb.backends.virtual import VirtualParameter
+from fastcomb.decision import Answer, Question
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation, collecting
 
@@ -128,11 +129,21 @@ class TorchReference:
 
     def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         y = y.to(self.mixture.device)
-        parts = []
+        return torch.cat([scores.of(outputs, y) for outputs in self._wide(prepared, x)], dim=1)
+
+    def each(self, prepared: Prepared, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+        y = y.to(self.mixture.device)
+        return torch.cat([measure(outputs, y) for outputs in self._wide(prepared, x)])
+
+    def decide(
+        self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores, question: Question
+    ) -> list[Answer] | None:
+        return None
+
+    def _wide(self, prepared: Prepared, x: Tensor) -> Iterator[Any]:
+        """Outputs [k, S, ...] of successive parts of a block, half precision widened to float32."""
         for outputs in self._outputs(prepared, (self._ready(x),), {}):
-            wide = tree_map(lambda t: t.float() if t.dtype.itemsize < 4 else t, outputs)
-            parts.append(scores.of(wide, y))
-        return torch.cat(parts, dim=1)
+            yield tree_map(lambda t: t.float() if t.dtype.itemsize < 4 else t, outputs)
 
     def statistics(self, index: int) -> State:
         recomputed = self.prepare(self.mixture.index_tensor([index])).statistics
@@ -189,11 +200,12 @@ class TorchReference:
         while done < len(block.indices):
             part = slice(done, done + self.slots)
             own = {n: t[part] for n, t in block.statistics.items()}
-            virtual = self._virtual and block.mixed is None
+            known = {n: t[part] for n, t in (block.mixed or {}).items()}
+            virtual = self._virtual and (self.slots > 1 or not known)
             if virtual:
                 args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
                 try:
-                    yield self._generating(block.indices[part], own, args, kwargs)
+                    yield self._generating(block.indices[part], known, own, args, kwargs)
                     done += self.slots
                     continue
                 except Exception as error:
@@ -217,23 +229,26 @@ class TorchReference:
                 )
 
     @torch.no_grad()
-    def _generating(self, index: Tensor, own: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Outputs of up to ``slots`` combinations whose weights are generated on the way."""
+    def _generating(
+        self, index: Tensor, known: State, own: State, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Outputs of up to ``slots`` combinations whose weights are known or generated on the way."""
 
-        def virtual(index: Tensor) -> State:
-            return {n: VirtualParameter(self.mixture, n, index, self.dtype) for n in self.mixture.names}
+        def virtual(index: Tensor, known: State) -> State:
+            names = self.mixture.names
+            return {n: VirtualParameter(self.mixture, n, index, self.dtype, known.get(n)) for n in names}
 
         if self.slots == 1:
             one = {n: t[0] for n, t in own.items()}
-            return self._single(virtual(index[0]) | one, args, kwargs)
+            return self._single(virtual(index[0], {}) | one, args, kwargs)
         shared = self._fresh()
 
-        def each(index: Tensor, own: State) -> Any:
-            return functional_call(self.model, virtual(index) | shared | own, args, kwargs)
+        def each(index: Tensor, known: State, own: State) -> Any:
+            return functional_call(self.model, virtual(index, known) | shared | own, args, kwargs)
 
         with warnings.catch_warnings():  # vmap's own loop over an operation is slow but right
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            return vmap(each)(index, own)
+            return vmap(each)(index, known, own)
 
     @torch.no_grad()
     def _single(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

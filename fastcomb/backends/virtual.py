@@ -34,7 +34,7 @@ class VirtualParameter(Tensor):
     generate and multiply in one (:mod:`fastcomb.backends.layers`). Other convolutions are handed to an
     operator of our own, since vmap's rule for batched kernels (one grouped convolution) is several times
     slower on CPUs than the same convolutions one after another; everything else receives the generated
-    values.
+    values. Values that are known already are given.
     """
 
     _mixture: Mixture
@@ -43,12 +43,14 @@ class VirtualParameter(Tensor):
     _generated: Tensor | None
 
     @staticmethod
-    def __new__(cls, mixture: Mixture, name: str, index: Tensor, dtype: torch.dtype) -> VirtualParameter:
+    def __new__(
+        cls, mixture: Mixture, name: str, index: Tensor, dtype: torch.dtype, known: Tensor | None = None
+    ) -> VirtualParameter:
         virtual: VirtualParameter = Tensor._make_wrapper_subclass(
             cls, mixture.shape(name), dtype=dtype, device=mixture.device
         )
         virtual._mixture, virtual._name, virtual._index = mixture, name, index
-        virtual._generated = None
+        virtual._generated = known
         return virtual
 
     def __init__(self, *_: Any) -> None:

@@ -16,12 +16,15 @@ from tqdm import tqdm
 
 from fastcomb import compiled
 from fastcomb.backends import BackendNotice
+from fastcomb.decision import Decide
 from fastcomb.endpoints import Theta
 from fastcomb.samplers import Sampler
 from fastcomb.sweep import losses
 from fastcomb.sweep.data import DATA_BUDGET
+from fastcomb.sweep.decided import Decided
 from fastcomb.sweep.experiment import Columns, Experiment, Job
 from fastcomb.sweep.origin import Ran
+from fastcomb.sweep.pilot import pose
 from fastcomb.sweep.result import Sweep
 from fastcomb.sweep.rows import Collected, Span, missing
 from fastcomb.sweep.run import Writer, writing
@@ -47,6 +50,7 @@ def evaluate(
     backend: str = "auto",
     out: str | Path | None = None,
     save_every: float = 20.0,
+    decide: Decide | None = None,
     progress: bool | None = None,
     data_budget: int = DATA_BUDGET,
 ) -> Sweep:
@@ -82,6 +86,9 @@ def evaluate(
             one that can run the job. What did run is ``sweep.backend``.
         out: folder of the run, created if it is not there; None keeps results in memory.
         save_every: with ``out``, seconds of work after which results are written: what a kill may lose.
+        decide: :class:`~fastcomb.Below` or :class:`~fastcomb.Above`: find out only on which side of a level
+            each combination is, from as few samples as that takes (:mod:`fastcomb.decision`). Returns a
+            :class:`Decided` sweep.
         progress: show a progress bar; if None, when standard error is a terminal.
         data_budget: bytes of a Dataset's or DataLoader's samples that are held in memory; what exceeds it
             is streamed once per 1,024 combinations.
@@ -118,8 +125,11 @@ def evaluate(
         dtype=dtype,
         backend=backend,
         data_budget=data_budget,
+        decide=decide,
     )
     job = experiment.start()
+    if decide is not None:
+        job = job.asking(pose(decide, job, progress))
     kept: Any = nullcontext()
     if out is not None:
         networks = experiment.mixture.networks
@@ -145,7 +155,7 @@ def _collect(job: Job, todo: list[Span], wanted: Span, writer: Writer | None, pr
                 else:
                     writer.add(first, columns, took, about)
                 seconds += took
-                count = len(columns["loss"])
+                count = len(columns[job.names[0]])
                 left -= count
                 bar.update(count)
     except KeyboardInterrupt:
@@ -160,7 +170,8 @@ def _collect(job: Job, todo: list[Span], wanted: Span, writer: Writer | None, pr
     origin = Ran(job)
     if writer is None:
         rows = collected.rows()
-        return Sweep(rows, total, job.data.samples, seconds, job.runner.name, origin)
+        given = rows, total, job.data.samples, seconds, job.runner.name, origin
+        return Sweep(*given) if job.question is None else Decided(*given, decide=job.question.decide)
     writer.flush()
     return from_run(writer.run, origin, wanted)
 

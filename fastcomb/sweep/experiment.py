@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import inspect
 import textwrap
@@ -18,6 +19,7 @@ from torch import nn
 
 from fastcomb import backends, digest, endpoints
 from fastcomb.backends import Backend, Scores
+from fastcomb.decision import Decide, Question
 from fastcomb.endpoints import Theta
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
@@ -25,6 +27,7 @@ from fastcomb.samplers import Sampler
 from fastcomb.stream import STREAM_VERSION
 from fastcomb.sweep import losses
 from fastcomb.sweep.data import Data
+from fastcomb.sweep.pilot import answers
 
 #: Combinations evaluated per pass over data that are streamed.
 _STREAMED_GROUP = 1024
@@ -43,6 +46,7 @@ class Experiment:
         metrics: further measures by name, as the user gave them.
         dtype: compute dtype.
         backend: wanted backend, "auto" for the fastest.
+        decide: question to answer instead of measuring, or None.
     """
 
     mixture: Mixture
@@ -53,6 +57,7 @@ class Experiment:
     metrics: Mapping[str, losses.UserLoss]
     dtype: torch.dtype
     backend: str
+    decide: Decide | None
 
     @staticmethod
     def of(
@@ -71,10 +76,15 @@ class Experiment:
         dtype: torch.dtype | None,
         backend: str,
         data_budget: int,
+        decide: Decide | None,
     ) -> Experiment:
         """Check what :func:`fastcomb.evaluate` was given; it explains the arguments and what is raised."""
         losses.resolve(loss)
         measures = losses.named(metrics or {})
+        if decide is not None and not isinstance(decide, Decide):
+            raise TypeError(f"decide is a {type(decide).__name__}; pass Below(metric, level) or Above(…)")
+        if decide is not None and measures:
+            raise ValueError("metrics= are means over all samples, which decide= does not take; drop one")
         structure = endpoints.structure(model, *endpoints.labelled(theta_a, theta_b).values())
         if structure is None:
             raise ValueError("all thetas are weights without a module; pass model= to say how to run them")
@@ -87,7 +97,7 @@ class Experiment:
         normalisation = Normalisation.choose(module, mixture, batch_norm, calibration)
         samples = Data(data, data_budget)
         return Experiment(
-            mixture, module, normalisation, samples, loss, measures, dtype or mixture.dtype, backend
+            mixture, module, normalisation, samples, loss, measures, dtype or mixture.dtype, backend, decide
         )
 
     def start(self, device: torch.device | None = None) -> Job:
@@ -140,6 +150,7 @@ class Experiment:
             "loss": _named(self.loss),
             "metrics": {name: _named(metric) for name, metric in self.metrics.items()},
             "dtype": str(self.dtype).removeprefix("torch."),
+            "decide": self.decide and self.decide.record,
             "batch_norm": {
                 "choice": self.normalisation.choice,
                 "calibration": [digest.Digest().add(batch).hex for batch in self.normalisation.batches],
@@ -158,6 +169,7 @@ class Job:
         scores: what is measured.
         chunk: samples to hand over at a time.
         names: of the columns of results.
+        question: what is decided about every combination, instead of measured.
     """
 
     runner: Backend
@@ -166,6 +178,13 @@ class Job:
     scores: Scores
     chunk: int
     names: tuple[str, ...]
+    question: Question | None = None
+
+    def asking(self, question: Question) -> Job:
+        """This job, to answer a question."""
+        return dataclasses.replace(
+            self, question=question, names=(question.decide.metric, "samples", "holds")
+        )
 
     def run(self, start: int, stop: int) -> Iterator[tuple[int, Columns]]:
         """First index and results of successive pieces of combinations [start, stop).
@@ -173,6 +192,9 @@ class Job:
         Always whole runs of the backend's slots, of which the ends may be cut off: so every combination
         meets operations of the same shapes in the same slot, however a range is divided.
         """
+        if self.question:
+            yield from answers(self, self.question, start, stop)
+            return
         runner = self.runner
         first = start - start % runner.slots
         end = stop + -stop % runner.slots

@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
+from fastcomb.decision import from_record
+from fastcomb.sweep.decided import Decided
 from fastcomb.sweep.networks import load_networks
 from fastcomb.sweep.origin import Origin, Saved
 from fastcomb.sweep.parts import Parts
@@ -47,14 +49,18 @@ def from_run(run: Run, origin: Origin, within: Span | None = None) -> Sweep:
         share = (min(high, part.stop) - max(low, part.start)) / (part.stop - part.start)
         seconds += share * part.about["seconds"]
     requested = [within] if within else run.manifest.requested
-    return Sweep(
-        rows=rows,
-        requested=sum(stop - start for start, stop in requested),
-        samples=run.manifest.experiment["data"]["samples"],
-        seconds=seconds,
-        backend=" and ".join(sorted({part.about["backend"] for part in rows.parts})),
-        origin=origin,
-        path=run.path,
+    experiment = run.manifest.experiment
+    given = {
+        "rows": rows,
+        "requested": sum(stop - start for start, stop in requested),
+        "samples": experiment["data"]["samples"],
+        "seconds": seconds,
+        "backend": " and ".join(sorted({part.about["backend"] for part in rows.parts})),
+        "origin": origin,
+        "path": run.path,
+    }
+    return (
+        Decided(**given, decide=from_record(experiment["decide"])) if experiment["decide"] else Sweep(**given)
     )
 
 

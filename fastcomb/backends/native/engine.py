@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fastcomb import compiled
-from fastcomb.backends.base import Scores
+from fastcomb.backends.base import Score, Scores
 from fastcomb.backends.native.instructions import Goal, Unsupported
 from fastcomb.backends.native.machine import Machine, Mixed
 from fastcomb.backends.torch_reference import TorchReference, check_fit
+from fastcomb.decision import Answer, Question
 from fastcomb.program import CaptureError, Program
 from fastcomb.program.cache import captured
 from fastcomb.stream import as_unsigned
@@ -112,14 +113,9 @@ class Native:
         return Prepared(indices, self._machine.collect(indices, self._calibration, self._floats))
 
     def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
-        squares, shape = scores.name == "mse", self._machine.output
-        labels = y.ndim == 1 and not y.is_floating_point() and len(shape) == 1
-        fused = not scores.classes if squares else bool(scores.name) and labels
-        if not fused or len(scores.measures) > 2:
+        if not self._fuses(scores, y) or len(scores.measures) > 2:
             return scores.of(self.outputs(prepared, x), y)
-        targets = (y.float() if squares else y).contiguous()
-        if targets.shape != (len(x), *(shape if squares else ())):
-            raise ValueError(f"targets {tuple(y.shape)} for outputs {(len(x), *shape)}")
+        targets = self._targets(scores, x, y)
         sums = torch.empty(len(prepared.indices), 2, dtype=torch.float64)
         self._machine.run(
             Goal("loss", scores.name, scores.classes),
@@ -132,6 +128,34 @@ class Native:
         if not scores.classes:
             sums[:, 1] = torch.nan
         return sums.T
+
+    def each(self, prepared: Prepared, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+        return measure(self.outputs(prepared, x), y)
+
+    def decide(
+        self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores, question: Question
+    ) -> list[Answer] | None:
+        if not self._fuses(scores, y):
+            return None
+        targets = self._targets(scores, x, y)
+        goal = Goal("loss", scores.name, scores.classes)
+        inputs = [self._layout(x), targets]
+        return self._machine.decide(goal, len(x), prepared.indices, inputs, question, prepared.statistics)
+
+    def _fuses(self, scores: Scores, y: Tensor) -> bool:
+        """Whether loss and accuracy are computed in the engine."""
+        if scores.name == "mse":
+            return not scores.classes
+        labels = y.ndim == 1 and not y.is_floating_point() and len(self._machine.output) == 1
+        return bool(scores.name) and labels
+
+    def _targets(self, scores: Scores, x: Tensor, y: Tensor) -> Tensor:
+        """Targets as the engine reads them."""
+        squares, shape = scores.name == "mse", self._machine.output
+        targets = (y.float() if squares else y).contiguous()
+        if targets.shape != (len(x), *(shape if squares else ())):
+            raise ValueError(f"targets {tuple(y.shape)} for outputs {(len(x), *shape)}")
+        return targets
 
     def outputs(self, prepared: Prepared, x: Tensor) -> Tensor:
         """The model's outputs float32 [K, S, ...]."""

@@ -12,10 +12,14 @@ from fastcomb import compiled
 from fastcomb.backends.native.instructions import Goal, Norm, address
 from fastcomb.backends.native.lower import Shared, lower
 from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
+from fastcomb.decision import Answer, Question
 from fastcomb.program import Program
 
 #: Bytes of activations that a block of samples may need: about half of a core's second-level cache.
 ARENA_BYTES = 512 << 10
+
+#: Samples taken at a time to decide a question: few suffice for most combinations.
+_DECIDE_SAMPLES = 8
 
 #: Most samples in a block, so that threads can share few combinations.
 MOST_SAMPLES = 512
@@ -130,6 +134,53 @@ class Machine:
             0 if outputs is None else outputs[0].nbytes,
             torch.get_num_threads(),
         )
+
+    def decide(
+        self,
+        goal: Goal,
+        samples: int,
+        indices: Sequence[int],
+        inputs: Sequence[Tensor],
+        question: Question,
+        statistics: Tensor | None,
+    ) -> list[Answer]:
+        """Answers about K combinations, from as few of the prepared samples (and targets) as it takes."""
+        native = compiled.extension()
+        assert native is not None
+        together = min(_DECIDE_SAMPLES, samples)
+        asked = native.Question(
+            samples,
+            question.low.ctypes.data,
+            question.width.ctypes.data,
+            question.low_sum,
+            question.below,
+            question.above,
+            question.capital,
+            question.decide.sign,
+            question.decide.metric == "accuracy",
+            question.seed,
+            question.expected,
+            question.variance,
+        )
+        answers = torch.empty(len(indices), dtype=torch.int32)
+        taken, means = torch.empty_like(answers), torch.empty(len(indices), dtype=torch.float64)
+        self.engine.decide(
+            indices,
+            self._pass(goal, together),
+            self._pass(goal, samples % together or together),
+            [tensor.data_ptr() for tensor in inputs],
+            [tensor.nbytes // samples for tensor in inputs],
+            0 if statistics is None else statistics.data_ptr(),
+            0 if statistics is None else statistics.shape[1],
+            asked,
+            answers.data_ptr(),
+            taken.data_ptr(),
+            means.data_ptr(),
+            torch.get_num_threads(),
+        )
+        found = zip(answers.tolist(), taken.tolist(), means.tolist(), strict=True)
+        exact = question.decide.holds
+        return [Answer(bool(exact(m) if t == samples else a == 1), t, m) for a, t, m in found]
 
     def collect(self, indices: Sequence[int], batches: Sequence[Tensor], floats: int) -> Tensor:
         """Running statistics over calibration batches (prepared): float32 [K, floats]."""

@@ -1,0 +1,107 @@
+"""Deciding a question in a sweep: the pilot that makes bets possible, and the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fastcomb.decision import Decide, Question
+from fastcomb.stream import as_signed
+
+if TYPE_CHECKING:
+    from fastcomb.sweep.experiment import Columns, Job
+
+#: A sample's bounds are at least this share of the mean width apart: samples that never differed may.
+_LEAST_WIDTH = 0.02
+
+
+def pose(decide: Decide, job: Job, progress: bool | None) -> Question:
+    """Evaluate the pilot.
+
+    Raises:
+        ValueError: the question cannot be asked about this job.
+    """
+    if not job.data.held:
+        raise ValueError("decide= takes samples in random order, so they must be held; raise data_budget=")
+    if decide.metric == "accuracy" and not job.scores.classes:
+        raise ValueError("decide: this task has no accuracy; its targets are not class numbers")
+    mixture = job.runner.mixture
+    total = decide.pilot
+    hidden = None if progress is None else not progress
+    low = high = np.zeros(0)
+    least, greatest = 0.0, 0.0
+    moments = np.zeros(3)
+    with tqdm(total=total, unit="comb", desc="pilot", disable=hidden, leave=False) as bar:
+        for values in _every(job, decide, (1 << 64) - total, (1 << 64) - decide.checked):
+            low = np.minimum(low, values.min(0)) if len(low) else values.min(0)
+            high = np.maximum(high, values.max(0)) if len(high) else values.max(0)
+            bar.update(len(values))
+        width = np.maximum(high - low, max(_LEAST_WIDTH * float((high - low).mean()), 1e-6))
+        low = (low + high - width) / 2
+        level = decide.sign * float(np.float32(decide.level))
+        for values in _every(job, decide, (1 << 64) - decide.checked, 1 << 64):
+            holds = decide.holds(decide.sign * values.mean(1))
+            clipped = np.clip(np.where(np.isnan(values), np.inf, values), low, low + width)
+            share = (clipped - low) / width
+            moments += [(width * share**power).sum() for power in range(3)]
+            clipped = clipped.mean(1)
+            least = max(least, float((level - clipped)[~holds].max(initial=0)))
+            greatest = max(greatest, float((clipped - level)[holds].max(initial=0)))
+            bar.update(len(values))
+    samples, base = len(low), float(low.sum())
+    below, above = samples * (level - least) - base, samples * (level + greatest) - base
+    expected, square = moments[1:] / moments[0]
+    return Question(decide, low, width, below, above, expected, square - expected**2, mixture.seed)
+
+
+def answers(job: Job, question: Question, start: int, stop: int) -> Iterator[tuple[int, Columns]]:
+    """First index and answers of successive pieces of combinations [start, stop)."""
+    ((x, y),) = job.data.batches(job.data.samples)
+    score = job.scores.measures[question.decide.metric == "accuracy"]
+    runner = job.runner
+    for low in range(start, stop, runner.block):
+        indices = range(low, min(low + runner.block, stop))
+        found = runner.decide(
+            runner.prepare(runner.mixture.index_tensor(indices)), x, y, job.scores, question
+        )
+        if found is None:
+            found = []
+            for index in indices:
+                prepared = runner.prepare(runner.mixture.index_tensor([index]))
+
+                def values(some: NDArray[np.int64], prepared: Any = prepared) -> NDArray[np.float32]:
+                    at = torch.from_numpy(some).to(x.device)
+                    each = runner.each(prepared, x[at], y[at], score)[0]
+                    return each.float().cpu().numpy()
+
+                found.append(question.answer(index, values))
+        holds, samples, mean = zip(*found, strict=True)
+        yield (
+            low,
+            {
+                question.decide.metric: np.array(mean, dtype=np.float32),
+                "samples": np.array(samples, dtype=np.int32),
+                "holds": np.array(holds, dtype=bool),
+            },
+        )
+
+
+def _every(job: Job, decide: Decide, start: int, stop: int) -> Iterator[NDArray[np.float64]]:
+    """The metric, times the sign, on every sample: float64 [k, N] for successive combinations."""
+    runner = job.runner
+    ((x, y),) = job.data.batches(job.data.samples)
+    score = job.scores.measures[decide.metric == "accuracy"]
+    together = max(1, min(runner.block, (1 << 24) // max(1, len(y))))
+    for low in range(start, stop, together):
+        index = torch.tensor([as_signed(i) for i in range(low, min(low + together, stop))])
+        prepared = runner.prepare(index.to(runner.mixture.device))
+        parts = [
+            runner.each(prepared, some, target, score)
+            for some, target in zip(x.split(job.chunk), y.split(job.chunk), strict=True)
+        ]
+        yield decide.sign * torch.cat(parts, 1).double().cpu().numpy()
