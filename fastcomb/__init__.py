@@ -37,7 +37,7 @@ from fastcomb.samplers import (
     Uniform,
 )
 from fastcomb.stream import STREAM_VERSION
-from fastcomb.sweep import Decided, Sweep, evaluate, merge, open_sweep
+from fastcomb.sweep import Decided, Ray, Sweep, evaluate, merge, open_sweep
 
 __version__ = version("fastcomb")
 
@@ -59,6 +59,7 @@ __all__ = [
     "Normal",
     "Program",
     "Proportion",
+    "Ray",
     "Robustness",
     "Sampler",
     "ScalarSampler",

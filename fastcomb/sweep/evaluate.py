@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,15 +13,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fastcomb import compiled
 from fastcomb.backends import BackendNotice
 from fastcomb.decision import Decide
 from fastcomb.endpoints import Theta
 from fastcomb.samplers import Sampler
 from fastcomb.sweep import losses
+from fastcomb.sweep.cluster import Ray, resolve, spread
 from fastcomb.sweep.data import DATA_BUDGET
 from fastcomb.sweep.decided import Decided
-from fastcomb.sweep.experiment import Columns, Experiment, Job
+from fastcomb.sweep.experiment import Experiment, Job, Piece
 from fastcomb.sweep.origin import Ran
 from fastcomb.sweep.pilot import pose
 from fastcomb.sweep.result import Sweep
@@ -51,6 +50,7 @@ def evaluate(
     out: str | Path | None = None,
     save_every: float = 20.0,
     decide: Decide | None = None,
+    engine: str | Ray | None = None,
     progress: bool | None = None,
     data_budget: int = DATA_BUDGET,
 ) -> Sweep:
@@ -89,6 +89,8 @@ def evaluate(
         decide: :class:`~fastcomb.Below` or :class:`~fastcomb.Above`: find out only on which side of a level
             each combination is, from as few samples as that takes (:mod:`fastcomb.decision`). Returns a
             :class:`Decided` sweep.
+        engine: None evaluates in this process; "ray" or a :class:`~fastcomb.Ray` on a Ray cluster, with the
+            same results.
         progress: show a progress bar; if None, when standard error is a terminal.
         data_budget: bytes of a Dataset's or DataLoader's samples that are held in memory; what exceeds it
             is streamed once per 1,024 combinations.
@@ -109,6 +111,9 @@ def evaluate(
         raise ValueError(f"start={start}, n={n}: combinations are numbered from 0 to 2**64 - 1")
     if not save_every >= 0:
         raise ValueError(f"save_every={save_every} is not a number of seconds")
+    cluster = resolve(engine)
+    if cluster is not None and device is not None:
+        raise ValueError(f"device={str(device)!r} is this process's; for GPUs of a cluster pass Ray(gpus=1)")
     wanted = (start, start + n)
     experiment = Experiment.of(
         theta_a,
@@ -136,11 +141,19 @@ def evaluate(
         kept = writing(out, experiment.identity(), job.names, networks, [wanted], every=save_every)
     with kept as writer:
         todo = [wanted] if writer is None else missing(wanted, writer.done)
-        return _collect(job, todo, wanted, writer, progress)
+        pieces = job.timed(todo) if cluster is None else spread(cluster, experiment, job, todo)
+        return _collect(job, pieces, todo, wanted, writer, progress)
 
 
-def _collect(job: Job, todo: list[Span], wanted: Span, writer: Writer | None, progress: bool | None) -> Sweep:
-    """Evaluate the spans ``todo`` of the wanted one, and put the results where they belong."""
+def _collect(
+    job: Job,
+    pieces: Iterator[Piece],
+    todo: list[Span],
+    wanted: Span,
+    writer: Writer | None,
+    progress: bool | None,
+) -> Sweep:
+    """Put the results of the spans ``todo``, of the wanted one, where they belong."""
     total = wanted[1] - wanted[0]
     left = sum(stop - start for start, stop in todo)
     collected = Collected(todo)
@@ -149,7 +162,7 @@ def _collect(job: Job, todo: list[Span], wanted: Span, writer: Writer | None, pr
     bar = tqdm(total=total, initial=total - left, unit="comb", unit_scale=True, disable=shown)
     try:
         with bar:
-            for first, columns, took, about in _here(job, todo):
+            for first, columns, took, about in pieces:
                 if writer is None:
                     collected.add(first, columns)
                 else:
@@ -174,21 +187,6 @@ def _collect(job: Job, todo: list[Span], wanted: Span, writer: Writer | None, pr
         return Sweep(*given) if job.question is None else Decided(*given, decide=job.question.decide)
     writer.flush()
     return from_run(writer.run, origin, wanted)
-
-
-def _here(job: Job, todo: list[Span]) -> Iterator[tuple[int, Columns, float, dict[str, Any]]]:
-    """Pieces of results evaluated by this process: first index, columns, seconds, where."""
-    about = {
-        "backend": job.runner.name,
-        "device": str(job.runner.mixture.device),
-        "instructions": compiled.level(),
-        "threads": torch.get_num_threads(),
-    }
-    for start, stop in todo:
-        began = time.perf_counter()
-        for first, columns in job.run(start, stop):
-            yield first, columns, time.perf_counter() - began, about
-            began = time.perf_counter()
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import inspect
 import textwrap
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fastcomb import backends, digest, endpoints
+from fastcomb import backends, compiled, digest, endpoints
 from fastcomb.backends import Backend, Scores
 from fastcomb.decision import Decide, Question
 from fastcomb.endpoints import Theta
@@ -34,6 +35,9 @@ _STREAMED_GROUP = 1024
 
 #: Results of successive combinations: name → one number each.
 Columns = dict[str, NDArray[Any]]
+
+#: First index, results, seconds that they took, and where they were made.
+Piece = tuple[int, Columns, float, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +189,20 @@ class Job:
         return dataclasses.replace(
             self, question=question, names=(question.decide.metric, "samples", "holds")
         )
+
+    def timed(self, spans: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+        """Pieces of the results of some spans, with how long each took and on what."""
+        about = {
+            "backend": self.runner.name,
+            "device": str(self.runner.mixture.device),
+            "instructions": compiled.level(),
+            "threads": torch.get_num_threads(),
+        }
+        for start, stop in spans:
+            began = time.perf_counter()
+            for first, columns in self.run(start, stop):
+                yield first, columns, time.perf_counter() - began, about
+                began = time.perf_counter()
 
     def run(self, start: int, stop: int) -> Iterator[tuple[int, Columns]]:
         """First index and results of successive pieces of combinations [start, stop).
