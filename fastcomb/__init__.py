@@ -9,9 +9,10 @@ from importlib.metadata import version
 
 from fastcomb import rebasin, similarity
 from fastcomb.backends import BackendNotice
+from fastcomb.confidence_sequence import Precision
 from fastcomb.config import show_config
 from fastcomb.decision import Above, Below
-from fastcomb.density import Density, Proportion
+from fastcomb.density import Density
 from fastcomb.mixture import Mixture
 from fastcomb.phenomena import (
     Barrier,
@@ -24,6 +25,7 @@ from fastcomb.phenomena import (
     transitivity,
 )
 from fastcomb.program import Program, capture
+from fastcomb.proportion import Interval, Proportion
 from fastcomb.sampler_text import parse_sampler
 from fastcomb.samplers import (
     Bernoulli,
@@ -54,9 +56,11 @@ __all__ = [
     "Density",
     "Dirichlet",
     "Diversity",
+    "Interval",
     "Law",
     "Mixture",
     "Normal",
+    "Precision",
     "Program",
     "Proportion",
     "Ray",

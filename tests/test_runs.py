@@ -415,6 +415,44 @@ class TestMerge:
         assert not (tmp_path / "all").exists()
 
 
+class TestUntil:
+    level = 1.655
+
+    def test_it_stops_when_the_interval_is_narrow_enough(self, sweep, tmp_path, backend):
+        until = fc.Precision("fraction_below", self.level, half_width=0.05)
+        found = sweep(n=100_000, until=until, backend=backend)
+        assert found.complete
+        assert 1000 <= len(found) < 100_000
+        assert found.estimate.half_width <= 0.05
+        assert found.estimate.value == found.fraction_below("loss", self.level).value
+        assert found.estimate.low < found.fraction_below("loss", self.level).low
+        kept = sweep(n=100_000, until=until, backend=backend, out=tmp_path)
+        same(kept, found)
+        assert kept.estimate == found.estimate
+        assert fc.open_sweep(tmp_path).complete
+        same(sweep(n=100_000, until=until, backend=backend, out=tmp_path), found)  # nothing left to do
+        finer = fc.Precision("fraction_below", self.level, half_width=0.03)
+        assert sweep(n=100_000, until=finer, backend=backend, out=tmp_path).estimate.half_width <= 0.03
+
+    def test_a_mean_and_an_end_that_comes_first(self, sweep):
+        until = fc.Precision("mean", half_width=0.002, metric="accuracy")
+        found = sweep(n=200_000, until=until)
+        assert found.estimate.half_width <= 0.002
+        assert found.estimate.value == pytest.approx(found.accuracy.mean(dtype=float))
+        short = sweep(n=1500, until=fc.Precision("mean", half_width=1e-6))
+        assert len(short) == 1500
+        assert short.estimate.half_width > 1e-6
+        assert "estimate low" in str(short)
+
+    def test_what_cannot_be_waited_for(self, sweep):
+        with pytest.raises(ValueError, match="metric='speed' is none of loss, accuracy"):
+            sweep(until=fc.Precision("mean", half_width=1, metric="speed"))
+        with pytest.raises(TypeError, match="until is a float"):
+            sweep(until=0.1)
+        with pytest.raises(ValueError, match="until= looks at values, which decide= does not"):
+            sweep(until=fc.Precision("mean", half_width=1), decide=fc.Below("loss", 1))
+
+
 spans = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted).map(tuple), max_size=6)
 
 
@@ -437,7 +475,7 @@ def test_columns_fill_in_any_order(order, taken):
     collected = Collected([(0, 9), (20, 26)])
     for start, stop in order[:taken]:
         collected.add(start, {"loss": np.arange(start, stop, dtype=np.float32)})
-    rows = collected.rows()
+    rows = collected.rows((0, 30))
     assert rows.index.tolist() == sorted(members(order[:taken]))
     if taken:
         assert rows.column("loss").tolist() == rows.index.tolist()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,7 @@ def resolve(engine: str | Ray | None) -> Ray | None:
     return engine if isinstance(engine, Ray) else Ray()
 
 
-def spread(options: Ray, experiment: Experiment, job: Job, todo: Sequence[Span]) -> Iterator[Piece]:
+def spread(options: Ray, experiment: Experiment, job: Job, todo: Sequence[Span]) -> Generator[Piece]:
     """Pieces of results as tasks finish, in any order.
 
     Raises:
@@ -78,7 +79,7 @@ def spread(options: Ray, experiment: Experiment, job: Job, todo: Sequence[Span])
 
     own = not ray.is_initialized()
     if own:
-        ray.init(address=options.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         # on CPUs, what runs here runs there too; everything that is needed travels once
         backend = experiment.backend if options.gpus else job.runner.name

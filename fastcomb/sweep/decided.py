@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcomb.decision import Above, Below, Decide
-from fastcomb.density import Proportion
+from fastcomb.proportion import Proportion
 from fastcomb.sweep.result import Sweep
 
 

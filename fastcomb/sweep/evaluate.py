@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fastcomb.backends import BackendNotice
+from fastcomb.confidence_sequence import Precision
 from fastcomb.decision import Decide
 from fastcomb.endpoints import Theta
 from fastcomb.samplers import Sampler
@@ -28,6 +30,7 @@ from fastcomb.sweep.result import Sweep
 from fastcomb.sweep.rows import Collected, Span, missing
 from fastcomb.sweep.run import Writer, writing
 from fastcomb.sweep.saved import from_run
+from fastcomb.sweep.until import Watch
 
 
 def evaluate(
@@ -50,6 +53,7 @@ def evaluate(
     out: str | Path | None = None,
     save_every: float = 20.0,
     decide: Decide | None = None,
+    until: Precision | None = None,
     engine: str | Ray | None = None,
     progress: bool | None = None,
     data_budget: int = DATA_BUDGET,
@@ -89,6 +93,8 @@ def evaluate(
         decide: :class:`~fastcomb.Below` or :class:`~fastcomb.Above`: find out only on which side of a level
             each combination is, from as few samples as that takes (:mod:`fastcomb.decision`). Returns a
             :class:`Decided` sweep.
+        until: :class:`~fastcomb.Precision`: stop before n once an estimate is as precise as this says;
+            ``sweep.estimate`` is the estimate, with an interval that is valid although the sweep looked.
         engine: None evaluates in this process; "ray" or a :class:`~fastcomb.Ray` on a Ray cluster, with the
             same results.
         progress: show a progress bar; if None, when standard error is a terminal.
@@ -111,6 +117,8 @@ def evaluate(
         raise ValueError(f"start={start}, n={n}: combinations are numbered from 0 to 2**64 - 1")
     if not save_every >= 0:
         raise ValueError(f"save_every={save_every} is not a number of seconds")
+    if until is not None:
+        _check_until(until, decide, metrics or {})
     cluster = resolve(engine)
     if cluster is not None and device is not None:
         raise ValueError(f"device={str(device)!r} is this process's; for GPUs of a cluster pass Ray(gpus=1)")
@@ -135,22 +143,30 @@ def evaluate(
     job = experiment.start()
     if decide is not None:
         job = job.asking(pose(decide, job, progress))
-    kept: Any = nullcontext()
+    kept: Any = contextlib.nullcontext()
     if out is not None:
         networks = experiment.mixture.networks
-        kept = writing(out, experiment.identity(), job.names, networks, [wanted], every=save_every)
+        asked = [] if until else [wanted]
+        kept = writing(out, experiment.identity(), job.names, networks, asked, every=save_every)
     with kept as writer:
+        watch = Watch(until, wanted)
+        if until is not None and writer is not None:
+            found = writer.run.rows(wanted).pieces(until.metric)
+            if any(watch.see(*piece) for piece in found):
+                return _outcome(job, None, writer, watch, watch.seen, 0.0)
         todo = [wanted] if writer is None else missing(wanted, writer.done)
         pieces = job.timed(todo) if cluster is None else spread(cluster, experiment, job, todo)
-        return _collect(job, pieces, todo, wanted, writer, progress)
+        with contextlib.closing(pieces):
+            return _collect(job, pieces, todo, wanted, writer, watch, progress)
 
 
 def _collect(
     job: Job,
-    pieces: Iterator[Piece],
+    pieces: Generator[Piece],
     todo: list[Span],
     wanted: Span,
     writer: Writer | None,
+    watch: Watch,
     progress: bool | None,
 ) -> Sweep:
     """Put the results of the spans ``todo``, of the wanted one, where they belong."""
@@ -160,6 +176,7 @@ def _collect(
     seconds = 0.0
     shown = None if progress is None else not progress
     bar = tqdm(total=total, initial=total - left, unit="comb", unit_scale=True, disable=shown)
+    enough = False
     try:
         with bar:
             for first, columns, took, about in pieces:
@@ -171,6 +188,8 @@ def _collect(
                 count = len(columns[job.names[0]])
                 left -= count
                 bar.update(count)
+                if enough := watch.see(first, columns):
+                    break
     except KeyboardInterrupt:
         if left == total:
             raise
@@ -180,13 +199,34 @@ def _collect(
             BackendNotice,
             stacklevel=3,
         )
+    return _outcome(job, collected, writer, watch, watch.seen if enough else wanted, seconds)
+
+
+def _outcome(
+    job: Job, collected: Collected | None, writer: Writer | None, watch: Watch, span: Span, seconds: float
+) -> Sweep:
+    """The sweep over a span, of results in memory or in a run."""
     origin = Ran(job)
-    if writer is None:
-        rows = collected.rows()
-        given = rows, total, job.data.samples, seconds, job.runner.name, origin
-        return Sweep(*given) if job.question is None else Decided(*given, decide=job.question.decide)
-    writer.flush()
-    return from_run(writer.run, origin, wanted)
+    if writer is not None:
+        writer.flush()
+        writer.settle(span)
+        return dataclasses.replace(from_run(writer.run, origin, span), estimate=watch.interval)
+    assert collected is not None
+    rows = collected.rows(span)
+    given = rows, span[1] - span[0], job.data.samples, seconds, job.runner.name, origin
+    if job.question is not None:
+        return Decided(*given, decide=job.question.decide)
+    return Sweep(*given, estimate=watch.interval)
+
+
+def _check_until(until: Precision, decide: Decide | None, metrics: Mapping[str, Any]) -> None:
+    if not isinstance(until, Precision):
+        raise TypeError(f"until is a {type(until).__name__}; pass Precision(quantity, level, half_width=…)")
+    if decide is not None:
+        raise ValueError("until= looks at values, which decide= does not measure; choose n= instead")
+    known = ("loss", "accuracy", *metrics)
+    if until.metric not in known:
+        raise ValueError(f"until: metric={until.metric!r} is none of {', '.join(known)}")
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -190,7 +190,7 @@ class Job:
             self, question=question, names=(question.decide.metric, "samples", "holds")
         )
 
-    def timed(self, spans: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+    def timed(self, spans: Sequence[tuple[int, int]]) -> Generator[Piece]:
         """Pieces of the results of some spans, with how long each took and on what."""
         about = {
             "backend": self.runner.name,

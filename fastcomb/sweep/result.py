@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fastcomb.density import Density, Proportion, proportion
+from fastcomb.density import Density
 from fastcomb.mixture import Mixture
+from fastcomb.proportion import Interval, Proportion, proportion
 from fastcomb.sweep.origin import Origin
 from fastcomb.sweep.rows import Rows
 
@@ -30,6 +31,8 @@ class Sweep:
         seconds: time spent evaluating; of a run on disk, of all sessions and machines together.
         backend: name of what ran.
         path: folder of the run, or None.
+        estimate: with ``until``, what was waited for, with an interval that holds although one waited; the
+            others here are for a number of combinations that was fixed beforehand.
     """
 
     rows: Rows = field(repr=False)
@@ -39,6 +42,7 @@ class Sweep:
     backend: str
     origin: Origin = field(repr=False)
     path: Path | None = None
+    estimate: Interval | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,6 +150,9 @@ class Sweep:
             "backend": self.backend,
             "combinations_per_second": self.rate,
         }
+        if self.estimate is not None:
+            found = self.estimate
+            report |= {"estimate": found.value, "estimate_low": found.low, "estimate_high": found.high}
         for metric in self.metrics if len(self) else ():
             density = self.density(metric)
             report[f"{metric}_mean"] = density.mean

@@ -92,18 +92,21 @@ class Collected:
             self._columns[name][at : at + count] = values
         self._done = joined([*self._done, (first, first + count)])
 
-    def rows(self) -> Held:
-        """What is there by now."""
-        if self._done == joined(self._wanted):
-            return Held(self._done, self._columns)
-        there = np.concatenate([np.zeros(0, dtype=bool), *map(self._there, self._wanted)])
-        return Held(self._done, {name: values[there] for name, values in self._columns.items()})
+    def rows(self, within: Span) -> Held:
+        """What is there by now of some combinations."""
+        spans = overlap(self._done, [within])
+        if spans == joined(self._wanted):
+            return Held(spans, self._columns)
+        there = np.concatenate([np.zeros(0, dtype=bool), *(_inside(one, spans) for one in self._wanted)])
+        return Held(spans, {name: values[there] for name, values in self._columns.items()})
 
-    def _there(self, span: Span) -> NDArray[np.bool_]:
-        there = np.zeros(span[1] - span[0], dtype=bool)
-        for start, stop in overlap(self._done, [span]):
-            there[start - span[0] : stop - span[0]] = True
-        return there
+
+def _inside(span: Span, spans: Sequence[Span]) -> NDArray[np.bool_]:
+    """Which combinations of a span are in some spans: bool [stop - start]."""
+    there = np.zeros(span[1] - span[0], dtype=bool)
+    for start, stop in overlap(spans, [span]):
+        there[start - span[0] : stop - span[0]] = True
+    return there
 
 
 def joined(spans: Sequence[Span]) -> list[Span]:

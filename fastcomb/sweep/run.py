@@ -13,6 +13,7 @@ is swept up later. Which combinations are done is what the parts' names say; not
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -196,6 +197,13 @@ class Writer:
             self._safe += count
         self._waiting, self._seconds, self._rows = [], 0.0, 0
 
+    def settle(self, span: Span) -> None:
+        """Have the manifest say that these combinations were wanted."""
+        requested = joined([*self.run.manifest.requested, span])
+        if requested != self.run.manifest.requested:
+            self.run.manifest = dataclasses.replace(self.run.manifest, requested=requested)
+            self.run.manifest.save(self.run.path / "manifest.json")
+
 
 @contextlib.contextmanager
 def writing(
@@ -214,7 +222,7 @@ def writing(
         experiment: identity of the experiment.
         columns: names of the columns of results.
         networks: to be kept beside the results.
-        wanted: combinations asked for now.
+        wanted: combinations asked for now; none if that shows later (:meth:`Writer.settle`).
         every: seconds of work after which a part is written.
 
     Raises:
