@@ -23,7 +23,7 @@ $(VENV)/installed-dev: $(VENV)/installed-demo
 	touch $@
 
 demo: $(VENV)/installed-demo  ## train two networks on real digits and look at a million combinations of them
-	$(BIN)/python examples/demo.py --combinations $(COMBINATIONS)
+	$(BIN)/fastcomb demo --combinations $(COMBINATIONS)
 
 test: $(VENV)/installed-dev  ## run the test suite (about four minutes)
 	$(BIN)/python -m pytest

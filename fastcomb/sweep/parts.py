@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcomb.files import appear
 from fastcomb.sweep.experiment import Columns
 from fastcomb.sweep.rows import Rows, Span, indices, joined
 
@@ -78,23 +78,6 @@ def write(folder: Path, start: int, columns: Columns, about: Mapping[str, Any]) 
 
     appear(path, fill)
     return Part(start, stop, path, about)
-
-
-def appear(path: Path, fill: Callable[[Path], object]) -> None:
-    """Write a file under another name, have it on disk, and only then give it its own."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        fill(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        os.fsync(folder)
-        os.close(folder)
 
 
 def listed(folder: Path) -> list[Path]:

@@ -27,10 +27,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fastcomb.endpoints import Endpoint
+from fastcomb.files import appear
 from fastcomb.notice import BackendNotice
 from fastcomb.sweep.experiment import Columns
 from fastcomb.sweep.networks import save_networks
-from fastcomb.sweep.parts import DamagedPart, Part, Parts, appear, listed, opened, parquet, write
+from fastcomb.sweep.parts import DamagedPart, Part, Parts, listed, opened, parquet, write
 from fastcomb.sweep.rows import Span, joined
 
 _FORMAT = "fastcomb run 1"

