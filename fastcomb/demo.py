@@ -146,7 +146,7 @@ def run(combinations: int, out: Path) -> None:
         out: folder for pictures, report and runs; run again, what is there is not evaluated again.
     """
     began = time.perf_counter()
-    test, (a, b, aligned) = _networks(out)
+    test, (a, b, aligned) = networks(out)
     ends = []
     for model in (a, b):
         with torch.no_grad():
@@ -188,7 +188,7 @@ def run(combinations: int, out: Path) -> None:
     print(f"\n{time.perf_counter() - began:.0f} s in all")
 
 
-def _networks(out: Path) -> tuple[Samples, list[nn.Module]]:
+def networks(out: Path) -> tuple[Samples, list[nn.Module]]:
     """Test digits, and the two networks and the second one aligned: trained, or kept from last time."""
     (x, y), test = digits(4500)
     paths = [out / f"{name}.safetensors" for name in ("a", "b", "b-aligned")]

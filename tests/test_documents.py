@@ -1,6 +1,7 @@
 """What the README, the demo and the benchmarks say can be done, can be done."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     x = torch.randn(40, 6)
@@ -35,7 +36,7 @@ def test_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_demo_runs_and_finds_what_the_readme_says(tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / "examples/demo.py", "--combinations", "64", "--out", tmp_path],
+        [sys.executable, "-m", "fastcomb", "demo", "--combinations", "64", "--out", tmp_path],
         capture_output=True,
         text=True,
         check=True,
@@ -45,7 +46,11 @@ def test_the_demo_runs_and_finds_what_the_readme_says(tmp_path):
     loss = {(pair, law): float(mean) for pair, law, mean, *_ in rows}
     for law in ("uniform", "Bernoulli(½)", "vicinity"):
         assert loss["aligned", law] < 0.5 * loss["unaligned", law]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alignment.png", "laws.png", "line.png"]
+    assert {"alignment.png", "laws.png", "line.png", "report.html"} <= {p.name for p in tmp_path.iterdir()}
+    shell = re.search(r"```\ncd out/demo\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    for line in shell.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.replace("-n 100000", "-n 1000"))
+        subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, check=True)
 
 
 @pytest.mark.filterwarnings("ignore")
