@@ -61,7 +61,7 @@ class Experiment:
     metrics: Mapping[str, losses.UserLoss]
     dtype: torch.dtype
     backend: str
-    decide: Decide | None
+    decide: Decide | None = None
 
     @staticmethod
     def of(
@@ -80,7 +80,7 @@ class Experiment:
         dtype: torch.dtype | None,
         backend: str,
         data_budget: int,
-        decide: Decide | None,
+        decide: Decide | None = None,
     ) -> Experiment:
         """Check what :func:`fastcomb.evaluate` was given; it explains the arguments and what is raised."""
         losses.resolve(loss)
