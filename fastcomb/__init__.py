@@ -2,17 +2,21 @@
 
 ``evaluate`` is the main job; ``Mixture`` the sequence of networks behind it; the samplers say how the
 mixing coefficients are drawn; ``rebasin.align`` permutes one network to match another; ``barrier``,
-``transitivity``, ``robustness`` and ``diversity`` measure what is between them.
+``transitivity``, ``robustness`` and ``diversity`` measure what is between them; ``compare``,
+``antithetic_mean``, ``stratified_mean`` and ``rare_fraction`` answer what a plain sweep answers poorly.
 """
 
 from importlib.metadata import version
 
 from fastcomb import rebasin, similarity
 from fastcomb.backends import BackendNotice
+from fastcomb.comparison import Comparison, compare
 from fastcomb.confidence_sequence import Precision
 from fastcomb.config import show_config
 from fastcomb.decision import Above, Below
 from fastcomb.density import Density
+from fastcomb.mean_estimate import MeanEstimate
+from fastcomb.means import antithetic_mean, stratified_mean
 from fastcomb.mixture import Mixture
 from fastcomb.phenomena import (
     Barrier,
@@ -26,6 +30,7 @@ from fastcomb.phenomena import (
 )
 from fastcomb.program import Program, capture
 from fastcomb.proportion import Interval, Proportion
+from fastcomb.rare import RareFraction, rare_fraction
 from fastcomb.sampler_text import parse_sampler
 from fastcomb.samplers import (
     Bernoulli,
@@ -51,6 +56,7 @@ __all__ = [
     "Below",
     "Bernoulli",
     "Beta",
+    "Comparison",
     "Constant",
     "Decided",
     "Density",
@@ -58,11 +64,13 @@ __all__ = [
     "Diversity",
     "Interval",
     "Law",
+    "MeanEstimate",
     "Mixture",
     "Normal",
     "Precision",
     "Program",
     "Proportion",
+    "RareFraction",
     "Ray",
     "Robustness",
     "Sampler",
@@ -70,16 +78,20 @@ __all__ = [
     "Sweep",
     "Transitivity",
     "Uniform",
+    "antithetic_mean",
     "barrier",
     "capture",
+    "compare",
     "diversity",
     "evaluate",
     "merge",
     "open_sweep",
     "parse_sampler",
+    "rare_fraction",
     "rebasin",
     "robustness",
     "show_config",
     "similarity",
+    "stratified_mean",
     "transitivity",
 ]
