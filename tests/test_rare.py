@@ -38,6 +38,15 @@ SAMPLERS = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads cost more than they save on networks as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -103,7 +112,9 @@ def test_where_runs_die_the_event_is_bounded_by_what_they_reached():
     none = proportion(0, 300).high
     assert low[2:].tolist() == [0, 0]
     assert high[2:].tolist() == pytest.approx([min(high[1], none)] * 2)
-    assert bounds(estimates, np.array([30, 3, 0, 0]), 1, 3, 0.95)[1][3] == high[1]
+    assert bounds(estimates, np.array([3, 1, 0, 0]), 1, 30, 0.95)[1][3] == high[1]
+    lucky = np.array([[0.1, 0.1], [0.1, 0.0]])
+    assert bounds(lucky, np.array([20, 0]), 1, 200, 0.95)[1][1] == 0.05
 
 
 def test_a_run_that_dies_estimates_zero():
@@ -218,7 +229,7 @@ def test_the_same_seed_gives_the_same_answer(networks):
     a, b, data = networks
     mix = fc.Mixture(a, b, fc.Uniform(-0.5, 1.5, per="neuron"))
     options = {"model": a, "data": data, "n": 100, "repeats": 2}
-    first, again, other = (rare_fraction(mix, "loss", 0.3, seed=s, **options) for s in (1, 1, 2))
+    first, again, other = (rare_fraction(mix, "loss", 0.6, seed=s, **options) for s in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -306,18 +317,18 @@ def test_an_interrupted_search_keeps_complete_runs(networks, monkeypatch):
     mix = fc.Mixture(a, b, fc.Uniform(-0.5, 1.5))
     options = {"model": a, "data": data, "n": 100, "repeats": 5}
     with pytest.warns(BackendNotice, match="2 of 5 repeats"):
-        found = rare_fraction(mix, "loss", 0.5, **options)
+        found = rare_fraction(mix, "loss", 0.9, **options)
     assert found.repeats == len(found.estimates) == 2
     calls[:] = [None]
     with pytest.raises(KeyboardInterrupt):
-        rare_fraction(mix, "loss", 0.5, **options)
+        rare_fraction(mix, "loss", 0.9, **options)
 
 
 def test_results_are_saved_shown_and_drawn(networks, tmp_path):
     a, b, data = networks
     mix = fc.Mixture(a, b, fc.Uniform(-0.5, 1.5))
     options = {"model": a, "data": data, "n": 100, "repeats": 2}
-    rare = rare_fraction(mix, "accuracy", 0.9, above=True, **options)
+    rare = rare_fraction(mix, "accuracy", 0.8, above=True, **options)
     plain = rare_fraction(mix, "loss", 100.0, **options)
     with pytest.warns(BackendNotice):
         missed = rare_fraction(mix, "loss", 1e-9, max_levels=1, **options)
@@ -330,7 +341,7 @@ def test_results_are_saved_shown_and_drawn(networks, tmp_path):
         assert len(lines) == 2 + len(result.thresholds)
         assert len({len(line) for line in lines}) == 1
         assert len(repr(result)) < 200
-    assert "accuracy > 0.9" in repr(rare)
+    assert "accuracy > 0.8" in repr(rare)
 
 
 def test_the_bar_knows_how_far_it_is(capsys):
