@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastcomb.density import Density
+from fastcomb.density import Array, Density
 
 if TYPE_CHECKING:
     from fastcomb.sweep.result import Sweep
@@ -96,6 +96,34 @@ def draw_fraction(axis: Any, density: Density, label: str, *, above: bool = Fals
         fraction = 1 - fraction
     axis.plot(density.finite, fraction, label=label, drawstyle="steps-post")
     axis.set_ylim(0, 1.02)
+
+
+def draw_distribution(
+    axis: Any,
+    density: Density,
+    at: Array,
+    label: str,
+    *,
+    confidence: float = 0.95,
+    steps: bool = True,
+    **style: Any,
+) -> None:
+    """Distribution function of one metric, with the band that holds at all values at once.
+
+    Args:
+        axis: to draw on.
+        density: the distribution; not empty.
+        at: float64 [P], ascending values of the metric at which the function is drawn.
+        label: for a legend.
+        confidence: level of the band (:meth:`fastcomb.Density.band`).
+        steps: whether it is constant between the points; False draws straight lines between some of many.
+        style: of the line, as matplotlib takes it.
+    """
+    drawn = "steps-post" if steps else "default"
+    (line,) = axis.plot(at, density.distribution(at), drawstyle=drawn, label=label, **style)
+    low, high = density.band(at, confidence)
+    step = "post" if steps else None
+    axis.fill_between(at, low, high, step=step, alpha=0.22, color=line.get_color(), linewidth=0)
 
 
 def log_axis(axis: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -9,11 +10,12 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import fastcomb as fc
 from fastcomb.cli.commands import run
-from fastcomb.models import Tiny10
+from fastcomb.models import MLP, Tiny10
 
 MODEL = "fastcomb.models:MLP((7, 63, 3, 5))"
 
@@ -223,3 +225,25 @@ def test_bench(call):
     code, out, _ = call("bench", "--width", 8, "--samples", 50, "--rounds", 1, "--json")
     assert code == 0
     assert json.loads(out)["milliseconds"]["torch loop"] > 0
+
+
+def test_a_torchvision_set_from_its_folder(files, vision):
+    """MNIST's own files, with five small images."""
+    from fastcomb.cli.arguments import read_data
+
+    raw = files / "data/MNIST/raw"
+    raw.mkdir(parents=True)
+    images = np.arange(5 * 28 * 28, dtype=np.uint8).reshape(5, 28, 28)
+    for split in ("train", "t10k"):
+        header = struct.pack(">IIII", 2051, 5, 28, 28)
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 5) + bytes([3, 1, 4, 1, 5]))
+    found = read_data("torchvision:MNIST:data")
+    a, b = MLP((784, 8, 10)).eval(), MLP((784, 8, 10)).eval()
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=found, n=3)
+    x = torch.from_numpy(images.reshape(5, 784) / np.float32(255))
+    with torch.no_grad():
+        loss = F.cross_entropy(sweep.rebuild(1)(x), torch.tensor([3, 1, 4, 1, 5])).item()
+    assert sweep.loss[1] == pytest.approx(loss, rel=1e-4)
+    with pytest.raises(ValueError, match="torchvision has no data set 'MINST'"):
+        read_data("torchvision:MINST:data")

@@ -14,7 +14,7 @@ from fastcomb.density import Density
 from fastcomb.mixture import Mixture
 from fastcomb.proportion import Interval, Proportion, proportion
 from fastcomb.sweep.origin import Origin
-from fastcomb.sweep.rows import Rows
+from fastcomb.sweep.rows import Rows, indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +125,9 @@ class Sweep:
         """
         self._check(metric)
         sign = -1 if (metric == "accuracy" if largest is None else largest) else 1
-        index, values = self.index[:0], np.zeros(0, dtype=np.float32)
+        index, values = indices([], like=self.rows.spans), np.zeros(0, dtype=np.float32)
         for first, columns in self.rows.pieces(metric):
-            own = np.arange(len(columns[metric]), dtype=index.dtype) + index.dtype.type(first)
+            own = indices([(first, first + len(columns[metric]))], like=self.rows.spans)
             index, values = np.concatenate([index, own]), np.concatenate([values, sign * columns[metric]])
             order = np.argsort(values, kind="stable")[:k]
             index, values = index[order], values[order]

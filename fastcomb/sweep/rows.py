@@ -137,8 +137,8 @@ def overlap(a: Sequence[Span], b: Sequence[Span]) -> list[Span]:
     return joined(both)
 
 
-def indices(spans: Sequence[Span]) -> NDArray[Any]:
-    """The indices in these spans: int64, or uint64 where one is 2**63 or more."""
-    dtype = np.uint64 if any(stop > 1 << 63 for _, stop in spans) else np.int64
+def indices(spans: Sequence[Span], like: Sequence[Span] | None = None) -> NDArray[Any]:
+    """The indices in these spans: int64, or uint64 where one (of those in ``like``) is 2**63 or more."""
+    dtype = np.uint64 if any(stop > 1 << 63 for _, stop in like or spans) else np.int64
     parts = [np.arange(stop - start, dtype=dtype) + dtype(start) for start, stop in spans]
     return np.concatenate([np.zeros(0, dtype=dtype), *parts])
