@@ -29,12 +29,12 @@ import scipy.stats
 from tqdm import tqdm
 
 import fastcomb as fc
-from fastcomb import two_samples
-from fastcomb.confidence_sequence import Precision, Running, fraction_sequence, mean_sequence
 from fastcomb.density import Density
-from fastcomb.mean_estimate import from_pairs, from_strata
-from fastcomb.moments import Moments
-from fastcomb.proportion import Interval, proportion
+from fastcomb.statistics import two_samples
+from fastcomb.statistics.confidence_sequence import Precision, Running, fraction_sequence, mean_sequence
+from fastcomb.statistics.mean_estimate import from_pairs, from_strata
+from fastcomb.statistics.moments import Moments
+from fastcomb.statistics.proportion import Interval, proportion
 
 NOMINAL = 0.95
 SIZES = (10, 100, 1000)

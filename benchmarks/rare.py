@@ -31,10 +31,10 @@ from benchmarks.table import cpu
 from fastcomb.density import Array
 from fastcomb.models import MLP
 from fastcomb.phenomena.evaluation import bar
-from fastcomb.proportion import proportion
 from fastcomb.rare import RareFraction, rare_fraction
 from fastcomb.rare.simulation import simulate
 from fastcomb.rare.subset import Size
+from fastcomb.statistics.proportion import proportion
 
 Samples = tuple[Tensor, Tensor]
 

@@ -10,13 +10,9 @@ from importlib.metadata import version
 
 from fastcomb import rebasin, similarity
 from fastcomb.backends import BackendNotice
-from fastcomb.comparison import Comparison, compare
-from fastcomb.confidence_sequence import Precision
 from fastcomb.config import show_config
 from fastcomb.decision import Above, Below
 from fastcomb.density import Density
-from fastcomb.mean_estimate import MeanEstimate
-from fastcomb.means import antithetic_mean, stratified_mean
 from fastcomb.mixture import Mixture
 from fastcomb.phenomena import (
     Barrier,
@@ -29,7 +25,6 @@ from fastcomb.phenomena import (
     transitivity,
 )
 from fastcomb.program import Program, capture
-from fastcomb.proportion import Interval, Proportion
 from fastcomb.rare import RareFraction, rare_fraction
 from fastcomb.sampler_text import parse_sampler
 from fastcomb.samplers import (
@@ -43,6 +38,11 @@ from fastcomb.samplers import (
     ScalarSampler,
     Uniform,
 )
+from fastcomb.statistics.comparison import Comparison, compare
+from fastcomb.statistics.confidence_sequence import Precision
+from fastcomb.statistics.mean_estimate import MeanEstimate
+from fastcomb.statistics.means import antithetic_mean, stratified_mean
+from fastcomb.statistics.proportion import Interval, Proportion
 from fastcomb.stream import STREAM_VERSION
 from fastcomb.sweep import Decided, Ray, Sweep, evaluate, merge, open_sweep
 

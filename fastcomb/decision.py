@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastcomb.proportion import Proportion, proportion
+from fastcomb.statistics.proportion import Proportion, proportion
 from fastcomb.stream import philox4x32_10
 
 #: Pilot combinations that give samples their bounds.

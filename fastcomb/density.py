@@ -11,8 +11,8 @@ import scipy.signal
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-from fastcomb.moments import BLOCK, Moments, blocks
-from fastcomb.proportion import Interval, check_confidence
+from fastcomb.statistics.moments import BLOCK, Moments, blocks
+from fastcomb.statistics.proportion import Interval, check_confidence
 
 Array = NDArray[np.float64]
 

@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as arrays
 
 import fastcomb as fc
 from fastcomb import two_samples
-from fastcomb.comparison import Comparison, compare
 from fastcomb.density import Density
-from fastcomb.moments import Moments
+from fastcomb.statistics.comparison import Comparison, compare
+from fastcomb.statistics.moments import Moments
 from tests.misses import most_misses
 
 #: Two laws, and what they differ by: mean, median, P(A < B) + ½ P(A = B), Wasserstein-1.

@@ -12,7 +12,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastcomb.confidence_sequence import (
+from fastcomb.statistics.confidence_sequence import (
     Precision,
     Running,
     _mixing_weight,
@@ -20,7 +20,7 @@ from fastcomb.confidence_sequence import (
     log_mixture_ratio,
     mean_sequence,
 )
-from fastcomb.proportion import Proportion
+from fastcomb.statistics.proportion import Proportion
 from tests.misses import most_misses
 
 counts = st.integers(0, 10**4).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))

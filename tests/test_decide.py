@@ -202,6 +202,17 @@ def test_shards_and_runs_on_disk_agree(problem, tmp_path):
         opened.density("loss")
 
 
+def test_a_run_that_has_only_begun(problem, tmp_path):
+    a, b, data, level = problem
+    fc.evaluate(a, b, fc.Uniform(), n=5, data=data, decide=fc.Below("loss", level, 0.3), out=tmp_path)
+    next((tmp_path / "parts").iterdir()).unlink()
+    opened = fc.open_sweep(tmp_path)
+    assert opened.summary()["combinations"] == 0
+    assert "question" in str(opened)
+    with pytest.raises(ValueError, match="no combinations to draw"):
+        opened.plot(tmp_path / "taken.png")
+
+
 def test_recomputed_statistics_regression_and_losses_of_ones_own(problem, images):
     torch.manual_seed(0)
     a, b = Tiny10().eval(), Tiny10().eval()

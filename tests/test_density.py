@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 import fastcomb as fc
 from fastcomb.density import Density
-from fastcomb.moments import Moments, blocks
-from fastcomb.proportion import proportion
+from fastcomb.statistics.moments import Moments, blocks
+from fastcomb.statistics.proportion import proportion
 from tests.misses import most_misses
 
 LAWS = {

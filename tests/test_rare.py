@@ -17,12 +17,12 @@ from benchmarks.rare import KNOWN, Known, Normal, linear, solve
 from fastcomb.backends.base import BackendNotice
 from fastcomb.models import MLP, VGG
 from fastcomb.phenomena.evaluation import bar
-from fastcomb.proportion import proportion
 from fastcomb.rare import RareFraction, rare_fraction, simulation
 from fastcomb.rare.fields import Fields
 from fastcomb.rare.interval import bounds, lognormal
 from fastcomb.rare.simulation import simulate
 from fastcomb.rare.subset import Plan, Size, run
+from fastcomb.statistics.proportion import proportion
 from tests.networks import randomised
 
 #: Mean of float32 losses, added up in another order.

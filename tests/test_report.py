@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 
 import fastcomb as fc
-from fastcomb.comparison import compare
 from fastcomb.models import MLP
 from fastcomb.report import numbers, write
 from fastcomb.report.markup import Markup, escaped
 from fastcomb.report.style import COLOURS, SERIES
+from fastcomb.statistics.comparison import compare
 from fastcomb.sweep import parts
 from fastcomb.sweep.rows import Held
 

@@ -44,7 +44,7 @@ def density(
     names = list(measured)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            from fastcomb.comparison import compare
+            from fastcomb.statistics.comparison import compare
 
             comparisons[f"{one} and {other}"] = compare(measured[one], measured[other], metric, confidence)
     if as_json:

@@ -11,8 +11,8 @@ import click
 import torch
 
 from fastcomb.cli.arguments import SamplerType, imported, networks, read_data, read_inputs, read_model
-from fastcomb.confidence_sequence import Precision
 from fastcomb.decision import Above, Below
+from fastcomb.statistics.confidence_sequence import Precision
 from fastcomb.sweep import Ray, Sweep, evaluate, open_sweep
 from fastcomb.sweep.rows import missing
 

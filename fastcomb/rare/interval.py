@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fastcomb.density import Array
-from fastcomb.proportion import proportion, student
+from fastcomb.statistics.proportion import proportion, student
 
 
 def lognormal(estimates: Array, confidence: float) -> tuple[float, float]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastcomb.density import dkw
-from fastcomb.proportion import Interval
 from fastcomb.report.entry import Entry
 from fastcomb.report.numbers import plain
+from fastcomb.statistics.proportion import Interval
 
 #: Losses that are minus the logarithm of the probability of the right class.
 _LOGARITHMIC = {"cross_entropy", "nll"}

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastcomb.proportion import Interval
 from fastcomb.report.entry import Entry
 from fastcomb.report.facts import state
 from fastcomb.report.levels import Level
 from fastcomb.report.markup import Markup, data, join, table, tag
 from fastcomb.report.numbers import Digits, duration, plain, rate
 from fastcomb.report.shown import bounded, ends, heading, key, mean, metric_digits, share, share_digits
+from fastcomb.statistics.proportion import Interval
 from fastcomb.sweep import Decided
 
 #: Metrics that have a sentence and a tile; the others are in the tables of quantiles.

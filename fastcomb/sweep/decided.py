@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcomb.decision import Above, Below, Decide
-from fastcomb.proportion import Proportion
+from fastcomb.statistics.proportion import Proportion
 from fastcomb.sweep.result import Sweep
 
 
@@ -63,14 +63,18 @@ class Decided(Sweep):
         return self._fraction(confidence)
 
     def summary(self) -> dict[str, Any]:
-        fraction = self.fraction
-        return {
+        report: dict[str, Any] = {
             "combinations": len(self),
             "requested": self.requested,
             "samples": self.samples,
             "backend": self.backend,
             "combinations_per_second": self.rate,
             "question": str(self.decide),
+        }
+        if not len(self):
+            return report
+        fraction = self.fraction
+        return report | {
             "fraction": fraction.value,
             "fraction_low": fraction.low,
             "fraction_high": fraction.high,
@@ -79,7 +83,14 @@ class Decided(Sweep):
         }
 
     def plot(self, path: str | Path) -> Path:
-        """Write a picture of how many samples it took, by answer; returns its path."""
+        """Write a picture of how many samples it took, by answer; returns its path.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: there are no combinations.
+        """
+        if not len(self):
+            raise ValueError("there are no combinations to draw")
         from fastcomb.plots import new_figure, save
 
         figure, axes = new_figure(1)

@@ -15,10 +15,10 @@ from torch import nn
 from tqdm import tqdm
 
 from fastcomb.backends import BackendNotice
-from fastcomb.confidence_sequence import Precision
 from fastcomb.decision import Decide
 from fastcomb.endpoints import Theta
 from fastcomb.samplers import Sampler
+from fastcomb.statistics.confidence_sequence import Precision
 from fastcomb.sweep import losses
 from fastcomb.sweep.cluster import Ray, resolve, spread
 from fastcomb.sweep.data import DATA_BUDGET

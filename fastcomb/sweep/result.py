@@ -12,7 +12,7 @@ from torch import nn
 
 from fastcomb.density import Density
 from fastcomb.mixture import Mixture
-from fastcomb.proportion import Interval, Proportion, proportion
+from fastcomb.statistics.proportion import Interval, Proportion, proportion
 from fastcomb.sweep.origin import Origin
 from fastcomb.sweep.rows import Rows, indices
 
@@ -65,7 +65,10 @@ class Sweep:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of what was measured and has a meaning here."""
-        return tuple(n for n in self.rows.names if n != "accuracy" or not np.isnan(self.accuracy).all())
+        names = self.rows.names
+        if "accuracy" in names and len(self) and np.isnan(self.accuracy).all():
+            return tuple(name for name in names if name != "accuracy")
+        return names
 
     @property
     def complete(self) -> bool:

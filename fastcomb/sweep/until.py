@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastcomb.confidence_sequence import Precision, Running
-from fastcomb.proportion import Interval
+from fastcomb.statistics.confidence_sequence import Precision, Running
+from fastcomb.statistics.proportion import Interval
 from fastcomb.sweep.experiment import Columns
 from fastcomb.sweep.rows import Span
 

@@ -17,8 +17,8 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from fastcomb.density import Density, dkw
-from fastcomb.moments import BLOCK, Moments, blocks
-from fastcomb.proportion import Interval, student
+from fastcomb.statistics.moments import BLOCK, Moments, blocks
+from fastcomb.statistics.proportion import Interval, student
 
 Sample = NDArray[np.floating[Any]]
 

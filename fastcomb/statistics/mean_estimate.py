@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastcomb.phenomena.result import Result, markdown
 from fastcomb.plots import new_figure, save
-from fastcomb.proportion import Interval, check_confidence, student
+from fastcomb.statistics.proportion import Interval, check_confidence, student
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastcomb import two_samples
 from fastcomb.density import Array, Density
-from fastcomb.moments import Moments
 from fastcomb.phenomena.result import Result, markdown
 from fastcomb.plots import new_figure, save
-from fastcomb.proportion import Interval, check_confidence
+from fastcomb.statistics import two_samples
+from fastcomb.statistics.moments import Moments
+from fastcomb.statistics.proportion import Interval, check_confidence
 from fastcomb.sweep import Sweep
 from fastcomb.sweep.rows import overlap
 
@@ -28,7 +28,7 @@ class Comparison(Result):
     """Two distributions beside each other.
 
     Differences are those of the second minus the first. The intervals are explained in
-    :mod:`fastcomb.two_samples`.
+    :mod:`fastcomb.statistics.two_samples`.
 
     Attributes:
         labels: of the two, by default "a" and "b".

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from fastcomb import endpoints
 from fastcomb.endpoints import Endpoint, Theta
-from fastcomb.mean_estimate import MeanEstimate, from_pairs, from_strata
 from fastcomb.phenomena.evaluation import Evaluation, Options, bar
-from fastcomb.proportion import check_confidence
 from fastcomb.samplers import Sampler, ScalarSampler
+from fastcomb.statistics.mean_estimate import MeanEstimate, from_pairs, from_strata
+from fastcomb.statistics.proportion import check_confidence
 
 #: How far a law's float32 coefficients may be from symmetric, relative to the larger of 1 and theirs.
 _ASYMMETRY = 2.0**-20

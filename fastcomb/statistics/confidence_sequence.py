@@ -17,8 +17,8 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from fastcomb.moments import Moments
-from fastcomb.proportion import Interval, Proportion, check_confidence, check_count
+from fastcomb.statistics.moments import Moments
+from fastcomb.statistics.proportion import Interval, Proportion, check_confidence, check_count
 
 Quantity = Literal["fraction_below", "fraction_above", "mean"]
 QUANTITIES: tuple[Quantity, ...] = ("fraction_below", "fraction_above", "mean")

@@ -52,7 +52,7 @@ def proportion(count: int, total: int, confidence: float = 0.95) -> Proportion:
 
     Equivalent to ``scipy.stats.binomtest(count, total).proportion_ci(confidence, "exact")``. It is valid for
     a total that was fixed beforehand; where the values themselves say when to stop, see
-    :func:`fastcomb.confidence_sequence.fraction_sequence`.
+    :func:`fastcomb.statistics.confidence_sequence.fraction_sequence`.
 
     Raises:
         ValueError: total < 1, count outside [0, total], or confidence outside (0, 1).

@@ -1,0 +1,1 @@
+"""What values of combinations say about their law: intervals, densities, comparisons, cheaper means."""
