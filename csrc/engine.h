@@ -2,6 +2,7 @@
 // all instructions, ending in losses or outputs.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -146,7 +147,7 @@ class Engine {
   double draws_ = 0;
   std::vector<Instruction> setup_;
   const char* constants_ = nullptr;
-  std::vector<Pass> passes_;
+  std::deque<Pass> passes_;  // which stay where they are
   std::vector<Worker> workers_;
   std::vector<Combination> combinations_;
 };

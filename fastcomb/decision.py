@@ -13,11 +13,12 @@ Lipton, Liang and Ramdas, "Risk-limiting financial audits via weighted sampling 
 Bets need bounds on a sample's value, and a loss has none. A *pilot* finds them: combinations from the far
 end of the sequence (indices just under 2**64) are evaluated in full. 500 of them give each sample its
 bounds, the least and the greatest value seen. Values outside are clipped to them, and the rest of the pilot,
-at least 2/error − 1 combinations, tells how far clipping can move a mean across the level: bets must be won
-with the worst shift among them to spare. A further combination needs more than that with probability at most
-error / 2, since it is exchangeable with the pilot's (the argument of conformal prediction: Vovk, Gammerman
-and Shafer, "Algorithmic Learning in a Random World", 2005). With α = error / 2, the answer for a combination
-is wrong with probability at most ``error``, over its coefficients, the order of its samples and the pilot. A
+at least 2/error − 1 combinations, tells how far clipping can move a mean to the wrong side of the level, on
+whichever side it is: bets must be won with the largest of these shifts to spare. A further combination needs
+more than that with probability at most error / 2, since it is exchangeable with the pilot's (the argument of
+conformal prediction: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005). Of the two
+bets only one can be won wrongly, with probability α = error / 2. So the answer for a combination is wrong
+with probability at most ``error``, over its coefficients, the order of its samples and the pilot. A
 combination all of whose samples were taken has an exact answer.
 
 The order of samples is drawn from unit 0xfffffffe of the coefficient stream, so an answer is a function of
@@ -51,8 +52,8 @@ _BOLD, _MOST = 0.9, 0.95
 _PRIOR = 10
 _LEAST_VARIANCE = 1e-3
 
-#: Samples taken at a time without the compiled engine.
-_BLOCK = 64
+#: Samples taken at a time; few suffice for most combinations.
+BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Decide:
     sign: ClassVar[int]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "level", float(self.level))
+        object.__setattr__(self, "error", float(self.error))
         if self.metric not in ("loss", "accuracy"):
             raise ValueError(
                 f"{type(self).__name__}: metric={self.metric!r} is neither 'loss' nor 'accuracy'"
@@ -204,7 +207,7 @@ class Question:
         won: bool | None = None
         taken = 0
         while won is None and taken < len(order):
-            some = order[taken : taken + _BLOCK]
+            some = order[taken : taken + BLOCK]
             for seen, (sample, found) in enumerate(zip(some, values(some), strict=True), taken + _PRIOR):
                 value, width = self.decide.sign * float(found), self.width[sample]
                 inside = value - self.low[sample]

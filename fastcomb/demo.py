@@ -176,7 +176,7 @@ def run(combinations: int, out: Path) -> None:
     each = torch_loop(a, b, *test)
     print(f"\n{total:,} combinations in {took:.0f} s ({1e3 * took / total:.3f} ms each).")
     print(
-        f"A loop in torch takes {1e3 * each:.2f} ms each, measured on 200: {each * total / 60:.0f} minutes.\n"
+        f"A loop in torch takes {1e3 * each:.2f} ms each, measured on 200: {each * total / 60:.1f} minutes.\n"
     )
     for question, path in {
         "Does it take alignment?": picture_alignment(sweeps, out / "alignment.png"),

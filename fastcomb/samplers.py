@@ -58,6 +58,8 @@ class Sampler(abc.ABC):
             raise ValueError(f"bits={self.bits!r} is neither 16 nor 32")
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
+            if isinstance(value, int) and name != "bits":
+                object.__setattr__(self, name, float(value))
             if isinstance(value, (int, float)) and not math.isfinite(value):
                 raise ValueError(f"{type(self).__name__}: {name}={value} is not finite")
         self._check()

@@ -45,6 +45,7 @@ def test_the_same_call_gives_the_same_bits(pair, data, tmp_path, backend):
     assert kept.backend == backend
 
 
+@pytest.mark.filterwarnings("ignore:the pilot alone evaluates")
 def test_decisions(pair, data):
     options = {"data": data, "n": 500, "decide": fc.Below("loss", 1.65, 0.1)}
     same(

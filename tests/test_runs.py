@@ -1,5 +1,6 @@
 """Results on disk: what is written is what memory would hold, whatever happens on the way."""
 
+import itertools
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -43,6 +45,13 @@ def same(one: fc.Sweep, other: fc.Sweep) -> None:
     assert (one.index == other.index).all()
     for name in one.rows.names:
         np.testing.assert_array_equal(one.rows.column(name), other.rows.column(name))
+
+
+def scaled(factor):
+    def loss(logits, y):
+        return factor * F.cross_entropy(logits, y, reduction="none")
+
+    return loss
 
 
 class TestRoundTrip:
@@ -186,6 +195,48 @@ class TestContinue:
             sweep(n=20, out=tmp_path, **change)
         assert fc.open_sweep(tmp_path).complete
 
+    def test_losses_that_hold_something_else_are_others(self, sweep, tmp_path):
+        for i, (one, other) in enumerate(
+            [
+                (
+                    nn.CrossEntropyLoss(reduction="none"),
+                    nn.CrossEntropyLoss(reduction="none", label_smoothing=0.9),
+                ),
+                (partial(F.cross_entropy, reduction="none"), partial(F.nll_loss, reduction="none")),
+                (scaled(1.0), scaled(2.0)),
+            ]
+        ):
+            sweep(n=20, loss=one, out=tmp_path / str(i))
+            assert sweep(n=30, loss=one, out=tmp_path / str(i)).complete
+            with pytest.raises(ValueError, match=r"loss.sha256 is .* there"):
+                sweep(n=20, loss=other, out=tmp_path / str(i))
+
+    def test_modules_that_compute_something_else_are_others(self, data, tmp_path):
+        class Scaled(nn.Module):
+            def __init__(self, factor):
+                super().__init__()
+                self.linear, self.factor = nn.Linear(7, 5), factor
+
+            def forward(self, x):
+                return self.linear(x) * self.factor
+
+        one, other = Scaled(1.0), Scaled(3.0)
+        weights = one.state_dict(), Scaled(1.0).state_dict()
+        fc.evaluate(*weights, fc.Uniform(), model=one, data=data, n=20, out=tmp_path)
+        with pytest.raises(ValueError, match=r"model.sha256 is .* there"):
+            fc.evaluate(*weights, fc.Uniform(), model=other, data=data, n=20, out=tmp_path)
+
+    @pytest.mark.filterwarnings("ignore:the pilot alone evaluates")
+    def test_equal_numbers_are_equal_whatever_their_type(self, sweep, tmp_path):
+        for level in (1, 1.0, np.float32(1)):
+            assert sweep(n=20, decide=fc.Below("loss", level, 0.3), out=tmp_path).complete
+        assert len(list((tmp_path / "parts").iterdir())) == 1
+
+    def test_a_shuffled_loader_cannot_be_continued(self, sweep, data, tmp_path):
+        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), 10, shuffle=True)
+        with pytest.raises(ValueError, match="pass shuffle=False with out="):
+            sweep(data=loader, out=tmp_path)
+
     def test_other_networks_too(self, sweep, pair, data, tmp_path):
         sweep(n=20, out=tmp_path)
         torch.manual_seed(9)
@@ -194,11 +245,10 @@ class TestContinue:
         assert "theta_a" not in str(error.value)
 
     def test_an_interrupted_run_keeps_what_was_computed(self, sweep, tmp_path):
-        calls = []
+        calls = itertools.count(1)
 
         def loss(logits, y):
-            calls.append(1)
-            if len(calls) == 200:
+            if next(calls) == 200:
                 raise KeyboardInterrupt
             return F.cross_entropy(logits, y, reduction="none")
 
@@ -331,8 +381,9 @@ class TestFaults:
         sweep(n=20, out=tmp_path)
         sweep(n=20, seed=1, out=tmp_path / "other")
         (tmp_path / "manifest.json").write_bytes((tmp_path / "other/manifest.json").read_bytes())
-        with pytest.raises(ValueError, match="holds results of another experiment"):
-            fc.open_sweep(tmp_path)
+        for call in (lambda: fc.open_sweep(tmp_path), lambda: sweep(n=20, seed=1, out=tmp_path)):
+            with pytest.raises(ValueError, match="holds results of another experiment"):
+                call()
 
     def test_a_torn_manifest_and_a_missing_one(self, sweep, tmp_path):
         sweep(n=20, out=tmp_path)
@@ -379,6 +430,20 @@ class TestFaults:
         assert len(fc.open_sweep(tmp_path)) == 100
         same(sweep(n=300, out=tmp_path), sweep(n=300))
 
+    def test_a_folder_of_other_things(self, sweep, tmp_path):
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(ValueError, match=r"holds 'notes.txt' and is no run"):
+            sweep(out=tmp_path)
+
+    def test_numbers_that_are_none(self, sweep):
+        assert len(sweep(n=1e2)) == 100
+        with pytest.raises(TypeError, match=r"n=1.5 is not an integer"):
+            sweep(n=1.5)
+        with pytest.raises(ValueError, match="level is NaN"):
+            sweep(n=5).fraction_below("loss", float("nan"))
+        with pytest.raises(TypeError, match="metrics is a list"):
+            sweep(n=5, metrics=["top5"])
+
     def test_save_every_must_be_a_time(self, sweep, tmp_path):
         with pytest.raises(ValueError, match="save_every=-1"):
             sweep(out=tmp_path / "run", save_every=-1)
@@ -410,6 +475,12 @@ class TestMerge:
         parts.write(tmp_path / "c/parts", 0, wrong, about)
         with pytest.raises(ValueError, match="disagree about loss of combinations 0 to 29"):
             fc.merge([tmp_path / "a", tmp_path / "c"], tmp_path / "all")
+        with pytest.raises(ValueError, match="disagree about loss of combinations 0 to 29"):
+            fc.merge([tmp_path / "a"], tmp_path / "c")
+        with pytest.raises(TypeError, match="is one folder; pass a list"):
+            fc.merge(str(tmp_path / "a"), tmp_path / "all")
+        with pytest.raises(ValueError, match="is one of the runs; merge them into another"):
+            fc.merge([tmp_path / "a"], tmp_path / "a")
         with pytest.raises(ValueError, match="runs is empty"):
             fc.merge([], tmp_path / "all")
         assert not (tmp_path / "all").exists()
@@ -429,7 +500,9 @@ class TestUntil:
         kept = sweep(n=100_000, until=until, backend=backend, out=tmp_path)
         same(kept, found)
         assert kept.estimate == found.estimate
-        assert fc.open_sweep(tmp_path).complete
+        opened = fc.open_sweep(tmp_path)
+        assert opened.complete
+        assert opened.estimate == found.estimate
         same(sweep(n=100_000, until=until, backend=backend, out=tmp_path), found)  # nothing left to do
         finer = fc.Precision("fraction_below", self.level, half_width=0.03)
         assert sweep(n=100_000, until=finer, backend=backend, out=tmp_path).estimate.half_width <= 0.03

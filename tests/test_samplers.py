@@ -100,12 +100,12 @@ def test_discrete_laws_keep_their_values():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: fc.Uniform(1, 1), "low=1 must be below high=1"),
+        (lambda: fc.Uniform(1, 1), "low=1.0 must be below high=1.0"),
         (lambda: fc.Uniform(0, float("inf")), "high=inf is not finite"),
         (lambda: fc.Bernoulli(1.5), r"p=1.5 is outside \[0, 1\]"),
         (lambda: fc.Bernoulli(float("nan")), "p=nan is not finite"),
         (lambda: fc.Beta(0, 1), "must be positive"),
-        (lambda: fc.Normal(0.5, -1), "std=-1 must be positive"),
+        (lambda: fc.Normal(0.5, -1), "std=-1.0 must be positive"),
         (lambda: fc.Constant(float("nan")), "not finite"),
         (lambda: fc.Uniform(per="channel"), "per='channel' is none of 'element', 'neuron'"),
         (lambda: fc.Uniform(bits=8), "bits=8 is neither 16 nor 32"),

@@ -145,6 +145,21 @@ class SamplerType(click.ParamType[Sampler]):
             self.fail(str(error), param, ctx)
 
 
+class CountType(click.ParamType[int]):
+    """A number of things, at least one; 1e6 is one too."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if number < 1 or not number.is_integer():
+            self.fail(f"{value!r} is not a number of at least 1", param, ctx)
+        return int(value) if str(value).isdigit() else int(number)
+
+
 def networks(command: Callable[..., Any]) -> Callable[..., Any]:
     """Arguments A and B (checkpoints) and the option --model."""
     command = click.option(

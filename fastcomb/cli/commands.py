@@ -72,8 +72,14 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         code = group.main(rest, prog_name="fastcomb", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        message = " ".join(error.format_message().split())
+        context = getattr(error, "ctx", None)
+        help = f" ({context.command_path} --help)" if context else ""
+        click.echo(f"error: {message}{help}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)

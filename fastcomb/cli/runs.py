@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fastcomb.cli.sweep import fraction, shown
+from fastcomb.cli.sweep import as_text, fraction, shown
 from fastcomb.sweep import Decided, Sweep, open_sweep
 from fastcomb.sweep import merge as merge_runs
 
@@ -49,7 +48,7 @@ def density(
             comparisons[f"{one} and {other}"] = compare(measured[one], measured[other], metric, confidence)
     if as_json:
         compared = {pair: found.headline for pair, found in comparisons.items()}
-        click.echo(json.dumps({"runs": reports, "comparisons": compared}, indent=1))
+        click.echo(as_text({"runs": reports, "comparisons": compared}))
         return
     for label, report in reports.items():
         click.echo(label)
@@ -91,8 +90,10 @@ def labels(runs: tuple[str, ...]) -> list[str]:
 
 
 def _described(found: Sweep, metric: str, level: float | None, confidence: float) -> dict[str, Any]:
-    if isinstance(found, Decided) or not len(found):
-        return found.summary()
+    if not len(found):
+        return {"combinations": 0, "requested": found.requested, "complete": False}
+    if isinstance(found, Decided):
+        return found.summary() | (fraction(found, metric, level) if level is not None else {})
     values = found.density(metric)
     report: dict[str, Any] = {
         "combinations": len(found),
@@ -103,6 +104,9 @@ def _described(found: Sweep, metric: str, level: float | None, confidence: float
     for q in _LEVELS:
         interval = values.quantile_interval(q, confidence)
         report[f"{metric}_q{round(100 * q):02d}"] = [interval.value, interval.low, interval.high]
+    if found.estimate is not None:  # the sweep stopped when this was precise enough
+        estimate = found.estimate
+        report["estimate_until"] = [estimate.value, estimate.low, estimate.high]
     return report | (fraction(found, metric, level) if level is not None else {})
 
 

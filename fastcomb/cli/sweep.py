@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ from typing import Any
 import click
 import torch
 
-from fastcomb.cli.arguments import SamplerType, imported, networks, read_data, read_inputs, read_model
+from fastcomb.cli.arguments import (
+    CountType,
+    SamplerType,
+    imported,
+    networks,
+    read_data,
+    read_inputs,
+    read_model,
+)
 from fastcomb.decision import Above, Below
 from fastcomb.statistics.confidence_sequence import Precision
 from fastcomb.sweep import Ray, Sweep, evaluate, open_sweep
@@ -38,7 +47,7 @@ _DTYPES = {
     required=True,
     help=".npz or .safetensors with x and y, package.module:name, or torchvision:NAME:FOLDER.",
 )
-@click.option("-n", default=1_000_000, show_default=True, type=click.IntRange(1), help="Combinations.")
+@click.option("-n", default=1_000_000, show_default=True, type=CountType(), help="Combinations.")
 @click.option("--start", default=0, show_default=True, type=click.IntRange(0), help="Index of the first.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
@@ -121,7 +130,9 @@ def sweep(a: str, b: str, as_json: bool, dry_run: bool, quiet: bool, **given: An
         **options,
     )
     report = found.summary() | ({"out": given["out"]} if given["out"] else {})
-    if given["level"] is not None:
+    if (
+        given["level"] is not None and not given["half_width"]
+    ):  # then the estimate's interval is the valid one
         report |= fraction(found, given["metric"], given["level"])
     _show(report, as_json)
     return 0 if found.complete else 130
@@ -140,6 +151,8 @@ def fraction(found: Sweep, metric: str, level: float) -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """A value as a table has it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.5g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -147,10 +160,23 @@ def shown(value: Any) -> str:
 
 def _show(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(report, indent=1))
+        click.echo(as_text(report))
         return
     for name, value in report.items():
         click.echo(f"{name.replace('_', ' '):34}{shown(value)}")
+
+
+def as_text(report: Any) -> str:
+    """JSON; numbers that are not finite become null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(report), indent=1)
 
 
 def _dry(

@@ -31,6 +31,7 @@ class Data:
         samples: N.
         held: whether the samples are in memory.
         lowest, highest: extremes of integer targets, else None.
+        shuffled: whether they come from a DataLoader that draws its order.
 
     Raises:
         TypeError, ValueError: not pairs of tensors, empty, or of different lengths.
@@ -40,6 +41,7 @@ class Data:
         self._loader: DataLoader[Any]
         self._held: tuple[Tensor, Tensor] | None = None
         self.samples = 0
+        self.shuffled = isinstance(source, DataLoader) and isinstance(source.sampler, RandomSampler)
         self.lowest: int | None = None
         self.highest: int | None = None
         if isinstance(source, (tuple, list)):
@@ -107,7 +109,7 @@ class Data:
             if pairs is not None:
                 pairs.append((x, y))
         if pairs is None:
-            if isinstance(self._loader.sampler, RandomSampler):
+            if self.shuffled:
                 raise ValueError(
                     f"the data exceed data_budget={budget} bytes, so they are streamed on every pass, and a "
                     "shuffled DataLoader yields another order each time; pass shuffle=False or raise "

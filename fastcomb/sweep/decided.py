@@ -20,8 +20,8 @@ class Decided(Sweep):
 
     ``sweep.fraction_below(metric, level)`` (or ``fraction_above``) with the decided metric and level is the
     fraction of combinations for which it holds; its interval accounts for wrong answers. What else a
-    :class:`Sweep` says about a metric is an error, for its values are estimates from chosen samples;
-    ``sweep.rows`` has them in the metric's column.
+    :class:`Sweep` says about a metric is an error. Column "loss_estimate" (or "accuracy_estimate") of
+    ``sweep.rows`` has what the samples taken say of the metric; it is exact where all were.
 
     Attributes:
         decide: the question.
@@ -32,6 +32,14 @@ class Decided(Sweep):
     @property
     def metrics(self) -> tuple[str, ...]:
         return ()
+
+    @property
+    def loss(self) -> NDArray[np.float32]:
+        raise self._unmeasured("loss")
+
+    @property
+    def accuracy(self) -> NDArray[np.float32]:
+        raise self._unmeasured("accuracy")
 
     @property
     def holds(self) -> NDArray[np.bool_]:
@@ -108,7 +116,10 @@ class Decided(Sweep):
         return self.decide.fraction(int(self.holds.sum()), len(self), confidence)
 
     def _check(self, metric: str) -> None:
-        raise ValueError(
+        raise self._unmeasured(metric)
+
+    def _unmeasured(self, metric: str) -> ValueError:
+        return ValueError(
             f"this sweep answered {self.decide} and measured nothing; evaluate without decide= for {metric}"
         )
 

@@ -25,7 +25,7 @@ from fastcomb.sweep.data import DATA_BUDGET
 from fastcomb.sweep.decided import Decided
 from fastcomb.sweep.experiment import Experiment, Job, Piece
 from fastcomb.sweep.origin import Ran
-from fastcomb.sweep.pilot import pose
+from fastcomb.sweep.pilot import check, pose
 from fastcomb.sweep.result import Sweep
 from fastcomb.sweep.rows import Collected, Span, missing
 from fastcomb.sweep.run import Writer, writing
@@ -110,7 +110,7 @@ def evaluate(
         OSError: ``out`` cannot be written, or the disk is full; what was written before is safe.
         RuntimeError: another process writes to ``out``.
     """
-    n, start = operator.index(n), operator.index(start)
+    n, start = _integer("n", n), _integer("start", start)
     if n < 1:
         raise ValueError(f"n={n}: at least one combination is needed")
     if start < 0 or start + n > 1 << 64:
@@ -142,7 +142,12 @@ def evaluate(
     )
     job = experiment.start()
     if decide is not None:
-        job = job.asking(pose(decide, job, progress))
+        check(decide, job)
+    if out is not None and experiment.data.shuffled:
+        raise ValueError(
+            "data come from a shuffled DataLoader, which has another order for the call that continues a "
+            "run; pass shuffle=False with out="
+        )
     kept: Any = contextlib.nullcontext()
     if out is not None:
         networks = experiment.mixture.networks
@@ -155,6 +160,15 @@ def evaluate(
             if any(watch.see(*piece) for piece in found):
                 return _outcome(job, None, writer, watch, watch.seen, 0.0)
         todo = [wanted] if writer is None else missing(wanted, writer.done)
+        if decide is not None and todo:
+            if n <= decide.pilot:
+                warnings.warn(
+                    f"the pilot alone evaluates {decide.pilot} combinations in full, and n={n}: this takes "
+                    "fewer samples without decide=",
+                    BackendNotice,
+                    stacklevel=2,
+                )
+            job = job.asking(pose(decide, job, progress))
         pieces = job.timed(todo) if cluster is None else spread(cluster, experiment, job, todo)
         with contextlib.closing(pieces):
             return _collect(job, pieces, todo, wanted, writer, watch, progress)
@@ -209,14 +223,15 @@ def _outcome(
     origin = Ran(job)
     if writer is not None:
         writer.flush()
-        writer.settle(span)
-        return dataclasses.replace(from_run(writer.run, origin, span), estimate=watch.interval)
+        estimate = watch.interval()
+        writer.settle(span, estimate)
+        return dataclasses.replace(from_run(writer.run, origin, span), estimate=estimate)
     assert collected is not None
     rows = collected.rows(span)
     given = rows, span[1] - span[0], job.data.samples, seconds, job.runner.name, origin
     if job.question is not None:
         return Decided(*given, decide=job.question.decide)
-    return Sweep(*given, estimate=watch.interval)
+    return Sweep(*given, estimate=watch.interval())
 
 
 def _check_until(until: Precision, decide: Decide | None, metrics: Mapping[str, Any]) -> None:
@@ -227,6 +242,16 @@ def _check_until(until: Precision, decide: Decide | None, metrics: Mapping[str, 
     known = ("loss", "accuracy", *metrics)
     if until.metric not in known:
         raise ValueError(f"until: metric={until.metric!r} is none of {', '.join(known)}")
+
+
+def _integer(name: str, value: Any) -> int:
+    """An integer, as which 1e6 counts too."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r} is not an integer") from None
 
 
 def _device(device: torch.device | str) -> torch.device:

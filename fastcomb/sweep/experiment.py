@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import inspect
-import textwrap
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +23,7 @@ from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
 from fastcomb.samplers import Sampler
 from fastcomb.stream import STREAM_VERSION
-from fastcomb.sweep import losses
+from fastcomb.sweep import identity, losses
 from fastcomb.sweep.data import Data
 from fastcomb.sweep.pilot import answers
 
@@ -130,6 +127,8 @@ class Experiment:
         )
         scores = Scores(measures, self.loss if isinstance(self.loss, str) else "", classes)
         names = ("loss", "accuracy", *self.metrics)
+        if self.decide:
+            names = (f"{self.decide.metric}_estimate", "samples", "holds")
         return Job(runner, module, self.data.to(mixture.device, self.dtype), scores, chunk, names)
 
     def identity(self) -> dict[str, Any]:
@@ -146,13 +145,13 @@ class Experiment:
             },
             "model": {
                 "class": f"{kind.__module__}.{kind.__qualname__}",
-                "sha256": hashlib.sha256(repr(self.module).encode()).hexdigest(),
+                "sha256": identity.of_module(self.module),
             },
             "sampler": {"law": repr(mixture.sampler), "sha256": law.hex},
             "seed": mixture.seed,
             "data": {"samples": self.data.samples, "sha256": self.data.digest()},
-            "loss": _named(self.loss),
-            "metrics": {name: _named(metric) for name, metric in self.metrics.items()},
+            "loss": identity.of_function(self.loss),
+            "metrics": {name: identity.of_function(metric) for name, metric in self.metrics.items()},
             "dtype": str(self.dtype).removeprefix("torch."),
             "decide": self.decide and self.decide.record,
             "batch_norm": {
@@ -186,9 +185,7 @@ class Job:
 
     def asking(self, question: Question) -> Job:
         """This job, to answer a question."""
-        return dataclasses.replace(
-            self, question=question, names=(question.decide.metric, "samples", "holds")
-        )
+        return dataclasses.replace(self, question=question)
 
     def timed(self, spans: Sequence[tuple[int, int]]) -> Generator[Piece]:
         """Pieces of the results of some spans, with how long each took and on what."""
@@ -230,15 +227,3 @@ class Job:
             means = (torch.cat(totals, dim=1) / self.data.samples).float().cpu().numpy()
             wanted = means[:, max(start - low, 0) : stop - low]
             yield max(start, low), dict(zip(self.names, np.ascontiguousarray(wanted), strict=True))
-
-
-def _named(function: str | losses.UserLoss) -> Any:
-    """A loss as JSON: a name, or where a callable is from and what its source says."""
-    if isinstance(function, str):
-        return function
-    kind = function if hasattr(function, "__qualname__") else type(function)
-    try:
-        source = hashlib.sha256(textwrap.dedent(inspect.getsource(kind)).encode()).hexdigest()
-    except (OSError, TypeError):
-        source = None
-    return {"callable": f"{kind.__module__}.{kind.__qualname__}", "sha256": source}

@@ -15,7 +15,7 @@ from fastcomb.backends.base import Score
 UserLoss = Callable[[Any, Tensor], Tensor]
 
 #: Columns that a sweep has by itself.
-RESERVED = ("index", "loss", "accuracy", "samples", "holds")
+RESERVED = ("index", "loss", "accuracy")
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -62,6 +62,8 @@ def named(metrics: Mapping[str, UserLoss]) -> dict[str, UserLoss]:
     Raises:
         TypeError, ValueError: a name that cannot name a column, or a value that is not callable.
     """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics is a {type(metrics).__name__}; pass a mapping of names to callables")
     for name, metric in metrics.items():
         if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
             raise ValueError(

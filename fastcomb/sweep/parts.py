@@ -23,12 +23,19 @@ from fastcomb.sweep.rows import Rows, Span, indices, joined
 _NAME = re.compile(r"part-(\d{20})-(\d{20})\.parquet")
 _KEY = b"fastcomb"
 
+#: What reading a broken file may raise.
+_UNREADABLE = (OSError, ValueError, KeyError, NotImplementedError)
+
 #: Combinations that are read at a time.
 _READ_AT_ONCE = 1 << 20
 
 
 class DamagedPart(ValueError):
     """A file of results that is not what was written."""
+
+
+class ForeignPart(DamagedPart):
+    """A file of results of another experiment."""
 
 
 class Part(NamedTuple):
@@ -94,20 +101,22 @@ def opened(path: Path, experiment: str, names: Sequence[str]) -> Part:
         names: the columns that it must have.
 
     Raises:
-        DamagedPart: it is cut off, of another experiment, or not what its name says.
+        DamagedPart: it is cut off, or not what its name says.
+        ForeignPart: it is of another experiment.
     """
     match = _NAME.fullmatch(path.name)
     assert match is not None
     start, stop = int(match[1]), int(match[2])
     try:
-        file = parquet().ParquetFile(path)
-        about = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
-        rows, found = file.metadata.num_rows, set(file.schema_arrow.names)
-        file.close()
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        with parquet().ParquetFile(path) as file:
+            about = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
+            rows, found = file.metadata.num_rows, set(file.schema_arrow.names)
+    except _UNREADABLE as error:
         raise DamagedPart(f"{path} is damaged: {_first_line(error)}") from error
     if about.get("experiment") != experiment:
-        raise DamagedPart(f"{path} holds results of another experiment than the manifest beside it says")
+        raise ForeignPart(
+            f"{path} holds results of another experiment than the manifest beside it says; move it away"
+        )
     if rows != stop - start or not {"index", *names} <= found:
         raise DamagedPart(f"{path} holds {rows} rows of {sorted(found)}; its name and run say otherwise")
     return Part(start, stop, path, about)
@@ -148,16 +157,8 @@ class Parts(Rows):
     def pieces(self, *names: str) -> Iterator[tuple[int, Columns]]:
         for part, start, stop in self._taken:
             try:
-                file = parquet().ParquetFile(part.path, page_checksum_verification=True)
-                at = part.start
-                for batch in file.iter_batches(_READ_AT_ONCE, columns=list(names)):
-                    low, high = max(start, at), min(stop, at + len(batch))
-                    if low < high:
-                        columns = {name: batch[name].to_numpy(zero_copy_only=False) for name in names}
-                        yield low, {name: values[low - at : high - at] for name, values in columns.items()}
-                    at += len(batch)
-                file.close()
-            except (OSError, ValueError) as error:
+                yield from _read(part, start, stop, names)
+            except _UNREADABLE as error:
                 raise DamagedPart(
                     f"{part.path} is damaged ({_first_line(error)}); delete it and evaluate again with the "
                     "same out= to compute its combinations anew"
@@ -175,6 +176,17 @@ class Parts(Rows):
                 at += len(values)
             self._read[name] = np.zeros(0, dtype=np.float32) if found is None else found
         return self._read[name]
+
+
+def _read(part: Part, start: int, stop: int, names: Sequence[str]) -> Iterator[tuple[int, Columns]]:
+    at = part.start
+    with parquet().ParquetFile(part.path, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(_READ_AT_ONCE, columns=list(names)):
+            low, high = max(start, at), min(stop, at + len(batch))
+            if low < high:
+                columns = {name: batch[name].to_numpy(zero_copy_only=False) for name in names}
+                yield low, {name: values[low - at : high - at] for name, values in columns.items()}
+            at += len(batch)
 
 
 def _first_line(error: Exception) -> str:

@@ -20,27 +20,28 @@ if TYPE_CHECKING:
 _LEAST_WIDTH = 0.02
 
 
-def pose(decide: Decide, job: Job, progress: bool | None) -> Question:
-    """Evaluate the pilot.
-
-    Raises:
-        ValueError: the question cannot be asked about this job.
-    """
+def check(decide: Decide, job: Job) -> None:
+    """Raise ValueError where the question cannot be asked about this job."""
     if not job.data.held:
         raise ValueError("decide= takes samples in random order, so they must be held; raise data_budget=")
     if decide.metric == "accuracy" and not job.scores.classes:
         raise ValueError("decide: this task has no accuracy; its targets are not class numbers")
+
+
+def pose(decide: Decide, job: Job, progress: bool | None) -> Question:
+    """Evaluate the pilot of a job that was checked."""
     mixture = job.runner.mixture
     total = decide.pilot
     hidden = None if progress is None else not progress
-    low = high = np.zeros(0)
-    least, greatest = 0.0, 0.0
+    low, high = np.full((2, job.data.samples), np.nan)
+    slack = 0.0
     moments = np.zeros(3)
     with tqdm(total=total, unit="comb", desc="pilot", disable=hidden, leave=False) as bar:
         for values in _every(job, decide, (1 << 64) - total, (1 << 64) - decide.checked):
-            low = np.minimum(low, values.min(0)) if len(low) else values.min(0)
-            high = np.maximum(high, values.max(0)) if len(high) else values.max(0)
+            finite = np.where(np.isfinite(values), values, np.nan)
+            low, high = np.fmin(low, np.fmin.reduce(finite)), np.fmax(high, np.fmax.reduce(finite))
             bar.update(len(values))
+        low, high = np.nan_to_num(low), np.nan_to_num(high)  # a sample that was never finite counts as above
         width = np.maximum(high - low, max(_LEAST_WIDTH * float((high - low).mean()), 1e-6))
         low = (low + high - width) / 2
         level = decide.sign * float(np.float32(decide.level))
@@ -49,12 +50,11 @@ def pose(decide: Decide, job: Job, progress: bool | None) -> Question:
             clipped = np.clip(np.where(np.isnan(values), np.inf, values), low, low + width)
             share = (clipped - low) / width
             moments += [(width * share**power).sum() for power in range(3)]
-            clipped = clipped.mean(1)
-            least = max(least, float((level - clipped)[~holds].max(initial=0)))
-            greatest = max(greatest, float((clipped - level)[holds].max(initial=0)))
+            shift = np.where(holds, 1, -1) * (clipped.mean(1) - level)  # to the wrong side of the level
+            slack = max(slack, float(shift.max()))
             bar.update(len(values))
     samples, base = len(low), float(low.sum())
-    below, above = samples * (level - least) - base, samples * (level + greatest) - base
+    below, above = samples * (level - slack) - base, samples * (level + slack) - base
     expected, square = moments[1:] / moments[0]
     return Question(decide, low, width, below, above, expected, square - expected**2, mixture.seed)
 
@@ -84,7 +84,7 @@ def answers(job: Job, question: Question, start: int, stop: int) -> Iterator[tup
         yield (
             low,
             {
-                question.decide.metric: np.array(mean, dtype=np.float32),
+                f"{question.decide.metric}_estimate": np.array(mean, dtype=np.float32),
                 "samples": np.array(samples, dtype=np.int32),
                 "holds": np.array(holds, dtype=bool),
             },

@@ -73,7 +73,7 @@ class Sweep:
     @property
     def complete(self) -> bool:
         """Whether all requested combinations are there."""
-        return len(self) == self.requested
+        return 0 < self.requested <= len(self)
 
     @property
     def mixture(self) -> Mixture:
@@ -105,14 +105,14 @@ class Sweep:
         not below any level. The values are compared in their own precision, float32.
         """
         self._check(metric)
-        limit = np.float32(level)
+        limit = _level(level)
         count = sum(int((c[metric] < limit).sum()) for _, c in self.rows.pieces(metric))
         return proportion(count, len(self), confidence)
 
     def fraction_above(self, metric: str, level: float, confidence: float = 0.95) -> Proportion:
         """Fraction of combinations with ``metric`` > level; see :meth:`fraction_below`."""
         self._check(metric)
-        limit = np.float32(level)
+        limit = _level(level)
         count = sum(int((c[metric] > limit).sum()) for _, c in self.rows.pieces(metric))
         return proportion(count, len(self), confidence)
 
@@ -189,3 +189,9 @@ class Sweep:
             shown = f"{value:.5g}" if isinstance(value, float) else str(value)
             lines.append(f"  {name.replace('_', ' '):28}{shown}")
         return "\n".join(lines)
+
+
+def _level(level: float) -> np.float32:
+    if np.isnan(level):
+        raise ValueError("level is NaN; nothing is below or above it")
+    return np.float32(level)

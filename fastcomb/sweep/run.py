@@ -29,12 +29,16 @@ from filelock import FileLock, Timeout
 from fastcomb.endpoints import Endpoint
 from fastcomb.files import appear
 from fastcomb.notice import BackendNotice
+from fastcomb.statistics.proportion import Interval, Proportion
 from fastcomb.sweep.experiment import Columns
 from fastcomb.sweep.networks import save_networks
-from fastcomb.sweep.parts import DamagedPart, Part, Parts, listed, opened, parquet, write
+from fastcomb.sweep.parts import DamagedPart, ForeignPart, Part, Parts, listed, opened, parquet, write
 from fastcomb.sweep.rows import Span, joined
 
 _FORMAT = "fastcomb run 1"
+
+#: Seconds of work in the first part; each has twice as many as the last, up to what was asked for.
+_FIRST_PART = 2.0
 
 #: Most combinations in a part.
 PART_ROWS = 1 << 20
@@ -49,12 +53,14 @@ class Manifest:
         columns: names of the columns of results.
         requested: combinations asked for, all in all.
         created: when, ISO 8601.
+        estimate: what the last sweep with ``until`` found, if nothing was asked for since.
     """
 
     experiment: Mapping[str, Any]
     columns: tuple[str, ...]
     requested: list[Span]
     created: str
+    estimate: Interval | None = None
 
     @property
     def digest(self) -> str:
@@ -69,6 +75,7 @@ class Manifest:
             "digest": self.digest,
             "requested": self.requested,
             "created": self.created,
+            "estimate": None if self.estimate is None else dataclasses.asdict(self.estimate),
         }
         text = json.dumps(record, indent=1) + "\n"
         appear(path, lambda beside: beside.write_text(text, "utf-8"))
@@ -91,7 +98,8 @@ class Manifest:
             if any(not 0 <= start < stop <= 1 << 64 for start, stop in requested):
                 raise ValueError(f"requested={requested} are no spans of combinations")
             columns = tuple(record["columns"])
-            manifest = Manifest(record["experiment"], columns, requested, record["created"])
+            estimate = _interval(record["estimate"]) if record["estimate"] else None
+            manifest = Manifest(record["experiment"], columns, requested, record["created"], estimate)
             if record["digest"] != manifest.digest:
                 raise ValueError("its digest does not fit: it was changed after it was written")
         except (ValueError, KeyError, TypeError) as error:
@@ -129,6 +137,8 @@ class Run:
         for path in listed(self.path / "parts"):
             try:
                 found.append(opened(path, self.manifest.digest, self.manifest.columns))
+            except ForeignPart:
+                raise
             except DamagedPart as error:
                 if damaged is None:
                     raise DamagedPart(
@@ -155,13 +165,14 @@ class Writer:
 
     def __init__(self, run: Run, every: float) -> None:
         self.run, self._every = run, every
+        self._next = min(every, _FIRST_PART)
         (run.path / "parts").mkdir(exist_ok=True)
         for left in (run.path / "parts").glob(".part-*.tmp"):  # by a process that was killed
             left.unlink()
         self.done = Parts(run.parts(_set_aside), run.manifest.columns).spans
         self._safe = sum(stop - start for start, stop in self.done)
         self._waiting: list[tuple[int, Columns]] = []
-        self._seconds, self._rows = 0.0, 0
+        self._seconds = 0.0
         self._about: Mapping[str, Any] = {}
 
     def add(self, first: int, columns: Columns, seconds: float, about: Mapping[str, Any]) -> None:
@@ -169,13 +180,15 @@ class Writer:
         if self._waiting and about != self._about:
             self.flush()
         self._about = about
-        count = len(next(iter(columns.values())))
-        self._waiting.append((first, columns))
-        self.done = joined([*self.done, (first, first + count)])
         self._seconds += seconds
-        self._rows += count
-        if self._seconds >= self._every or self._rows >= PART_ROWS:
+        self._waiting.append((first, columns))
+        self.done = joined([*self.done, (first, first + _count(columns))])
+        if self._seconds >= self._next or self._rows >= PART_ROWS:
             self.flush()
+
+    @property
+    def _rows(self) -> int:
+        return sum(_count(columns) for _, columns in self._waiting)
 
     def flush(self) -> None:
         """Write what waits.
@@ -183,12 +196,13 @@ class Writer:
         Raises:
             OSError: it cannot be written; says what is safe.
         """
+        total = self._rows
         for start, columns in _successive(self._waiting):
-            count = len(next(iter(columns.values())))
+            count = _count(columns)
             about = {
                 "experiment": self.run.manifest.digest,
                 **self._about,
-                "seconds": self._seconds * count / self._rows,
+                "seconds": self._seconds * count / total,
             }
             try:
                 write(self.run.path / "parts", start, columns, about)
@@ -196,13 +210,15 @@ class Writer:
                 safe = f"{self._safe:,} combinations are safe there and the same call continues"
                 raise _explained(error, self.run.path, safe) from error
             self._safe += count
-        self._waiting, self._seconds, self._rows = [], 0.0, 0
+        self._waiting, self._seconds = [], 0.0
+        self._next = min(self._every, 2 * self._next)
 
-    def settle(self, span: Span) -> None:
-        """Have the manifest say that these combinations were wanted."""
-        requested = joined([*self.run.manifest.requested, span])
-        if requested != self.run.manifest.requested:
-            self.run.manifest = dataclasses.replace(self.run.manifest, requested=requested)
+    def settle(self, span: Span, estimate: Interval | None) -> None:
+        """Have the manifest say that these combinations were wanted, and what they were wanted for."""
+        there = self.run.manifest
+        requested = joined([*there.requested, span])
+        if requested != there.requested or (estimate and estimate != there.estimate):
+            self.run.manifest = dataclasses.replace(there, requested=requested, estimate=estimate)
             self.run.manifest.save(self.run.path / "manifest.json")
 
 
@@ -259,8 +275,12 @@ def _request(
         check_same(path, there, experiment, columns)
         requested = joined([*there.requested, *wanted])
         if requested != there.requested:
-            Manifest(experiment, columns, requested, there.created).save(manifest)
+            dataclasses.replace(there, requested=requested, estimate=None).save(manifest)
         return
+    known = {".lock", "parts", "networks.safetensors", ".networks.safetensors.tmp", ".manifest.json.tmp"}
+    others = sorted({found.name for found in path.iterdir()} - known)
+    if others:
+        raise ValueError(f"{path} holds {others[0]!r} and is no run; take a folder that is new or empty")
     if listed(path / "parts"):
         raise ValueError(f"{path} has results but no manifest.json to say of what; take another folder")
     save_networks(networks, path / "networks.safetensors")
@@ -327,6 +347,14 @@ def _digest(experiment: Mapping[str, Any], columns: tuple[str, ...]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _interval(record: Mapping[str, Any]) -> Interval:
+    return (Proportion if "count" in record else Interval)(**record)
+
+
+def _count(columns: Columns) -> int:
+    return len(next(iter(columns.values())))
+
+
 def _successive(waiting: list[tuple[int, Columns]]) -> Iterator[tuple[int, Columns]]:
     """Pieces that follow each other, put together."""
     group: list[Columns] = []
@@ -340,4 +368,4 @@ def _successive(waiting: list[tuple[int, Columns]]) -> Iterator[tuple[int, Colum
         if not group:
             start = end = first
         group.append(columns)
-        end += len(next(iter(columns.values())))
+        end += _count(columns)

@@ -58,6 +58,7 @@ def from_run(run: Run, origin: Origin, within: Span | None = None) -> Sweep:
         "backend": " and ".join(sorted({part.about["backend"] for part in rows.parts})),
         "origin": origin,
         "path": run.path,
+        "estimate": None if within else run.manifest.estimate,
     }
     return (
         Decided(**given, decide=from_record(experiment["decide"])) if experiment["decide"] else Sweep(**given)
@@ -81,6 +82,10 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, progress: bool | None 
             they disagree about a combination.
         OSError, RuntimeError: ``out`` cannot be written, or is being written by another process.
     """
+    if isinstance(runs, (str, Path)):
+        raise TypeError(f"runs={str(runs)!r} is one folder; pass a list of folders")
+    if Path(out).resolve() in [Path(path).resolve() for path in runs]:
+        raise ValueError(f"{out} is one of the runs; merge them into another folder")
     sources = [Run(path) for path in runs]
     if not sources:
         raise ValueError("runs is empty; name at least one folder")
@@ -96,6 +101,9 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, progress: bool | None 
     parts = [part for source in rows for part in source.parts]
     hidden = None if progress is None else not progress
     with writing(out, first.experiment, first.columns, networks, requested, every=math.inf) as writer:
+        there = writer.run.rows()
+        for run, found in zip(sources, rows, strict=True):
+            _check_agree(found, there, (run.path, writer.run.path))
         for part in tqdm(parts, unit="part", disable=hidden):
             about = {key: value for key, value in part.about.items() if key not in ("experiment", "seconds")}
             each = part.about["seconds"] / (part.stop - part.start)

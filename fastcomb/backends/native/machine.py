@@ -12,14 +12,11 @@ from fastcomb import compiled
 from fastcomb.backends.native.instructions import Goal, Norm, address
 from fastcomb.backends.native.lower import Shared, lower
 from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
-from fastcomb.decision import Answer, Question
+from fastcomb.decision import BLOCK, Answer, Question
 from fastcomb.program import Program
 
 #: Bytes of activations that a block of samples may need: about half of a core's second-level cache.
 ARENA_BYTES = 512 << 10
-
-#: Samples taken at a time to decide a question: few suffice for most combinations.
-_DECIDE_SAMPLES = 8
 
 #: Most samples in a block, so that threads can share few combinations.
 MOST_SAMPLES = 512
@@ -147,7 +144,7 @@ class Machine:
         """Answers about K combinations, from as few of the prepared samples (and targets) as it takes."""
         native = compiled.extension()
         assert native is not None
-        together = min(_DECIDE_SAMPLES, samples)
+        together = min(BLOCK, samples)
         asked = native.Question(
             samples,
             question.low.ctypes.data,
