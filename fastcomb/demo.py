@@ -168,7 +168,7 @@ def run(combinations: int, out: Path) -> None:
     sweeps: dict[tuple[str, str], fc.Sweep] = {}
     for pair, other in zip(PAIRS, (aligned, b), strict=True):
         for law, sampler in LAWS.items():
-            sweep = fc.evaluate(a, other, sampler, data=test, n=combinations, out=_folder(out, pair, law))
+            sweep = fc.evaluate(a, other, sampler, data=test, n=combinations, out=folder(out, pair, law))
             sweeps[pair, law] = sweep
             print(row(pair, law, sweep, level), flush=True)
 
@@ -203,12 +203,13 @@ def networks(out: Path) -> tuple[Samples, list[nn.Module]]:
     return test, networks
 
 
-def _folder(out: Path, pair: str, law: str) -> Path:
+def folder(out: Path, pair: str, law: str) -> Path:
+    """Where the run of a pair under a law is kept."""
     return out / "runs" / f"{pair}-{law.partition('(')[0].lower()}"
 
 
 def _report(out: Path, level: float) -> Path:
-    runs = {f"{pair}, {law}": _folder(out, pair, law) for law in ("uniform", "vicinity") for pair in PAIRS}
+    runs = {f"{pair}, {law}": folder(out, pair, law) for law in ("uniform", "vicinity") for pair in PAIRS}
     path = out / "report.html"
     write(runs, path, level=level, title="Combinations of two MLPs on real digits")
     return path
