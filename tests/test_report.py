@@ -90,7 +90,7 @@ def folder(tmp_path_factory):
     options = {"data": data, "n": 300, "seed": 1, "metrics": {"brier": brier}}
     fc.evaluate(a, b, fc.Bernoulli(0.5), out=path / "other", **options)
     decide = fc.Below("loss", 1.65, error=0.1)
-    fc.evaluate(a, b, fc.Uniform(), data=data, n=400, decide=decide, out=path / "decided")
+    fc.evaluate(a, b, fc.Uniform(), data=data, n=600, decide=decide, out=path / "decided")
     parts.listed(path / "partial/parts")[1].unlink()
     shutil.copytree(path / "partial", path / "empty", ignore=lambda *_: ["parts"])
     return path
@@ -129,7 +129,7 @@ def several(folder, tmp_path_factory):
     [
         ("whole", "600 combinations have a median loss of"),
         ("other", "Distribution function of the brier"),
-        ("decided", "Of 400 combinations,"),
+        ("decided", "Of 600 combinations,"),
         ("partial", "200 of 600 combinations are done"),
         ("empty", "No results yet: none of the 600 combinations is done."),
     ],
