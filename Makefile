@@ -25,7 +25,7 @@ $(VENV)/installed-dev: $(VENV)/installed-demo
 demo: $(VENV)/installed-demo  ## train two networks on real digits and look at a million combinations of them
 	$(BIN)/fastcomb demo --combinations $(COMBINATIONS)
 
-test: $(VENV)/installed-dev  ## run the test suite (about four minutes)
+test: $(VENV)/installed-dev  ## run the test suite (about nine minutes)
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-dev  ## check style and types

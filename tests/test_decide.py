@@ -58,7 +58,7 @@ def test_bets_are_wrong_no_more_often_than_they_may(law):
     """Values whose mean is exactly the level, where no answer but the exact one is right."""
     rng = np.random.default_rng(0)
     wrong = {True: 0, False: 0}
-    total = 1000
+    total = 400
     for index in range(total):
         values = rng.beta(*law, size=200).astype(np.float32)
         asked = question(200, values.astype(float).mean(), error=0.2)
