@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 import fastcomb as fc
 from fastcomb.demo import LAWS, PAIRS, folder, networks
-from fastcomb.phenomena.result import markdown
+from fastcomb.result import markdown
 
 
 def main() -> None:

@@ -182,7 +182,7 @@ def _machine(weight: Mixed, bias: Mixed | None, laws: _Laws, x: Tensor) -> Machi
 @functools.cache
 def _linear_program(bias: bool) -> Program:
     weights = {"weight": Weight("weight", "parameter"), "bias": Weight("bias", "parameter") if bias else None}
-    node = Node("y", "linear", torch.ops.aten.linear.default, {"input": Value("x"), **weights}, (), "", "")
+    node = Node("y", "linear", torch.ops.aten.linear.default, {"input": Value("x"), **weights}, (), "")
     return Program({"x": ()}, (node,), Value("y"), {}, {}, {})
 
 

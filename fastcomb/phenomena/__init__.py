@@ -2,9 +2,9 @@
 
 from fastcomb.phenomena.barrier import Barrier, barrier
 from fastcomb.phenomena.diversity import Diversity, diversity
-from fastcomb.phenomena.result import Result
 from fastcomb.phenomena.robustness import Robustness, robustness
 from fastcomb.phenomena.transitivity import Transitivity, transitivity
+from fastcomb.result import Result
 
 __all__ = [
     "Barrier",

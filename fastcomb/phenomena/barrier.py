@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastcomb.density import Array
 from fastcomb.endpoints import Theta
 from fastcomb.phenomena.evaluation import Evaluation, Options, bar, means
-from fastcomb.phenomena.result import METRICS, Result, markdown
+from fastcomb.result import METRICS, Result, markdown
 from fastcomb.samplers import Constant
 
 Points = int | Sequence[SupportsFloat] | NDArray[np.floating]

@@ -20,8 +20,8 @@ from fastcomb.density import Array
 from fastcomb.endpoints import Endpoint
 from fastcomb.mixture import Mixture
 from fastcomb.phenomena.evaluation import bar
-from fastcomb.phenomena.result import Result, markdown
 from fastcomb.phenomena.weights import gram
+from fastcomb.result import Result, markdown
 from fastcomb.samplers import Constant
 from fastcomb.similarity.cka import linear_cka_matrix
 from fastcomb.similarity.functional import Pairs, ensemble, error_correlation, pairs

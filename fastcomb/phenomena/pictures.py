@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastcomb.phenomena.result import METRICS
 from fastcomb.plots import new_figure, save
+from fastcomb.result import METRICS
 
 if TYPE_CHECKING:
     from fastcomb.phenomena.barrier import Barrier

@@ -14,11 +14,11 @@ from fastcomb.backends import BackendNotice
 from fastcomb.density import Array
 from fastcomb.endpoints import Theta
 from fastcomb.phenomena.evaluation import Evaluation, Options, bar, means
-from fastcomb.phenomena.result import METRICS, Result, markdown
 from fastcomb.rebasin import Alignment, Method, perturb
 from fastcomb.rebasin.align import resolve
 from fastcomb.rebasin.method import check_count
 from fastcomb.rebasin.perturb import KINDS, check
+from fastcomb.result import METRICS, Result, markdown
 from fastcomb.samplers import Sampler, Uniform
 from fastcomb.sweep import Sweep
 

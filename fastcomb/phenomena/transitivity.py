@@ -14,10 +14,10 @@ from fastcomb.density import Array
 from fastcomb.endpoints import Theta
 from fastcomb.phenomena.barrier import Barrier, Points, along, line
 from fastcomb.phenomena.evaluation import Evaluation, Options, bar
-from fastcomb.phenomena.result import Result, markdown
 from fastcomb.rebasin import Method, Symmetries
 from fastcomb.rebasin.align import resolve
 from fastcomb.rebasin.symmetries import Matching
+from fastcomb.result import Result, markdown
 
 PAIRS = ("a–b unaligned", "a–b aligned", "a′–reference", "b′–reference", "a′–b′")
 

@@ -3,5 +3,20 @@
 from fastcomb.program.capture import CaptureError, capture
 from fastcomb.program.example import example_inputs
 from fastcomb.program.ir import Node, Program, Value, Weight
+from fastcomb.program.layers import Layer, find, layers
+from fastcomb.program.slices import SeveredError, between
 
-__all__ = ["CaptureError", "Node", "Program", "Value", "Weight", "capture", "example_inputs"]
+__all__ = [
+    "CaptureError",
+    "Layer",
+    "Node",
+    "Program",
+    "SeveredError",
+    "Value",
+    "Weight",
+    "between",
+    "capture",
+    "example_inputs",
+    "find",
+    "layers",
+]

@@ -102,8 +102,7 @@ def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols)
     op = canonical(fx.target)
     arguments = tree_map(lambda leaf: refs[leaf] if isinstance(leaf, torch.fx.Node) else leaf, _arguments(fx))
     value = fx.meta.get("val")
-    stack = list((fx.meta.get("nn_module_stack") or {"": ("", "")}).values())
-    path = stack[-1][0]
+    stack = fx.meta.get("nn_module_stack") or {}
     return Node(
         name=fx.name,
         op=op,
@@ -111,8 +110,16 @@ def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols)
         arguments=arguments,
         shape=symbols.shape(value) if isinstance(value, Tensor) else (),
         dtype=str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else "",
-        module="" if path.startswith("_empty_nn_module_stack") else path,
+        calls=tuple(
+            _call(key, path) for key, (path, _) in stack.items() if path and not path.startswith("_empty_nn")
+        ),
     )
+
+
+def _call(key: str, path: str) -> tuple[str, int]:
+    """A module and the number of its call; export marks the second call with "@1", and so on."""
+    number = key.rpartition("@")[2]
+    return path, int(number) if "@" in key and number.isdigit() else 0
 
 
 def _arguments(fx: torch.fx.Node) -> dict[str, Any]:

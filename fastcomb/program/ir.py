@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
@@ -47,7 +48,8 @@ class Node:
             :class:`Weight` in the place of tensors.
         shape: of the result; () where it is not a single tensor.
         dtype: of the result, "" where it is not a single tensor.
-        module: dotted name of the submodule that called it, "" for the network itself.
+        calls: the submodules that called it, outermost first: dotted name and number of the call (0 for the
+            first); empty for the network itself.
     """
 
     name: str
@@ -56,7 +58,12 @@ class Node:
     arguments: Mapping[str, Any]
     shape: tuple[Dimension, ...]
     dtype: str
-    module: str
+    calls: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the submodule that called it, "" for the network itself."""
+        return self.calls[-1][0] if self.calls else ""
 
     @property
     def known(self) -> bool:
@@ -100,6 +107,11 @@ class Program:
         return len(self.nodes)
 
     @property
+    def value_shapes(self) -> dict[str, tuple[Dimension, ...]]:
+        """Shapes of the inputs and of every node's result by name."""
+        return {**self.inputs, **{node.name: node.shape for node in self.nodes}}
+
+    @property
     def unknown(self) -> tuple[Node, ...]:
         """Nodes that were captured but are not among the known operations."""
         return tuple(node for node in self.nodes if not node.known)
@@ -114,8 +126,22 @@ class Program:
         Returns:
             what the captured module returns.
         """
-        values = self.values(state, *inputs)
+        values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
+        for node, done in zip(self.nodes, self._done, strict=True):
+            values[node.name] = self.apply(node, state, values)
+            for name in done:  # so that memory holds only what is still to be read
+                del values[name]
         return tree_map(lambda leaf: values[leaf.name] if isinstance(leaf, Value) else leaf, self.output)
+
+    @cached_property
+    def _done(self) -> list[list[str]]:
+        """For each node, the values that nothing after it reads."""
+        later = {leaf.name for leaf in tree_leaves(self.output) if isinstance(leaf, Value)}
+        done = []
+        for node in reversed(self.nodes):
+            done.append([name for name in dict.fromkeys((*node.values, node.name)) if name not in later])
+            later.update(node.values)
+        return done[::-1]
 
     def values(self, state: Mapping[str, Tensor], *inputs: Any) -> dict[str, Any]:
         """As :meth:`run`, returning the inputs and every node's result by name.

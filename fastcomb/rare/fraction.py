@@ -14,11 +14,11 @@ from fastcomb.backends import BackendNotice
 from fastcomb.density import Array
 from fastcomb.mixture import Mixture
 from fastcomb.phenomena.evaluation import bar
-from fastcomb.phenomena.result import METRICS
 from fastcomb.rare.fields import Fields, width
 from fastcomb.rare.result import RareFraction
 from fastcomb.rare.simulation import simulate
 from fastcomb.rare.subset import Size
+from fastcomb.result import METRICS
 from fastcomb.sweep.losses import UserLoss
 
 #: Bytes that the points of a run may take.

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.stats
 
 from fastcomb.density import Array
-from fastcomb.phenomena.result import Result, markdown
+from fastcomb.result import Result, markdown
 
 
 @dataclass(frozen=True, eq=False, repr=False)

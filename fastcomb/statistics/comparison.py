@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastcomb.density import Array, Density
-from fastcomb.phenomena.result import Result, markdown
 from fastcomb.plots import new_figure, save
+from fastcomb.result import Result, markdown
 from fastcomb.statistics import two_samples
 from fastcomb.statistics.moments import Moments
 from fastcomb.statistics.proportion import Interval, check_confidence

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastcomb.phenomena.result import Result, markdown
 from fastcomb.plots import new_figure, save
+from fastcomb.result import Result, markdown
 from fastcomb.statistics.proportion import Interval, check_confidence, student
 
 
