@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves, tree_map
 
 UNKNOWN = "unknown"
@@ -65,6 +67,19 @@ class Node:
         """Dotted name of the submodule that called it, "" for the network itself."""
         return self.calls[-1][0] if self.calls else ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With an operator by its name, since torch's operators cannot be pickled."""
+        if isinstance(self.target, OpOverload):
+            return {**self.__dict__, "target": (*self.target.name().split("::"), self.target._overloadname)}
+        return self.__dict__
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.target, tuple):
+            namespace, name, overload = self.target
+            packet = getattr(getattr(torch.ops, namespace), name.partition(".")[0])
+            self.__dict__["target"] = getattr(packet, overload)
+
     @property
     def known(self) -> bool:
         return self.op != UNKNOWN
@@ -99,6 +114,9 @@ class Program:
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Tensor] = field(repr=False)
     aliases: Mapping[str, str]
+
+    def __deepcopy__(self, memo: object) -> Program:
+        return self
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

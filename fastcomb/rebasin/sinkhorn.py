@@ -71,7 +71,7 @@ class Sinkhorn(Method):
     def doubly_stochastic(self, free: Tensor) -> Tensor:
         """P = S(X / τ), differentiable."""
         if self.differentiate == "unrolled":
-            return _sinkhorn(free / self.temperature, self.iterations)
+            return sinkhorn(free / self.temperature, self.iterations)
         implicit: Tensor = _Implicit.apply(free / self.temperature, self.iterations)
         return implicit
 
@@ -112,7 +112,7 @@ class Sinkhorn(Method):
 
     def _rounded(self, free: Sequence[Tensor]) -> Matching:
         with torch.no_grad():
-            return [assign(_sinkhorn(x / self.temperature, self.iterations)) for x in free]
+            return [assign(sinkhorn(x / self.temperature, self.iterations)) for x in free]
 
     def _value(self, problem: Problem, midpoint: Midpoint | None, matching: Matching) -> float:
         if midpoint is None:
@@ -125,7 +125,7 @@ def _forever(problem: Problem) -> Iterator[tuple[Tensor, Tensor]]:
         yield from problem.labelled("sinkhorn")
 
 
-def _sinkhorn(logits: Tensor, iterations: int) -> Tensor:
+def sinkhorn(logits: Tensor, iterations: int) -> Tensor:
     """Rows and columns normalised in turn, in the logarithm."""
     for _ in range(iterations):
         logits = logits - logits.logsumexp(1, keepdim=True)
@@ -138,7 +138,7 @@ class _Implicit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, iterations: int) -> Tensor:
-        p = _sinkhorn(logits, iterations)
+        p = sinkhorn(logits, iterations)
         ctx.save_for_backward(p)
         return p
 

@@ -1,0 +1,233 @@
+"""Cutting a network in two at a layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fastcomb.program import Layer, Program, SeveredError, Value, between, capture, example_inputs, find
+from fastcomb.program import layers as program_layers
+from fastcomb.stitching.layer import Resize
+from fastcomb.stitching.part import Part
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A captured network with its weights, as they were then: what cuts of one network have in common.
+
+    Attributes:
+        program: its operations.
+        state: copies of its parameters and buffers by name.
+        name: of its class.
+    """
+
+    program: Program
+    state: dict[str, Tensor]
+    name: str
+
+    @staticmethod
+    def of(model: nn.Module, *inputs: Tensor) -> Network:
+        """Capture a module in eval mode on sample inputs; guessed if none are given.
+
+        Raises:
+            TypeError: not a module.
+            ValueError: the module takes several inputs, or no input could be guessed.
+            CaptureError: it cannot be captured.
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}; pass an nn.Module")
+        program = capture(model, *(inputs or example_inputs(model)))
+        if len(program.inputs) != 1:
+            raise ValueError(
+                f"{type(model).__name__} takes {len(program.inputs)} inputs; a network to be cut takes one"
+            )
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return Network(program, state, type(model).__name__)
+
+    @property
+    def device(self) -> torch.device:
+        """Of its weights."""
+        return next(iter(self.state.values())).device if self.state else torch.device("cpu")
+
+    @cached_property
+    def part(self) -> Part:
+        """The whole network."""
+        return Part(self.program, self.state)
+
+    def taps(self, layers: Sequence[Layer], *, output: bool = True) -> Part:
+        """What computes the activations of several layers, and the network's output, in one pass.
+
+        It returns ``(activations, output)``: a list in the order of ``layers``, and the output or None.
+        """
+        wanted = [Value(layer.value) for layer in layers]
+        tree = (wanted, self.program.output if output else None)
+        return Part(between(self.program, None, tree), self.state)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A network in two parts: ``top(bottom(x))`` is its output, bit for bit.
+
+    Attributes:
+        network: the network.
+        layer: where it is cut.
+        bottom: from the input to the layer, included.
+        top: what follows.
+    """
+
+    network: Network
+    layer: Layer
+    bottom: Part
+    top: Part
+
+    @property
+    def width(self) -> int:
+        """Number of channels at the cut."""
+        return int(self.layer.shape[self.layer.channels])
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Spatial size, or number of tokens, at the cut: () for a layer without."""
+        return tuple(int(s) for i, s in enumerate(self.layer.shape) if i not in (0, self.layer.channels))
+
+    def __repr__(self) -> str:
+        return f"Cut({self.network.name} at {self.layer})"
+
+
+def layers(model: nn.Module, *inputs: Tensor) -> tuple[Layer, ...]:
+    """All layers of a network at which it can be pointed at, in execution order, with names and shapes.
+
+    Args:
+        model: the network; it is captured in eval mode.
+        *inputs: a sample input [N, ...]; guessed if there is none.
+
+    Returns:
+        layers (:class:`~fastcomb.program.Layer`); printed, each is its name and shape.
+
+    Raises:
+        CaptureError: the network cannot be captured.
+        ValueError: no input could be guessed.
+    """
+    return program_layers(Network.of(model, *inputs).program)
+
+
+def cut(model: nn.Module, layer: str, *inputs: Tensor, channels: int | None = None) -> Cut:
+    """Cut a network in two at a layer.
+
+    Args:
+        model: the network; a copy of its weights is cut, in eval mode.
+        layer: a name that :func:`layers` lists: of a submodule ("layer1.0"), or of an operation in one
+            ("layer1.0.add", the residual sum before the block's activation).
+        *inputs: a sample input [N, ...]; guessed if there is none.
+        channels: dimension of the layer's channels, where the one read off the network is not the one meant.
+
+    Returns:
+        both parts.
+
+    Raises:
+        ValueError: there is no such layer (near names are listed); it is called several times; nothing comes
+            before or after it; or the cut severs a skip connection, so that the parts are not connected
+            through this layer alone.
+        CaptureError: the network cannot be captured.
+    """
+    return cuts(model, [layer], *inputs, channels=channels)[0]
+
+
+def cuts(model: nn.Module, names: Sequence[str], *inputs: Tensor, channels: int | None = None) -> list[Cut]:
+    """:func:`cut` at several layers: the cuts share the network, so that one pass serves all of them."""
+    network = Network.of(model, *inputs)
+    return [_cut(network, name, channels) for name in names]
+
+
+def _cut(network: Network, name: str, channels: int | None) -> Cut:
+    program = network.program
+    if name in program.inputs:
+        raise ValueError(
+            f"{name!r} is the input of {network.name}: nothing comes before it that could be cut off"
+        )
+    layer = find(program, name)
+    if layer.value in _returned(program):
+        raise ValueError(f"{name!r} is the output of {network.name}: nothing after it could be cut off")
+    if channels is not None:
+        layer = _with_channels(layer, channels)
+    try:
+        top = between(program, layer.value, program.output)
+    except SeveredError as error:
+        raise ValueError(_severed(program, layer, error.values)) from None
+    return Cut(
+        network,
+        layer,
+        Part(between(program, None, Value(layer.value)), network.state),
+        Part(top, network.state),
+    )
+
+
+def _with_channels(layer: Layer, channels: int) -> Layer:
+    rank = len(layer.shape)
+    if not -rank < channels < rank or channels % rank == 0:
+        raise ValueError(f"channels={channels} is no dimension of {layer} after the batch's")
+    return dataclasses.replace(layer, channels=channels % rank)
+
+
+def _returned(program: Program) -> set[str]:
+    return {leaf.name for leaf in tree_leaves(program.output) if isinstance(leaf, Value)}
+
+
+def _severed(program: Program, layer: Layer, values: tuple[str, ...]) -> str:
+    """What a cut leaves unconnected, and the nearest layers at which it would not."""
+    every = program_layers(program)
+    names: dict[str, Any] = {each.value: each.name for each in every}
+    beside = ", ".join(repr(names.get(value, value)) for value in values)
+    at = next(i for i, each in enumerate(every) if each.value == layer.value)
+    sides = [
+        next((each.name for each in side if _clean(program, each)), None)
+        for side in (every[:at][::-1], every[at + 1 :])
+    ]
+    near = " or ".join(repr(name) for name in sides if name)
+    return (
+        f"a cut at {layer.name!r} severs a skip connection: what follows also reads {beside}, which goes past it"
+        + (f"; cut where everything passes through, such as {near}" if near else "")
+    )
+
+
+def _clean(program: Program, layer: Layer) -> bool:
+    if layer.value in _returned(program):
+        return False
+    try:
+        between(program, layer.value, program.output)
+    except SeveredError:
+        return False
+    return True
+
+
+def places(a: Cut, b: Cut, resize: str | None) -> dict[str, Any]:
+    """Where a stitching layer between two cuts acts: its arguments ``channels`` and ``resize``.
+
+    Raises:
+        ValueError: the activations have different positions, and nothing says how those of one become those
+            of the other; or they cannot.
+    """
+    channels = (a.layer.channels, b.layer.channels)
+    if resize is not None:
+        Resize(resize, b.positions or (1,))  # a wrong word is an error even where nothing is resized
+    if a.positions == b.positions:
+        return {"channels": channels, "resize": None}
+    if len(a.positions) != len(b.positions):
+        raise ValueError(
+            f"{a.layer} and {b.layer} have positions of different dimensions, {a.positions} and "
+            f"{b.positions}; choose layers of the same kind"
+        )
+    if resize is None:
+        raise ValueError(
+            f"{a.layer} and {b.layer} have different positions, {a.positions} and {b.positions}; pass "
+            "resize='pool' (adaptive average pooling) or 'interpolate'"
+        )
+    return {"channels": channels, "resize": Resize(resize, b.positions)}
