@@ -193,7 +193,7 @@ def _severed(program: Program, layer: Layer, values: tuple[str, ...]) -> str:
     ]
     near = " or ".join(repr(name) for name in sides if name)
     return (
-        f"a cut at {layer.name!r} severs a skip connection: what follows also reads {beside}, which goes past it"
+        f"a cut at {layer.name!r} severs a skip connection: what follows also reads {beside}, beside it"
         + (f"; cut where everything passes through, such as {near}" if near else "")
     )
 

@@ -1,0 +1,158 @@
+"""One pass over the data: the moments of the activations at both ends of many stitches.
+
+Activations are used batch by batch and never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastcomb.phenomena.evaluation import bar
+from fastcomb.similarity.moments import Moments
+from fastcomb.stitching.cut import Cut, Network, places
+from fastcomb.stitching.layer import Resize
+from fastcomb.sweep.data import Data
+
+#: Bytes of activations, in float64, that a batch may have at all layers together.
+BATCH_BYTES = 256 << 20
+_MOST_SAMPLES = 1024
+#: Rows whose products are held at a time for third moments.
+_ROWS = 2048
+
+Pair = tuple[Cut, Cut]
+
+
+@dataclass(frozen=True, eq=False)
+class Third:
+    """Third moments, for squared errors weighted by their target: with inputs x = (features, 1), float64.
+
+    Attributes:
+        xxy: Σ y_j x xᵀ for each output j, [outputs, inputs + 1, inputs + 1].
+        xyy: Σ y_j² x for each output j, [outputs, inputs + 1].
+        least: the smallest entry of any y.
+    """
+
+    xxy: Tensor
+    xyy: Tensor
+    least: float
+
+    @staticmethod
+    def of(x: Tensor, y: Tensor) -> Third:
+        """Of features x [n, inputs] and targets y [n, outputs]."""
+        x = torch.cat([x, x.new_ones(len(x), 1)], 1).double()
+        y = y.double()
+        width = x.shape[1]
+        xxy = x.new_zeros(y.shape[1], width * width)
+        for one, target in zip(x.split(_ROWS), y.split(_ROWS), strict=True):
+            xxy += target.T @ (one[:, :, None] * one[:, None, :]).flatten(1)
+        return Third(xxy.view(-1, width, width), y.square().T @ x, float(y.min()))
+
+    def __add__(self, other: Third) -> Third:
+        return Third(self.xxy + other.xxy, self.xyy + other.xyy, min(self.least, other.least))
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What direct matching needs to know of the activations x of one network and y of another.
+
+    Attributes:
+        moments: their moments over all samples and positions.
+        third: their third moments, where a method asks for them.
+    """
+
+    moments: Moments
+    third: Third | None
+
+    def __add__(self, other: Gathered) -> Gathered:
+        third = self.third + other.third if self.third and other.third else None
+        return Gathered(self.moments + other.moments, third)
+
+
+def gather(
+    pairs: Sequence[Pair],
+    data: Any,
+    *,
+    resize: str | None = None,
+    third: bool = False,
+    progress: bool | None = None,
+) -> list[Gathered]:
+    """Moments of the activations of many pairs of layers, in one pass through each network.
+
+    Args:
+        pairs: cuts; those of one network (:func:`~fastcomb.stitching.cuts`) share its pass.
+        data: inputs [N, ...], ``(x, y)``, a Dataset of pairs or a DataLoader.
+        resize: "pool" or "interpolate", where positions differ.
+        third: also third moments.
+        progress: show a progress bar; if None, when standard error is a terminal.
+
+    Raises:
+        ValueError: positions differ and ``resize`` does not say what to do, or activations are not finite.
+    """
+    resizes: list[Resize | None] = [places(a, b, resize)["resize"] for a, b in pairs]
+    samples = as_data(data)
+    found: list[Gathered | None] = [None] * len(pairs)
+    runners = {id(c.network): Taps(c.network, [d for p in pairs for d in p]) for p in pairs for c in p}
+    size = batch_size([c for pair in pairs for c in pair])
+    with bar(samples.samples, "sample", progress) as shown, torch.no_grad():
+        for x, _ in samples.batches(size):
+            activations = {key: taps.run(x) for key, taps in runners.items()}
+            for i, ((a, b), change) in enumerate(zip(pairs, resizes, strict=True)):
+                h, g = (activations[id(c.network)][c.layer.value] for c in (a, b))
+                if change is not None:
+                    h = change(h, a.layer.channels)
+                rows = positions(h, a.layer.channels), positions(g, b.layer.channels)
+                new = Gathered(Moments.of(*rows), Third.of(*rows) if third else None)
+                before = found[i]
+                found[i] = new if before is None else before + new
+            shown.update(len(x))
+    done = [one for one in found if one is not None]
+    for (a, b), one in zip(pairs, done, strict=True):
+        _check_finite(one.moments, a, b)
+    return done
+
+
+class Taps:
+    """Activations of one network at several layers, in one pass."""
+
+    def __init__(self, network: Network, cuts: Sequence[Cut]) -> None:
+        own = {cut.layer.value: cut.layer for cut in cuts if cut.network is network}
+        self.names = list(own)
+        self._device = network.device
+        self._part = network.taps(list(own.values()), output=False)
+
+    def run(self, x: Tensor) -> dict[str, Tensor]:
+        """Inputs [N, ...] to activations by the name of the value."""
+        values, _ = self._part(x.to(self._device))
+        return dict(zip(self.names, values, strict=True))
+
+
+def positions(h: Tensor, channels: int) -> Tensor:
+    """Activations as rows, one per sample and position: [n · positions, channels]."""
+    return h.movedim(channels, -1).reshape(-1, h.shape[channels])
+
+
+def as_data(data: Any) -> Data:
+    """Data of which the inputs count; inputs alone will do."""
+    if isinstance(data, Data):
+        return data
+    if isinstance(data, (Tensor, np.ndarray)):
+        data = (data, torch.zeros(len(data), dtype=torch.int64))
+    return Data(data)
+
+
+def batch_size(cuts: Sequence[Cut]) -> int:
+    """Samples at a time for which the activations at these cuts stay within the budget."""
+    per_sample = 8 * sum(c.width * int(np.prod(c.positions)) for c in cuts)
+    return max(1, min(_MOST_SAMPLES, BATCH_BYTES // per_sample))
+
+
+def _check_finite(moments: Moments, a: Cut, b: Cut) -> None:
+    for side, total in ((a, moments.xx), (b, moments.yy)):
+        if not torch.isfinite(total).all():
+            raise ValueError(f"{side.network.name} has activations at {side.layer} that are NaN or infinite")
