@@ -2,6 +2,7 @@
 
 from fastcomb.program.capture import CaptureError, capture
 from fastcomb.program.example import example_inputs
+from fastcomb.program.fold import folded
 from fastcomb.program.ir import Node, Program, Value, Weight
 from fastcomb.program.layers import Layer, find, layers
 from fastcomb.program.slices import SeveredError, between
@@ -18,5 +19,6 @@ __all__ = [
     "capture",
     "example_inputs",
     "find",
+    "folded",
     "layers",
 ]
