@@ -53,6 +53,18 @@ class Network:
         return Network(program, state, type(model).__name__)
 
     @property
+    def classes(self) -> int:
+        """Number of logits.
+
+        Raises:
+            ValueError: the network does not return one tensor [N, classes].
+        """
+        returned = [self.program.value_shapes[name] for name in _returned(self.program)]
+        if len(returned) != 1 or len(returned[0]) != 2 or not isinstance(returned[0][1], int):
+            raise ValueError(f"{self.name} does not return logits [N, classes]; this is for classifiers")
+        return returned[0][1]
+
+    @property
     def device(self) -> torch.device:
         """Of its weights."""
         return next(iter(self.state.values())).device if self.state else torch.device("cpu")

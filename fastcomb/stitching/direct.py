@@ -264,7 +264,8 @@ def solved(xx: Tensor, xy: Tensor, ridge: float = 0.0) -> Tensor:
     values, axes = torch.linalg.eigh(xx)
     kept = values > _FLAT * values[-1].clamp_min(0)
     inverse = torch.where(kept, 1 / (values + ridge).where(kept, 1.0), 0.0)
-    return axes @ (inverse[:, None] * (axes.T @ xy))
+    found: Tensor = axes @ (inverse[:, None] * (axes.T @ xy))
+    return found
 
 
 def correlations(moments: Moments) -> Tensor:
@@ -282,6 +283,5 @@ def slopes(xy: Tensor, xx: Tensor) -> Tensor:
 
 def _varying(products: Tensor) -> Tensor:
     """Variances, with 0 for channels that vary by rounding only."""
-    variance = products.diagonal()
-    flat = variance <= _FLAT * variance.max()
-    return variance.masked_fill(flat, 0.0)
+    variance: Tensor = products.diagonal()
+    return torch.where(variance > _FLAT * variance.max(), variance, torch.zeros_like(variance))

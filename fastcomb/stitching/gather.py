@@ -146,10 +146,19 @@ def as_data(data: Any) -> Data:
     return Data(data)
 
 
+def check_labels(given: Any, data: Data, classes: int) -> None:
+    """Raise ValueError unless the data have class numbers below ``classes``."""
+    _, y = data.first()
+    if isinstance(given, (Tensor, np.ndarray)) or y.ndim != 1 or y.is_floating_point():
+        raise ValueError("labels are needed; pass data=(x, y) with class numbers y [N]")
+    if min(data.lowest or 0, 0) < 0 or (data.highest or 0) >= classes:
+        raise ValueError(f"labels run from {data.lowest} to {data.highest}, but there are {classes} classes")
+
+
 def batch_size(cuts: Sequence[Cut]) -> int:
     """Samples at a time for which the activations at these cuts stay within the budget."""
     per_sample = 8 * sum(c.width * int(np.prod(c.positions)) for c in cuts)
-    return max(1, min(_MOST_SAMPLES, BATCH_BYTES // per_sample))
+    return max(1, min(_MOST_SAMPLES, BATCH_BYTES // max(1, per_sample)))
 
 
 def _check_finite(moments: Moments, a: Cut, b: Cut) -> None:

@@ -32,9 +32,9 @@ class Part(nn.Module):
             self._readers[weight.name] = operator.attrgetter(weight.name)
 
     def forward(self, h: Tensor) -> Any:
-        return self._program.run(self.tensors(), h)
+        return self._program.run(self._tensors(), h)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         """Its parameters, buffers and constants by name."""
         return {name: read(self) for name, read in self._readers.items()}
 
