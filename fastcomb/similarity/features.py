@@ -90,11 +90,18 @@ def epsilon(values: Tensor) -> float:
 
 
 def _tensor(values: Features, name: str) -> Tensor:
-    if not isinstance(values, (Tensor, np.ndarray)):
-        raise TypeError(f"{name} is a {type(values).__name__}; pass a tensor or an array [n, features]")
-    if isinstance(values, np.ndarray) and not (np.isrealobj(values) and values.dtype.kind in "fiub"):
-        raise TypeError(f"{name} has dtype {values.dtype}; features are real numbers")
-    given = torch.as_tensor(values).detach()
+    given = as_tensor(values, name)
     if given.is_complex():
         raise TypeError(f"{name} has dtype {given.dtype}; features are real numbers")
     return given
+
+
+def as_tensor(values: Features, name: str) -> Tensor:
+    """A tensor, or an array of numbers as one, detached; raises TypeError for anything else."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiubc":
+        what = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise TypeError(f"{name} is {what}; pass a tensor or an array of numbers")
+    # torch shares memory only of arrays that are writable, and have neither steps backwards nor swapped bytes
+    return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fastcomb.similarity.features import Features
+from fastcomb.similarity.features import Features, as_tensor
 
 #: Rates, fractions of samples, that differ by less are the same.
 _NEAR = 1e-12
@@ -261,9 +260,7 @@ def _rates(a: Features, b: Features, y: Features) -> tuple[float, list[float]]:
 
 def _output(values: Features, name: str) -> Tensor:
     """Class numbers int64 [n], or outputs [n, classes] as they are."""
-    if not isinstance(values, (Tensor, np.ndarray)):
-        raise TypeError(f"{name} is a {type(values).__name__}; pass a tensor or an array")
-    given = torch.as_tensor(values).detach()
+    given = as_tensor(values, name)
     if given.ndim == 1 and not (given.is_floating_point() or given.is_complex()):
         if len(given) and int(given.min()) < 0:
             raise ValueError(f"{name} has class numbers below 0")

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastcomb.similarity.centring import both
+from fastcomb.similarity.centring import both, centred
 from fastcomb.similarity.distances import squared_distances, unit_rows
 from fastcomb.similarity.features import Features
 
@@ -40,20 +40,18 @@ def neighbour_jaccard(
 
     Raises:
         TypeError: not tensors or arrays of real numbers.
-        ValueError: features that are not [n, d] of the same samples or not finite; k outside [1, n − 1];
-            another metric; samples that are 0 in all features, for "cosine".
+        ValueError: features that are not [n, d] of the same samples, not finite, or do not vary; k outside
+            [1, n − 1]; another metric; samples that are 0 in all features, for "cosine".
     """
-    sides = both(x, y)
-    n = len(sides[0])
+    given = both(x, y)
+    n = len(given[0])
     if not 1 <= k < n:
         raise ValueError(f"k={k} neighbours of {n} samples; k must be from 1 to {n - 1}")
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric={metric!r} is neither 'cosine' nor 'euclidean'")
-    one, other = (values.double() for values in sides)
+    one, other = (side.values for side in centred(x, y))
     if metric == "cosine":
-        one, other = unit_rows(one, "x"), unit_rows(other, "y")
-    else:
-        one, other = one - one.mean(0), other - other.mean(0)
+        one, other = (unit_rows(side.double(), name) for side, name in zip(given, "xy", strict=True))
     total = 0.0
     for rows in torch.arange(n, device=one.device).split(max(1, _BLOCK_BYTES // (8 * n))):
         shared = (_neighbours(one, rows, k) & _neighbours(other, rows, k)).sum(1).double()

@@ -86,4 +86,5 @@ def _narrowed(values: Tensor) -> Tensor:
 def _residual(one: Tensor, other: Tensor) -> Tensor:
     """‖X − Y Q‖ for the best orthogonal Q (Schönemann, Psychometrika, 1966)."""
     left, _, right = torch.linalg.svd(other.T @ one)
-    return (one - other @ (left @ right)).square().sum().sqrt()
+    rotation: Tensor = left @ right
+    return (one - other @ rotation).square().sum().sqrt()
