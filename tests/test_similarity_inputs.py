@@ -1,4 +1,4 @@
-"""What goes into the measures: dtypes, dependent and constant features, and what is refused in which words."""
+"""What goes into the measures: dtypes, dependent and constant features; what is refused, in which words."""
 
 import functools
 
