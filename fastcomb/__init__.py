@@ -8,7 +8,7 @@ mixing coefficients are drawn; ``rebasin.align`` permutes one network to match a
 
 from importlib.metadata import version
 
-from fastcomb import rebasin, similarity
+from fastcomb import rebasin, similarity, stitching
 from fastcomb.backends import BackendNotice
 from fastcomb.config import show_config
 from fastcomb.decision import Above, Below
@@ -92,6 +92,7 @@ __all__ = [
     "robustness",
     "show_config",
     "similarity",
+    "stitching",
     "stratified_mean",
     "transitivity",
 ]

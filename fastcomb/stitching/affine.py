@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from fastcomb.stitching.layer import StitchingLayer, parameter, sizes
+from fastcomb.stitching.layer import StitchingLayer, moved, parameter, sizes
 
 
 class Affine(StitchingLayer):
@@ -147,7 +147,7 @@ class Identity(StitchingLayer):
         before, after = self.channels
         if self.resize is not None:
             x = self.resize(x, before)
-        return x.movedim(before, after)
+        return moved(x, before, after)
 
     def options(self) -> dict[str, Any]:
         return {"count": self.count}

@@ -18,7 +18,7 @@ from fastcomb.phenomena.evaluation import bar
 from fastcomb.stitching.cache import MEMORY_BUDGET, Cache
 from fastcomb.stitching.course import Course
 from fastcomb.stitching.cut import Cut, Network, places
-from fastcomb.stitching.gather import Gathered, as_data, gather
+from fastcomb.stitching.gather import Gathered, as_data, check_labels, gather
 from fastcomb.stitching.task import TaskLoss
 from fastcomb.stitching.trained import Trained
 from fastcomb.stitching.training import Schedule, Training

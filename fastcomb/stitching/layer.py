@@ -43,12 +43,12 @@ class Resize:
 
     def __call__(self, x: Tensor, channels: int) -> Tensor:
         """Activations with the positions wanted."""
-        first = x.movedim(channels, 1)
+        first = moved(x, channels, 1)
         if self.how == "pool":
             resized = _POOLS[len(self.size)](first, self.size)
         else:
             resized = F.interpolate(first, self.size, mode=_MODES[len(self.size)], align_corners=False)
-        return resized.movedim(1, channels)
+        return moved(resized, 1, channels)
 
 
 class StitchingLayer(nn.Module, abc.ABC):
@@ -86,6 +86,11 @@ class StitchingLayer(nn.Module, abc.ABC):
         bias = getattr(self, "bias", None)
         return bias if isinstance(bias, Tensor) else None
 
+    def map(self) -> tuple[Tensor, Tensor]:
+        """M and b as they are now, b = 0 where there is none; without gradients."""
+        weight, bias = self.matrix().detach(), self.offset()
+        return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach()
+
     def options(self) -> dict[str, Any]:
         """Arguments that a layer of this kind is made with, besides its tensors."""
         return {}
@@ -94,14 +99,19 @@ class StitchingLayer(nn.Module, abc.ABC):
         before, after = self.channels
         if self.resize is not None:
             x = self.resize(x, before)
-        y: Tensor = F.linear(x.movedim(before, -1), self.matrix(), self.offset())
-        return y.movedim(
-            -1, after
-        ).contiguous()  # laid out as the network is used to: other layouts round apart
+        y: Tensor = F.linear(moved(x, before, -1), self.matrix(), self.offset())
+        return moved(y, -1, after).contiguous()  # what follows rounds otherwise in another layout
 
     def extra_repr(self) -> str:
         outputs, inputs = self.matrix().shape
         return f"{inputs} -> {outputs}" + (f", {self.resize}" if self.resize else "")
+
+
+def moved(x: Tensor, before: int, after: int) -> Tensor:
+    """``torch.movedim``, as the operation that the compiled engine knows."""
+    order = list(range(x.ndim))
+    order.insert(after % x.ndim, order.pop(before))
+    return x if order == list(range(x.ndim)) else x.permute(order)
 
 
 def sizes(weight: Tensor, bias: Tensor | None, kind: str, square: bool = False) -> None:

@@ -148,7 +148,7 @@ class TaskLoss:
             found = within.solve(gathered, **places)
             if found.kind == self.kind:
                 return found
-            weight, bias = _map(found)
+            weight, bias = found.map()
         else:
             weight, bias = self._map(a, b, gathered)
         if self.kind == "linear":
@@ -158,17 +158,11 @@ class TaskLoss:
     def _map(self, a: Cut, b: Cut, gathered: Gathered | None) -> tuple[Tensor, Tensor]:
         """Matrix and bias of an initialisation that does not depend on the kind."""
         if isinstance(self.init, StitchingLayer):
-            return _map(self.init)
+            return self.init.map()
         if self.init == "permutation":
             assert gathered is not None
-            return _map(PermutationMatching().solve(gathered))
+            return PermutationMatching().solve(gathered).map()
         if self.init == "random":
             return random_map(a.width, b.width, self.seed)
         weight = torch.ones(b.width, a.width) if self.init == "ones" else torch.eye(a.width)
         return weight, torch.zeros(b.width)
-
-
-def _map(layer: StitchingLayer) -> tuple[Tensor, Tensor]:
-    """Matrix and bias of any stitching layer."""
-    weight, bias = layer.matrix().detach(), layer.offset()
-    return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach()

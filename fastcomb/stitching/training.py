@@ -256,10 +256,7 @@ class Training:
         found = _with(layer, state)
         if not task.l1:
             return found
-        bias = found.offset()
-        weight = found.matrix().detach()
-        bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
-        return Sparse.nearest(weight, bias, channels=found.channels, resize=found.resize)
+        return Sparse.nearest(*found.map(), channels=found.channels, resize=found.resize)
 
 
 def _with(layer: StitchingLayer, state: Mapping[str, Tensor]) -> StitchingLayer:
