@@ -88,6 +88,8 @@ class Network:
 class Cut:
     """A network in two parts: ``top(bottom(x))`` is its output, bit for bit.
 
+    (Torch's transformer layers have a fast path without gradients, which rounds otherwise and is not taken.)
+
     Attributes:
         network: the network.
         layer: where it is cut.
@@ -114,12 +116,13 @@ class Cut:
         return f"Cut({self.network.name} at {self.layer})"
 
 
-def layers(model: nn.Module, *inputs: Tensor) -> tuple[Layer, ...]:
-    """All layers of a network at which it can be pointed at, in execution order, with names and shapes.
+def layers(model: nn.Module, *inputs: Tensor, clean: bool = False) -> tuple[Layer, ...]:
+    """The layers of a network in execution order, with names and shapes.
 
     Args:
         model: the network; it is captured in eval mode.
         *inputs: a sample input [N, ...]; guessed if there is none.
+        clean: only those at which the network can be cut, without severing a skip connection.
 
     Returns:
         layers (:class:`~fastcomb.program.Layer`); printed, each is its name and shape.
@@ -128,7 +131,8 @@ def layers(model: nn.Module, *inputs: Tensor) -> tuple[Layer, ...]:
         CaptureError: the network cannot be captured.
         ValueError: no input could be guessed.
     """
-    return program_layers(Network.of(model, *inputs).program)
+    program = Network.of(model, *inputs).program
+    return tuple(layer for layer in program_layers(program) if not clean or _clean(program, layer))
 
 
 def cut(model: nn.Module, layer: str, *inputs: Tensor, channels: int | None = None) -> Cut:
