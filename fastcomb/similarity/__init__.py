@@ -16,6 +16,7 @@ from fastcomb.similarity.functional import (
     jensen_shannon,
     min_max_disagreement,
 )
+from fastcomb.similarity.layerwise import Layerwise, layerwise
 from fastcomb.similarity.moments import Moments
 from fastcomb.similarity.neighbours import neighbour_jaccard
 from fastcomb.similarity.procrustes import angular_procrustes, size_and_shape_procrustes
@@ -24,6 +25,7 @@ from fastcomb.similarity.rsa import rdm, rsa
 from fastcomb.similarity.soft_matching import soft_matching_correlation, soft_matching_distance
 
 __all__ = [
+    "Layerwise",
     "Moments",
     "angular_procrustes",
     "canonical_correlations",
@@ -34,6 +36,7 @@ __all__ = [
     "error_corrected_disagreement",
     "flatten",
     "jensen_shannon",
+    "layerwise",
     "linear_cka",
     "linear_cka_matrix",
     "linear_regression_r2",

@@ -108,8 +108,8 @@ def minibatch_cka(
     total = torch.zeros(3, dtype=torch.float64)
     count = 0
     for count, (x, y) in enumerate(batches, 1):  # noqa: B007
-        one, other = (values.double() for values in both(x, y))
-        total += _unbiased(one - one.mean(0), other - other.mean(0), kernel, bandwidth).cpu()
+        one, other = (_around(values) for values in both(x, y))
+        total += _unbiased(one, other, kernel, bandwidth).cpu()
     if not count:
         raise ValueError("there are no batches; at least one of 4 samples or more is needed")
     return _ratio(total)
@@ -147,12 +147,11 @@ def linear_cka_matrix(features: Sequence[Features]) -> Tensor:
         raise ValueError(
             f"features of shapes {', '.join(map(str, shapes))}; CKA needs [N, d] of the same N ≥ 2 samples"
         )
-    samples = shapes[0][0]
-    around = [f.double() - f.double().mean(0) for f in given]
-    if max(s[1] for s in shapes) > samples:
-        grams = torch.stack([(f @ f.T).flatten() for f in around])
+    if max(s[1] for s in shapes) > shapes[0][0]:
+        grams = torch.stack([_gram(_around(f), "linear", 1).flatten() for f in given])
         products = grams @ grams.T
     else:
+        around = [_around(f) for f in given]
         products = torch.empty(len(around), len(around), dtype=torch.float64)
         for i, f in enumerate(around):
             for j, g in enumerate(around[: i + 1]):
@@ -168,6 +167,11 @@ def _check_options(kernel: str, estimator: str, bandwidth: float) -> None:
         raise ValueError(f"estimator={estimator!r} is neither 'biased' nor 'debiased'")
     if not 0 < bandwidth < float("inf"):
         raise ValueError(f"bandwidth={bandwidth} must be positive and finite")
+
+
+def _around(features: Tensor) -> Tensor:
+    values = features.double()
+    return values - values.mean(0)
 
 
 def _gram(values: Tensor, kernel: str, bandwidth: float) -> Tensor:
@@ -199,11 +203,11 @@ def _unbiased(one: Tensor, other: Tensor, kernel: str, bandwidth: float) -> Tens
     n = len(one)
     if n < 4:
         raise ValueError(f"the unbiased HSIC needs at least 4 samples in a batch; there are {n}")
-    k, l = (_u_centred(_gram(values, kernel, bandwidth)) for values in (one, other))
+    k, l = (u_centred(_gram(values, kernel, bandwidth)) for values in (one, other))
     return torch.stack([(k * l).sum(), k.square().sum(), l.square().sum()]) / (n * (n - 3))
 
 
-def _u_centred(gram: Tensor) -> Tensor:
+def u_centred(gram: Tensor) -> Tensor:
     """A kernel matrix without its diagonal, centred so that its rows sum to 0; 0 where rounding is left."""
     n = len(gram)
     gram = gram - torch.diag(gram.diagonal())

@@ -62,7 +62,7 @@ def neighbour_jaccard(
 def _neighbours(values: Tensor, rows: Tensor, k: int) -> Tensor:
     """Whether each sample is among the k nearest of those in ``rows``: bool [rows, n]."""
     squared = squared_distances(values[rows], values)
-    squared[torch.arange(len(rows)), rows] = torch.inf
+    squared[torch.arange(len(rows), device=rows.device), rows] = torch.inf
     last = squared.kthvalue(k, dim=1, keepdim=True).values
     same = _TIE * values.square().sum(1).max()
     nearer = squared < last - same
