@@ -6,8 +6,10 @@ package is installed it is asked again. Tolerances of 1e-12 are some thousand ro
 
 import importlib
 import itertools
+import re
 import warnings
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ import torch
 from scipy.spatial.distance import cdist, pdist, squareform
 
 from fastcomb import similarity as fs
+from fastcomb.models import MLP
 
 CLOSE = {"rel": 1e-12, "abs": 1e-14}
 
@@ -159,6 +162,21 @@ def test_pot_agrees(features):
     x, y = features
     weights = [np.full(side.shape[1], 1 / side.shape[1]) for side in features]
     assert fs.soft_matching_distance(x, y) == pytest.approx(ot.emd2(*weights, ot.dist(x.T, y.T)) ** 0.5)
+
+
+def test_the_document_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs" / "similarity.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = dict(zip(("x", "y"), random_pair(0, n=100), strict=True))
+    names |= {f"model_{side}": MLP((20, 9, 7, 4)).eval() for side in "ab"}
+    names |= {f"maps_{side}": torch.randn(6, 3, 5, 5) for side in "ab"}
+    names |= {f"logits_{side}": torch.randn(8, 4) for side in "ab"} | {"x_test": torch.randn(30, 20)}
+    exec(block, names)
+    assert (tmp_path / "layers.png").exists()
+    for name in fs.__all__:  # all that there is has its place in the table or the text
+        assert f"`{name}`" in text or f"fs.{name}" in text, name
 
 
 def unbiased_hsic(k, l):

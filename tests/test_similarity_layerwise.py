@@ -62,7 +62,8 @@ def by_hand(function, to, a, b, names):
 
 
 @pytest.mark.parametrize("name", [name for name in MEASURES if name != "minibatch_cka"])
-def test_every_measure_equals_itself_on_activations(name, networks, inputs):
+def test_every_measure_equals_itself_on_activations(name, networks, inputs, monkeypatch):
+    monkeypatch.setattr("fastcomb.similarity.collect._BLOCK_BYTES", 100_000)  # several blocks
     a, b = networks
     names = ("features.1", "features.2", "features.4", "classifier.2")
     found = fs.layerwise(a, b, inputs, layers_a=names, measure=name, batch=11, progress=False)
@@ -261,6 +262,7 @@ def test_all_that_streams_takes_moments():
             {"layers_a": ["features.1"], "layers_b": ["features.4"], "measure": "mean_cca"},
             "use flatten='samples'",
         ),
+        ({"measure": "minibatch_cka", "batch": 3}, "no batch has 4 samples"),
         ({"measure": "minibatch_cka", "flatten": "positions"}, "is the linear one with flatten='samples'"),
         ({"measure": "mean_cca", "flatten": "samples"}, r"layer 'features.0' of model_a \(x\) with .*ridge="),
         ({"model_b": "vgg"}, "model_b is a str; pass a module"),

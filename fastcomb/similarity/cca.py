@@ -61,11 +61,10 @@ def mean_squared_cca(
 ) -> float:
     """Mean squared canonical correlation, Σ ρ_i² / min(r1, r2): a score in [0, 1].
 
-    Also called Yanai's generalised coefficient of determination. Invariances, arguments, cost and errors are
-    those of :func:`canonical_correlations`.
+    Invariances, arguments, cost and errors are those of :func:`canonical_correlations`.
 
     Source: R²_CCA of Kornblith, Norouzi, Lee and Hinton, "Similarity of Neural Network Representations
-    Revisited" (ICML 2019).
+    Revisited" (ICML 2019); for equal ranks Yanai's generalised coefficient of determination.
     """
     return float(canonical_correlations(x, y, ridge=ridge).square().mean())
 

@@ -16,6 +16,9 @@ from fastcomb.similarity.moments import Moments
 #: Takes the numbers of two layers and the call that compares them, and returns its result.
 Pair = Callable[[int, int, Callable[[], Any]], float]
 
+#: Bytes of the float64 features that moments are taken of at a time.
+_BLOCK_BYTES = 64 << 20
+
 
 class Collector(Protocol):
     """Takes batches of the features of all layers, and then compares them."""
@@ -89,10 +92,15 @@ class Streamed:
 
     def add(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
         for where, (rows, columns) in self._groups.items():
-            x, y = torch.cat([a[i] for i in rows], 1), torch.cat([b[j] for j in columns], 1)
-            moments = Moments.of(x, y)
-            before = self._moments.get(where)
-            self._moments[where] = moments if before is None else before + moments
+            width = sum(self._widths[0][i] for i in rows) + sum(self._widths[1][j] for j in columns)
+            size = max(1, _BLOCK_BYTES // (8 * width))
+            for first in range(0, len(a[rows[0]]), size):
+                block = slice(first, first + size)
+                x = torch.cat([a[i][block] for i in rows], 1)
+                y = torch.cat([b[j][block] for j in columns], 1)
+                moments = Moments.of(x, y)
+                before = self._moments.get(where)
+                self._moments[where] = moments if before is None else before + moments
 
     def values(self, pair: Pair, shown: tqdm[Any]) -> Tensor:
         found = torch.full(self._size, torch.nan, dtype=torch.float64)
@@ -122,6 +130,8 @@ class Batchwise:
 
     def values(self, pair: Pair, shown: tqdm[Any]) -> Tensor:
         between, x, y = self._sums
+        if not isinstance(between, Tensor):
+            raise ValueError("no batch has 4 samples, which the unbiased HSIC needs; pass more samples")
         shown.update(between.numel())
         found: Tensor = between / torch.outer(x, y).sqrt()
         return found

@@ -122,8 +122,7 @@ def layerwise(
 
     - with "minibatch_cka", sums alone: any number of samples, in batches of ``batch``;
     - with "positions" and linear CKA, CCA, SVCCA, PWCCA, regression or Procrustes, moments: (Σ d)² · 8 bytes
-    for
-      the d channels of all layers with the same spatial size;
+      for the d channels of all layers with the same spatial size;
     - else the features of all samples, N · Σ d numbers of both networks, so give large feature maps fewer
       samples or name fewer layers; and for "cka" 8 N² bytes per layer.
 
