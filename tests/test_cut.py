@@ -134,7 +134,7 @@ def test_cuts_that_cannot_be_say_why():
         stitching.cut(Tiny10(), "relu")
     with pytest.raises(ValueError, match="channels=0 is no dimension"):
         stitching.cut(Tiny10(), "bn1", channels=0)
-    with pytest.raises(TypeError, match="pass an nn.Module"):
+    with pytest.raises(TypeError, match=r"pass an nn\.Module"):
         stitching.cut({"w": torch.ones(2)}, "w")
     with pytest.raises(ValueError, match="takes 2 inputs"):
         stitching.cut(nn.Bilinear(2, 3, 4), "bilinear", torch.randn(2, 2), torch.randn(2, 3))

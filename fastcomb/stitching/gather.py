@@ -106,15 +106,11 @@ def gather(
                 h, g = (activations[id(c.network)][c.layer.value] for c in (a, b))
                 if change is not None:
                     h = change(h, a.layer.channels)
-                rows = positions(h, a.layer.channels), positions(g, b.layer.channels)
-                new = Gathered(Moments.of(*rows), Third.of(*rows) if third else None)
+                new = _moments(positions(h, a.layer.channels), positions(g, b.layer.channels), third, a, b)
                 before = found[i]
                 found[i] = new if before is None else before + new
             shown.update(len(x))
-    done = [one for one in found if one is not None]
-    for (a, b), one in zip(pairs, done, strict=True):
-        _check_finite(one.moments, a, b)
-    return done
+    return [one for one in found if one is not None]
 
 
 class Taps:
@@ -161,7 +157,8 @@ def batch_size(cuts: Sequence[Cut]) -> int:
     return max(1, min(_MOST_SAMPLES, BATCH_BYTES // max(1, per_sample)))
 
 
-def _check_finite(moments: Moments, a: Cut, b: Cut) -> None:
-    for side, total in ((a, moments.xx), (b, moments.yy)):
-        if not torch.isfinite(total).all():
-            raise ValueError(f"{side.network.name} has activations at {side.layer} that are NaN or infinite")
+def _moments(x: Tensor, y: Tensor, third: bool, a: Cut, b: Cut) -> Gathered:
+    try:
+        return Gathered(Moments.of(x, y), Third.of(x, y) if third else None)
+    except ValueError as error:
+        raise ValueError(f"activations x at {a.layer} and y at {b.layer}: {error}") from None

@@ -95,6 +95,9 @@ def _descend(
     rest = target - weight @ gram  # the negative gradient of the smooth part
     diagonal = gram.diagonal().tolist()
     for _ in range(_SWEEPS):
+        moved = torch.zeros_like(
+            square
+        )  # Σ (change of the predictions)² / n, summed over the steps of a sweep
         for j, own in enumerate(diagonal):
             if own <= 0:
                 continue
@@ -103,7 +106,10 @@ def _descend(
             after = free.sign() * (free.abs() - alpha).clamp_min(0) / own
             weight[:, j] = after
             rest -= torch.outer(after - before, gram[j])
-        if (_gap(weight, rest, target, square, alpha) <= tolerance * square).all():
+            moved += own * (after - before).square()
+        # without a penalty the gap says nothing; a step that moves this little gains less than the tolerance
+        still = moved <= (tolerance**2 if alpha == 0 else 0.0) * square
+        if (still | (_gap(weight, rest, target, square, alpha) <= tolerance * square)).all():
             break
     return weight
 
