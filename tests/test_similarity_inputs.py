@@ -108,10 +108,9 @@ def test_constant_representations_are_refused(measure, features):
         words = "all distances between the samples of {} are 0"
     else:
         words = "{} does not vary"
-    for constant in (
-        torch.tensor([0.1, -3.3, 1e9]).expand(20, 3),
-        torch.tensor([[0.1, 7, 2]]).double().expand(20, 3),
-    ):
+    rounded = torch.linspace(0.1, 7, 30, dtype=torch.float64).expand(20, 30)
+    assert (rounded - rounded.mean(0)).any()
+    for constant in (torch.tensor([0.1, -3.3, 1e9]).expand(20, 3), rounded):
         with pytest.raises(ValueError, match=words.format("x")):
             measure(constant, y)
         with pytest.raises(ValueError, match=words.format("y")):

@@ -115,6 +115,7 @@ def test_invariances_symmetry_and_range(name, seed):
         assert measure(y, x) == pytest.approx(found, rel=CLOSE, abs=CLOSE)
     if own is not None:
         assert measure(x, x) == pytest.approx(own, abs=CLOSE)
+        assert least <= measure(x, x) <= greatest
 
 
 @pytest.mark.parametrize("name", MEASURES)

@@ -129,7 +129,7 @@ def pwcca(
     columns = basis(own, ridge)
     directions, correlations = _correlations(columns, basis(other, ridge))
     weights = (directions.T @ (columns.T @ own.values)).abs().sum(1)
-    return float(weights @ correlations / weights.sum())
+    return float((weights @ correlations / weights.sum()).clamp(0, 1))
 
 
 def basis(side: Centred, ridge: float | None) -> Tensor:

@@ -73,14 +73,14 @@ def cka(
                 "use minibatch_cka"
             )
         given = alone(x, y)
-        return float(given.xy.square().sum() / (given.xx.norm() * given.yy.norm()))
+        return _bounded(float(given.xy.square().sum() / (given.xx.norm() * given.yy.norm())))
     one, other = (side.values for side in centred(x, y))
     if estimator == "debiased":
         return _ratio(_unbiased(one, other, kernel, bandwidth))
     if kernel == "linear":
-        return float(linear_cka_matrix([one, other])[0, 1])
+        return _bounded(float(linear_cka_matrix([one, other])[0, 1]))
     k, l = (_doubly_centred(_gram(values, kernel, bandwidth)) for values in (one, other))
-    return float((k * l).sum() / (k.norm() * l.norm()))
+    return _bounded(float((k * l).sum() / (k.norm() * l.norm())))
 
 
 def minibatch_cka(
@@ -226,4 +226,9 @@ def _ratio(hsic: Tensor) -> float:
                 f"the unbiased HSIC of {name} with itself is 0, so the debiased CKA is undefined: its "
                 "samples are too few or too much alike (only one of them differs, say); use more samples"
             )
-    return float(between / math.sqrt(x * y))
+    return _bounded(between / math.sqrt(x * y))
+
+
+def _bounded(score: float) -> float:
+    """A score that only rounding can bring out of [−1, 1]."""
+    return min(max(score, -1.0), 1.0)
