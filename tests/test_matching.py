@@ -364,7 +364,9 @@ class TestBadInput:
         a, b, u = pair(0)
         bad = u.clone()
         bad[3, 0] = torch.nan
-        with pytest.raises(ValueError, match=r"activations x at inner N×6 .* values that are NaN or infinite"):
+        with pytest.raises(
+            ValueError, match=r"activations x at inner N×6 .* values that are NaN or infinite"
+        ):
             stitching.match(a, b, bad, progress=False)
         with pytest.raises(ValueError, match="empty"):
             stitching.match(a, b, u[:0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -50,7 +52,7 @@ class Cache:
     ) -> None:
         self.in_memory = self.on_disk = 0
         self._budget = budget
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._activations: dict[tuple[Network, str], Tensor] = {}
         self._outputs: dict[Network, Tensor] = {}
         self._count = data.samples
@@ -104,6 +106,7 @@ class Cache:
             return torch.empty(shape, dtype=dtype)
         self.on_disk += size
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="fastcomb-", ignore_cleanup_errors=True)
-        path = Path(self._folder.name) / str(len(self._activations))
+            self._folder = Path(tempfile.mkdtemp(prefix="fastcomb-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        path = self._folder / str(len(self._activations))
         return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)

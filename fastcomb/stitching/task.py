@@ -57,7 +57,8 @@ class TaskLoss:
         targets: "b", the predictions of network B, "a", those of A, "mean", of both on average, or "labels".
         temperature: divides all logits, of the stitched network and of the targets.
         rank: of a low-rank layer.
-        l1: weight of the mean absolute entry of the matrix; entries below 1e-4 are set to 0 at the end.
+        l1: weight of the mean absolute entry of the matrix, by proximal steps, which make entries exactly 0;
+            those below 1e-4 are set to 0 at the end.
         cka: weight of the linear CKA between stitched activations and network B's own, over a batch; positive
             to drive them apart.
         lr: learning rate of Adam.

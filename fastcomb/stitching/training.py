@@ -26,6 +26,7 @@ from fastcomb.stitching.trained import Trained
 #: Bytes of the largest activations of the stitches that pass through the top together: so that they stay
 #: near the caches, and below what the allocator hands back to the system after every step.
 _TOGETHER = 16 << 20
+_BETAS, _EPS = (0.9, 0.999), 1e-8
 #: Samples in a batch that is only evaluated.
 _EVALUATED = 256
 
@@ -86,7 +87,7 @@ class Training:
             {"params": list(layer.parameters()), "lr": task.lr}
             for layer, task in zip(self._layers, tasks, strict=True)
         ]
-        self._optimiser = torch.optim.Adam(groups, fused=True)
+        self._optimiser = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS, fused=True)
         self._best = [math.inf] * len(tasks)
         self._waited = [0] * len(tasks)
         self._losses: list[list[float]] = []
@@ -185,8 +186,26 @@ class Training:
                 (losses.sum() + self._penalties(z, rows, which)).backward()
                 total[which] += losses.detach().double().cpu() * len(rows)
             self._optimiser.step()
+            self._shrink(active)
             shown.update()
         self._losses.append(self._of_active(total / samples, active))
+
+    @torch.no_grad()
+    def _shrink(self, active: list[int]) -> None:
+        """The proximal step of the L1 penalties, in the metric of Adam's step: it makes entries exactly 0.
+
+        (Yun, Lozano and Yang, "Adaptive Proximal Gradient Methods for Structured Neural Networks",
+        NeurIPS 2021.)
+        """
+        for i in active:
+            task = self._tasks[i]
+            if not task.l1:
+                continue
+            weight = self._layers[i].get_parameter("weight")
+            state = self._optimiser.state[weight]
+            corrected = state["exp_avg_sq"] / (1 - _BETAS[1] ** float(state["step"]))
+            threshold = task.lr * (task.l1 / weight.numel()) / (corrected.sqrt() + _EPS)
+            weight.copy_(weight.sign() * (weight.abs() - threshold).clamp_min(0))
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -240,12 +259,10 @@ class Training:
         return losses, z
 
     def _penalties(self, z: Tensor, rows: Tensor, which: list[int]) -> Tensor:
-        """What the tasks add to their cross-entropies, summed."""
+        """What the tasks add to their cross-entropies and is differentiable, summed."""
         total = z.new_zeros(())
         for i, own in zip(which, z, strict=True):
             task = self._tasks[i]
-            if task.l1:
-                total = total + task.l1 * self._layers[i].matrix().abs().mean()
             if task.cka:
                 assert self._course.g is not None
                 total = total + task.cka * _linear_cka(own, self._course.g[rows].to(self._device))
