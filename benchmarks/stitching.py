@@ -92,8 +92,8 @@ def hooked_least_squares(a: nn.Module, b: nn.Module, layer: str, x: Tensor, batc
 
 def hooked_training(
     a: nn.Module, b: nn.Module, layer: str, x: Tensor, start: tuple[Tensor, Tensor], order: list[Tensor]
-) -> nn.Conv2d:
-    """One stitch, trained by Adam on soft targets of the second network."""
+) -> float:
+    """The loss while one stitch is trained by Adam on soft targets of the second network."""
     both = Hooked(a, b, layer)
     weight, bias = start
     transform = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
@@ -102,6 +102,7 @@ def hooked_training(
         assert transform.bias is not None
         transform.bias.copy_(bias)
     optimiser = torch.optim.Adam(transform.parameters(), lr=1e-3)
+    total = 0.0
     for rows in order:
         both.transform = None
         with torch.no_grad():
@@ -111,8 +112,9 @@ def hooked_training(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        total += float(loss.detach())
     both.close()
-    return transform
+    return total / len(order)
 
 
 def measured(call: Callable[[], T]) -> tuple[T, float, int]:
@@ -177,11 +179,11 @@ def training(a: nn.Module, b: nn.Module, x: Tensor, steps: int, rounds: int) -> 
             trained, once, memory = measured(partial(fit, epochs=1))
             _, twice, more = measured(partial(fit, epochs=2))
             start = tasks[number].start(*cuts, None).map()
-            transform, one, _ = measured(partial(hooked_training, a, b, layer, x, start, order))
+            loss, one, _ = measured(partial(hooked_training, a, b, layer, x, start, order))
             times.append((STITCHES * one, once, twice - once))
             grew = max(grew, memory, more)
-            weight, _ = trained.networks[number].layer.map()
-            torch.testing.assert_close(weight, transform.weight[..., 0, 0].detach(), rtol=1e-2, atol=1e-3)
+            # of weights whose gradient is near 0, Adam makes a whole step of the rounding
+            assert abs(trained.loss[number, 0] - loss) < 1e-3 * loss
         peer, whole, epoch = (statistics.median(column) for column in zip(*times, strict=True))
         row = (
             layer,

@@ -75,8 +75,8 @@ def cifar_networks(name: str, folder: Path, images: dict[str, Samples]) -> Famil
     return Family(name, networks, images["test"], images["held out"], images["train"][0], layers)
 
 
-def cifar_images(folder: Path, test: int) -> dict[str, Samples]:
-    """Equally many images of each class from ``folder``: test, 300 held-out ones, and 500 of training.
+def cifar_images(folder: Path, test: int, train: int = 500) -> dict[str, Samples]:
+    """Equally many images of each class from ``folder``: test, 300 held-out ones, and ``train`` of training.
 
     Reads ``cifar10-jpeg.tar.xz`` (``test/<class>/<n>.jpg``, ``train/...``), or the folder that
     ``torchvision.datasets.CIFAR10(folder, download=True)`` makes.
@@ -84,7 +84,7 @@ def cifar_images(folder: Path, test: int) -> dict[str, Samples]:
     Raises:
         FileNotFoundError: neither is there.
     """
-    wanted = {"test": test + 300, "train": 500}
+    wanted = {"test": test + 300, "train": train}
     if (folder / "cifar10-jpeg.tar.xz").is_file():
         found = _from_archive(folder / "cifar10-jpeg.tar.xz", wanted)
     elif (folder / "cifar-10-batches-py").is_dir():

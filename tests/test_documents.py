@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fastcomb
 from fastcomb.models import MLP
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     x = torch.randn(40, 6)
@@ -31,7 +32,27 @@ def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     for block in blocks:
         exec(block.replace("100_000", "2_000"), names)
     assert "combinations per second" in capsys.readouterr().out
-    assert (tmp_path / "density.png").exists()
+    assert {"density.png", "layers.png"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_the_page_on_stitching_runs(tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "stitching.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    x = torch.randn(60, 6)
+    names = {
+        "fc": fastcomb,
+        "model_a": MLP((6, 9, 8, 3)),
+        "model_b": MLP((6, 9, 8, 3)),
+        "x_train": x,
+        "x_test": x,
+        "y_test": torch.randint(0, 3, (60,)),
+    }
+    exec(block.replace("n=1000", "n=50"), names)
+    printed = capsys.readouterr().out
+    assert "2 N×9" in printed
+    assert "| task loss |" in printed
+    assert (tmp_path / "stitch.safetensors").exists()
 
 
 def test_the_demo_runs_and_finds_what_the_readme_says(tmp_path):
