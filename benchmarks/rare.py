@@ -30,7 +30,7 @@ import fastcomb as fc
 from benchmarks.table import cpu
 from fastcomb.density import Array
 from fastcomb.models import MLP
-from fastcomb.phenomena.evaluation import bar
+from fastcomb.progress import bar
 from fastcomb.rare import RareFraction, rare_fraction
 from fastcomb.rare.simulation import simulate
 from fastcomb.rare.subset import Size

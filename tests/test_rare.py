@@ -16,7 +16,7 @@ import fastcomb as fc
 from benchmarks.rare import KNOWN, Known, Normal, linear, solve
 from fastcomb.backends.base import BackendNotice
 from fastcomb.models import MLP, VGG
-from fastcomb.phenomena.evaluation import bar
+from fastcomb.progress import bar
 from fastcomb.rare import RareFraction, rare_fraction, simulation
 from fastcomb.rare.fields import Fields
 from fastcomb.rare.interval import bounds, lognormal

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fastcomb.density import Array
 from fastcomb.endpoints import Theta
-from fastcomb.phenomena.evaluation import Evaluation, Options, bar, means
+from fastcomb.phenomena.evaluation import Evaluation, Options, means
+from fastcomb.progress import bar
 from fastcomb.result import METRICS, Result, markdown
 from fastcomb.samplers import Constant
 

@@ -19,8 +19,8 @@ from fastcomb.backends import BackendNotice
 from fastcomb.density import Array
 from fastcomb.endpoints import Endpoint
 from fastcomb.mixture import Mixture
-from fastcomb.phenomena.evaluation import bar
 from fastcomb.phenomena.weights import gram
+from fastcomb.progress import bar
 from fastcomb.result import Result, markdown
 from fastcomb.samplers import Constant
 from fastcomb.similarity.cka import linear_cka_matrix

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from fastcomb.density import Array
 from fastcomb.endpoints import Theta, structure
@@ -109,8 +108,3 @@ class Evaluation:
 def means(sweeps: list[Sweep]) -> Array:
     """Mean loss and accuracy [2, sweeps], in float64."""
     return np.array([[s.loss.mean(dtype=float), s.accuracy.mean(dtype=float)] for s in sweeps]).T
-
-
-def bar(total: int, unit: str, progress: bool | None) -> tqdm[Any]:
-    """A progress bar; with None it shows when standard error is a terminal."""
-    return tqdm(total=total, unit=unit, disable=None if progress is None else not progress)

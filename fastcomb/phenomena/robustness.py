@@ -13,7 +13,8 @@ import numpy as np
 from fastcomb.backends import BackendNotice
 from fastcomb.density import Array
 from fastcomb.endpoints import Theta
-from fastcomb.phenomena.evaluation import Evaluation, Options, bar, means
+from fastcomb.phenomena.evaluation import Evaluation, Options, means
+from fastcomb.progress import bar
 from fastcomb.rebasin import Alignment, Method, perturb
 from fastcomb.rebasin.align import resolve
 from fastcomb.rebasin.method import check_count

@@ -13,7 +13,8 @@ from torch import Tensor
 from fastcomb.density import Array
 from fastcomb.endpoints import Theta
 from fastcomb.phenomena.barrier import Barrier, Points, along, line
-from fastcomb.phenomena.evaluation import Evaluation, Options, bar
+from fastcomb.phenomena.evaluation import Evaluation, Options
+from fastcomb.progress import bar
 from fastcomb.rebasin import Method, Symmetries
 from fastcomb.rebasin.align import resolve
 from fastcomb.rebasin.symmetries import Matching

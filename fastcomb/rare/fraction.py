@@ -13,7 +13,7 @@ from torch import nn
 from fastcomb.backends import BackendNotice
 from fastcomb.density import Array
 from fastcomb.mixture import Mixture
-from fastcomb.phenomena.evaluation import bar
+from fastcomb.progress import bar
 from fastcomb.rare.fields import Fields, width
 from fastcomb.rare.result import RareFraction
 from fastcomb.rare.simulation import simulate

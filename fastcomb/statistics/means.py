@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fastcomb import endpoints
 from fastcomb.endpoints import Endpoint, Theta
-from fastcomb.phenomena.evaluation import Evaluation, Options, bar
+from fastcomb.phenomena.evaluation import Evaluation, Options
+from fastcomb.progress import bar
 from fastcomb.samplers import Sampler, ScalarSampler
 from fastcomb.statistics.mean_estimate import MeanEstimate, from_pairs, from_strata
 from fastcomb.statistics.proportion import check_confidence

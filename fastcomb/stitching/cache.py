@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastcomb.phenomena.evaluation import bar
+from fastcomb.progress import bar
 from fastcomb.stitching.cut import Cut, Network
 from fastcomb.stitching.gather import batch_size
 from fastcomb.sweep.data import Data

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from fastcomb.notice import BackendNotice
-from fastcomb.phenomena.evaluation import bar
+from fastcomb.progress import bar
 from fastcomb.stitching.cache import MEMORY_BUDGET, Cache
-from fastcomb.stitching.course import Course
 from fastcomb.stitching.cut import Cut, Network, places
 from fastcomb.stitching.gather import Gathered, as_data, check_labels, gather
 from fastcomb.stitching.task import TaskLoss
 from fastcomb.stitching.trained import Trained
 from fastcomb.stitching.training import Schedule, Training
+from fastcomb.stitching.training_data import TrainingData
 from fastcomb.stitching.training_files import Files, identity
 from fastcomb.sweep.data import Data
 
@@ -110,9 +110,9 @@ def fit_all(
     trainings = []
     for (a, b, tasks), moments, place in zip(jobs, gathered, where, strict=True):
         layers = [task.start(a, b, moments, **place) for task in tasks]
-        course = Course.of(a, b, tasks, cache, place["resize"])
-        validated = None if other is None else Course.of(a, b, tasks, other, place["resize"])
-        trainings.append(Training(a, b, tasks, layers, course, validated, schedule))
+        own = TrainingData.of(a, b, tasks, cache, place["resize"])
+        validated = None if other is None else TrainingData.of(a, b, tasks, other, place["resize"])
+        trainings.append(Training(a, b, tasks, layers, own, validated, schedule))
         files.restore(len(trainings) - 1, trainings[-1])
     with (
         bar(sum(t.steps for t in trainings), "step", progress) as shown,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcomb.phenomena.evaluation import bar
+from fastcomb.progress import bar
 from fastcomb.similarity.moments import Moments
 from fastcomb.stitching.cut import Cut, Network, places
 from fastcomb.stitching.layer import Resize

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastcomb.density import Array
-from fastcomb.phenomena.evaluation import bar
 from fastcomb.plots import new_figure, save
+from fastcomb.progress import bar
 from fastcomb.result import Result, markdown
 from fastcomb.similarity.functional import pairs
 from fastcomb.stitching.cut import Cut, Network

@@ -15,13 +15,13 @@ from torch.utils._pytree import tree_leaves
 
 from fastcomb.program import between, folded
 from fastcomb.stitching.affine import Sparse
-from fastcomb.stitching.course import Course
 from fastcomb.stitching.cut import Cut
 from fastcomb.stitching.layer import StitchingLayer
 from fastcomb.stitching.part import Part
 from fastcomb.stitching.stitched import Stitched
 from fastcomb.stitching.task import TaskLoss
 from fastcomb.stitching.trained import Trained
+from fastcomb.stitching.training_data import TrainingData
 
 #: Bytes of the largest activations of the stitches that pass through the top together: so that they stay
 #: near the caches, and below what the allocator hands back to the system after every step.
@@ -55,7 +55,7 @@ class Training:
         a, b: the two cuts.
         tasks: what to train for.
         layers: the stitching layers, which are trained.
-        course: the samples.
+        data: the samples.
         validation: other samples, or None.
         schedule: how long, in which order.
 
@@ -69,15 +69,15 @@ class Training:
         b: Cut,
         tasks: Sequence[TaskLoss],
         layers: Sequence[StitchingLayer],
-        course: Course,
-        validation: Course | None,
+        data: TrainingData,
+        validation: TrainingData | None,
         schedule: Schedule,
     ) -> None:
         self.epoch = 0
         self._ends = (a, b)
         self._tasks = tuple(tasks)
         self._layers = [layer.to(b.network.device) for layer in layers]
-        self._course, self._validation, self._schedule = course, validation, schedule
+        self._data, self._validation, self._schedule = data, validation, schedule
         self._device = b.network.device
         program = between(b.network.program, b.layer.value, b.network.program.output)
         self._top = Part(*folded(program, b.network.state))
@@ -99,7 +99,7 @@ class Training:
     @property
     def steps(self) -> int:
         """How many are left, if none stops early."""
-        return (self._schedule.epochs - self.epoch) * -(-len(self._course.h) // self._schedule.batch)
+        return (self._schedule.epochs - self.epoch) * -(-len(self._data.h) // self._schedule.batch)
 
     def run(self, shown: Any) -> Iterator[None]:
         """Train to the end; yields after every epoch.
@@ -174,7 +174,7 @@ class Training:
         return [i for i, waited in enumerate(self._waited) if patience is None or waited < patience]
 
     def _train(self, shown: Any) -> None:
-        samples = len(self._course.h)
+        samples = len(self._data.h)
         generator = torch.Generator().manual_seed((self._schedule.seed << 20) + self.epoch)
         order = torch.randperm(samples, generator=generator)
         active = self._active()
@@ -182,7 +182,7 @@ class Training:
         for rows in order.split(self._schedule.batch):
             self._optimiser.zero_grad()
             for which in self._groups(active):
-                losses, z = self._cross_entropy(self._course, rows, which)
+                losses, z = self._cross_entropy(self._data, rows, which)
                 (losses.sum() + self._penalties(z, rows, which)).backward()
                 total[which] += losses.detach().double().cpu() * len(rows)
             self._optimiser.step()
@@ -236,14 +236,14 @@ class Training:
     def _of_active(self, values: Tensor, active: list[int]) -> list[float]:
         return [float(value) if i in active else math.nan for i, value in enumerate(values)]
 
-    def _cross_entropy(self, course: Course, rows: Tensor, which: list[int]) -> tuple[Tensor, Tensor]:
+    def _cross_entropy(self, data: TrainingData, rows: Tensor, which: list[int]) -> tuple[Tensor, Tensor]:
         """Cross-entropy to the targets of some tasks on some samples, [tasks], and stitched activations.
 
         These come as [tasks, samples, positions..., channels].
         """
         layers = [self._layers[i] for i in which]
         weight = torch.stack([layer.matrix() for layer in layers])
-        h = course.h[rows].to(self._device)
+        h = data.h[rows].to(self._device)
         z = torch.matmul(h.flatten(0, -2), weight.mT)
         offsets = [layer.offset() for layer in layers]
         if any(offset is not None for offset in offsets):
@@ -253,7 +253,7 @@ class Training:
         logits = tree_leaves(self._top(z.flatten(0, 1).movedim(-1, self._ends[1].layer.channels)))[0]
         logits = logits.view(len(which), len(rows), -1)
         tasks = [self._tasks[i] for i in which]
-        targets = torch.stack([course.targets[task.targets, task.temperature][rows] for task in tasks])
+        targets = torch.stack([data.targets[task.targets, task.temperature][rows] for task in tasks])
         temperature = logits.new_tensor([task.temperature for task in tasks])[:, None, None]
         losses: Tensor = -(targets.to(self._device) * (logits / temperature).log_softmax(2)).sum(2).mean(1)
         return losses, z
@@ -264,8 +264,8 @@ class Training:
         for i, own in zip(which, z, strict=True):
             task = self._tasks[i]
             if task.cka:
-                assert self._course.g is not None
-                total = total + task.cka * _linear_cka(own, self._course.g[rows].to(self._device))
+                assert self._data.g is not None
+                total = total + task.cka * _linear_cka(own, self._data.g[rows].to(self._device))
         return total
 
     def _finished(self, layer: StitchingLayer, state: Mapping[str, Tensor], task: TaskLoss) -> StitchingLayer:

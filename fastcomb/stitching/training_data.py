@@ -18,7 +18,7 @@ _SAMPLES = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class TrainingData:
     """Samples as the stitches of one pair see them.
 
     Attributes:
@@ -32,7 +32,7 @@ class Course:
     targets: Mapping[tuple[str, float], Tensor]
 
     @staticmethod
-    def of(a: Cut, b: Cut, tasks: Sequence[TaskLoss], cache: Cache, resize: Resize | None) -> Course:
+    def of(a: Cut, b: Cut, tasks: Sequence[TaskLoss], cache: Cache, resize: Resize | None) -> TrainingData:
         h = cache.activations(a)
         if resize is not None:
             h = torch.cat([resize(part, part.ndim - 1) for part in h.split(_SAMPLES)])
@@ -40,7 +40,7 @@ class Course:
         targets = {
             (what, temperature): _targets(what, temperature, a, b, cache) for what, temperature in wanted
         }
-        return Course(h, cache.activations(b) if any(task.cka for task in tasks) else None, targets)
+        return TrainingData(h, cache.activations(b) if any(task.cka for task in tasks) else None, targets)
 
 
 def _targets(what: str, temperature: float, a: Cut, b: Cut, cache: Cache) -> Tensor:
