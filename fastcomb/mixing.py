@@ -1,7 +1,8 @@
 """Convex mixing of parameters with regenerated coefficients, as one operator.
 
-``torch.ops.fastcomb.mix`` turns draws into weights: with the compiled kernels on CPUs, and everywhere else
-with :func:`reference`, which says what they compute, bit for bit. It carries a vmap rule, so a forward pass
+``torch.ops.fastcomb.mix`` turns draws into weights: with the compiled kernels on CPUs, with Triton's on CUDA
+devices where it is installed, and everywhere else with :func:`reference`, which says what they compute, bit
+for bit. It carries a vmap rule, so a forward pass
 batched over the combination index by :func:`torch.func.vmap` calls it once per parameter for all
 combinations of the batch.
 """
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastcomb import compiled
+from fastcomb import compiled, triton
 from fastcomb.stream import as_unsigned, pieces, step_unit
 
 _SMALLEST_NORMAL = 2.0**-126
@@ -129,6 +130,8 @@ def mix(
             unit=unit,
             dtype=dtype,
         )
+    elif triton.serves(a.device):
+        out = triton.kernels().mix(many, a, others, tables, rules, draw, unit, dtype)
     else:
         out = reference(many, a, others, tables, draw, unit, dtype)
     return out.view((*index.shape, *a.shape))

@@ -1,10 +1,15 @@
 """Networks and data that several tests share."""
 
+import os
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fastcomb.models import MLP
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are first imported
 
 
 @pytest.fixture(scope="session")

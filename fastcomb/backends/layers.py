@@ -1,9 +1,9 @@
 """Linear layers and convolutions of mixed weights, as operators: generation and product in one call.
 
 ``torch.ops.fastcomb.mixed_linear`` and ``torch.ops.fastcomb.mixed_conv2d`` serve modules that the engine
-cannot run as a whole. Linear layers in float32 and bfloat16 run on its kernels on CPUs. Convolutions generate
-their weights there and call torch for each combination: one layer at a time, bringing images into the
-engine's layout and back costs more than its convolutions save.
+cannot run as a whole. Linear layers in float32 and bfloat16 run on its kernels on CPUs, and on Triton's on
+CUDA devices. Convolutions generate their weights with these kernels and call torch for each combination: one
+layer at a time, bringing images into the engine's layout and back costs more than its convolutions save.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcomb import compiled
+from fastcomb import compiled, triton
 from fastcomb.backends.native.instructions import Goal
 from fastcomb.backends.native.machine import Machine, Mixed
 from fastcomb.program import Node, Program, Value, Weight
 from fastcomb.stream import as_unsigned
+
+_HALVES_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @torch.library.custom_op("fastcomb::mixed_linear", mutates_args=())
@@ -57,10 +59,14 @@ def mixed_linear(
     laws = _Laws(tables, rules, draw)
     inputs = x if own else x[None]
     rows = inputs.shape[1:-1].numel()
+    many = index.reshape(-1)
+    if triton.serves(x.device) and x.dtype in _HALVES_AND_FLOAT and inputs.numel():
+        flat = inputs.reshape(-1, rows, x.shape[-1])
+        out: Tensor = triton.kernels().mixed_linear(flat if own else flat[0], many, weight, bias, *laws)
+        return out.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
     fits = x.dtype in compiled.STORAGE and inputs.numel() and weight_a.numel() and index.numel()
     if not (fits and compiled.serves(x.device)):
         return _one_by_one(F.linear, {}, x, index, weight, bias, laws, own)
-    many = index.reshape(-1)
     inputs = inputs.reshape(-1, rows, x.shape[-1])  # a row of inputs is a sample
     out = torch.empty(len(many), rows, len(weight_a), dtype=x.dtype)
     _machine(weight, bias, laws, inputs[0]).run(
