@@ -306,6 +306,14 @@ class TestResume:
         assert count[0] == done + 9
         np.testing.assert_array_equal(again.loss, whole.loss)
 
+    def test_more_epochs_go_on_and_fewer_are_there_already(self, cuts, mlps, tmp_path):
+        whole = stitching.fit(*cuts, mlps[1], TASKS, epochs=4, progress=False)
+        for epochs in (2, 4, 3):
+            found = stitching.fit(*cuts, mlps[1], TASKS, epochs=epochs, out=tmp_path, progress=False)
+            assert found.complete
+            assert found.epochs == (2 if epochs == 2 else 4)
+            np.testing.assert_array_equal(found.loss, whole.loss[:, : found.epochs])
+
     def test_an_interruption_before_the_first_epoch_is_one(self, cuts, mlps, monkeypatch):
         def interrupted(self, *args):
             raise KeyboardInterrupt

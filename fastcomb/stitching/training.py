@@ -99,7 +99,8 @@ class Training:
     @property
     def steps(self) -> int:
         """How many are left, if none stops early."""
-        return (self._schedule.epochs - self.epoch) * -(-len(self._data.h) // self._schedule.batch)
+        left = max(0, self._schedule.epochs - self.epoch)
+        return left * -(-len(self._data.h) // self._schedule.batch)
 
     def run(self, shown: Any) -> Iterator[None]:
         """Train to the end; yields after every epoch.
@@ -129,7 +130,7 @@ class Training:
             self._tasks,
             networks,
             self.epoch,
-            self.epoch == self._schedule.epochs or not self._active(),
+            self.epoch >= self._schedule.epochs or not self._active(),
             np.array(self._losses).reshape(shape).T,
             np.array(self._validated).reshape(shape).T,
             [[_with(*pair) for pair in zip(self._layers, at, strict=True)] for at in self._snapshots],
@@ -151,19 +152,18 @@ class Training:
         self._safe = dict(state)
 
     def _state(self) -> dict[str, Any]:
-        return copy.deepcopy(
-            {
-                "epoch": self.epoch,
-                "layers": self._states(),
-                "optimiser": self._optimiser.state_dict(),
-                "best": self._best,
-                "waited": self._waited,
-                "losses": self._losses,
-                "validated": self._validated,
-                "kept": self._kept,
-                "snapshots": self._snapshots,
-            }
-        )
+        """Copies of what changes in place; states of layers are never changed, only replaced."""
+        return {
+            "epoch": self.epoch,
+            "layers": self._states(),
+            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+            "best": list(self._best),
+            "waited": list(self._waited),
+            "losses": list(self._losses),
+            "validated": list(self._validated),
+            "kept": list(self._kept),
+            "snapshots": list(self._snapshots),
+        }
 
     def _states(self) -> list[dict[str, Tensor]]:
         return [copy.deepcopy(layer.state_dict()) for layer in self._layers]
