@@ -177,6 +177,8 @@ def test_torchvision_models(vision, name, layer, channels):
     options = {"image_size": 32} if name == "vit_b_16" else {}
     model = getattr(vision, name)(weights=None, **options).eval()
     x = torch.randn(2, 3, 32 if options else 64, 32 if options else 64)
+    names = [each.name for each in stitching.layers(model, x)]
+    assert not any(name.rpartition(".")[2].endswith("_") or "__" in name for name in names)
     if channels is None:
         with pytest.raises(ValueError, match="severs a skip connection"):
             stitching.cut(model, layer, x)

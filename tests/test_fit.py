@@ -533,3 +533,47 @@ class TestBadInput:
         found = stitching.fit(*cuts, mlps[1], epochs=1, progress=False)
         with pytest.raises(ValueError, match="pass snapshots=True to fit"):
             found.at(0, 1)
+
+
+class TestOtherNetworks:
+    def test_double_precision_and_mixed(self):
+        torch.manual_seed(0)
+        models = [MLP(WIDTHS).double().eval(), MLP(WIDTHS).eval()]
+        x, y = torch.randn(40, 12), torch.randint(0, 4, (40,))
+        double, single = stitching.cut(models[0], LAYER), stitching.cut(models[1], LAYER)
+        data = (x.double(), y)
+        direct = stitching.match(double, double, data, progress=False)
+        tasks = [TaskLoss(), TaskLoss(rank=2)]
+        found = stitching.fit(double, double, data, tasks, epochs=2, progress=False)
+        for network in (direct, *found.networks):
+            assert network(data[0]).dtype == torch.float64
+        assert np.isfinite(stitching.score(found.networks, data, progress=False).loss).all()
+        sweep = stitching.combine(direct, found.networks[0], fc.Uniform(), data=data, n=2, progress=False)
+        assert np.isfinite(sweep.loss).all()
+        weight, bias = torch.eye(9), torch.zeros(9)
+        mixed = stitching.Stitched(single, double, stitching.Affine(weight, bias))
+        assert mixed(x).dtype == torch.float64
+
+    def test_tops_that_need_contiguous_activations(self):
+        class Shuffled(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 6, 3)
+                self.head = nn.Conv2d(6, 4, 1)
+
+            def forward(self, x):
+                h = self.conv(x)
+                n, c, height, width = h.shape
+                h = h.view(n, 2, c // 2, height, width).transpose(1, 2).reshape(n, c, height, width)
+                return self.head(h.view(n, c, height, width)).mean((2, 3))
+
+        torch.manual_seed(0)
+        models = [Shuffled().eval() for _ in range(2)]
+        x = torch.randn(20, 3, 8, 8)
+        pair = [stitching.cut(model, "conv", x[:2]) for model in models]
+        task = TaskLoss(init="random")
+        found = stitching.fit(*pair, x, task, epochs=2, batch=8, snapshots=True, progress=False)
+        start = found.at(0, 0).layer
+        own, losses = hooked(models, "conv", task, (x, None), 2, batch=8, start=start)
+        torch.testing.assert_close(found.networks[0].layer.matrix(), own.matrix(), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found.loss[0], losses, rtol=1e-4)

@@ -58,7 +58,8 @@ def layers(program: Program) -> tuple[Layer, ...]:
     linear layers and layer norms last) and carried along by those in between.
     """
     names: dict[str, list[str]] = {}
-    for name, value in _module_names(program) + _operation_names(program):
+    modules = _module_names(program)
+    for name, value in modules + _operation_names(program, {value for _, value in modules}):
         names.setdefault(value, []).append(name)
     channels = _channels(program)
     found = []
@@ -118,8 +119,11 @@ def _module_names(program: Program) -> list[tuple[str, str]]:
     return sorted(found, key=lambda pair: -pair[0].count("."))
 
 
-def _operation_names(program: Program) -> list[tuple[str, str]]:
-    """(name, value) of operations in submodules that do more than one: the submodule and what they do."""
+def _operation_names(program: Program, results: set[str]) -> list[tuple[str, str]]:
+    """(name, value) of operations: the submodule that they are in, and what they do.
+
+    Operations that are all of a submodule have its name already, where they are among its ``results``.
+    """
 
     def label(node: Node) -> str:
         if node.known:
@@ -134,7 +138,7 @@ def _operation_names(program: Program) -> list[tuple[str, str]]:
     for node in program:
         key = (node.module, label(node))
         seen[key] += 1
-        if alone[node.calls] == 1 and node.calls:
+        if alone[node.calls] == 1 and node.calls and node.name in results:
             continue
         name = ".".join(filter(None, key))
         found.append((f"{name}@{seen[key]}" if count[key] > 1 else name, node.name))

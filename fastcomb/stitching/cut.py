@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -69,10 +68,11 @@ class Network:
         """Of its weights."""
         return next(iter(self.state.values())).device if self.state else torch.device("cpu")
 
-    @cached_property
-    def part(self) -> Part:
-        """The whole network."""
-        return Part(self.program, self.state)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its floating-point weights, the first of them."""
+        kinds = (tensor.dtype for tensor in self.state.values() if tensor.is_floating_point())
+        return next(kinds, torch.get_default_dtype())
 
     def taps(self, layers: Sequence[Layer], *, output: bool = True) -> Part:
         """What computes the activations of several layers, and the network's output, in one pass.

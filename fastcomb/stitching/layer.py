@@ -99,7 +99,10 @@ class StitchingLayer(nn.Module, abc.ABC):
         before, after = self.channels
         if self.resize is not None:
             x = self.resize(x, before)
-        y: Tensor = F.linear(moved(x, before, -1), self.matrix(), self.offset())
+        weight = self.matrix()
+        if x.dtype != weight.dtype:  # between networks of different precision
+            x = x.to(weight.dtype)
+        y: Tensor = F.linear(moved(x, before, -1), weight, self.offset())
         return moved(y, -1, after).contiguous()  # what follows rounds otherwise in another layout
 
     def extra_repr(self) -> str:

@@ -123,4 +123,4 @@ def resolve(method: str | Direct, **options: Any) -> Direct:
 
 def _stitched(a: Cut, b: Cut, method: Direct, gathered: Gathered, resize: str | None) -> Stitched:
     layer = method.solve(gathered, **places(a, b, resize))
-    return Stitched(a, b, layer.to(b.network.device))
+    return Stitched(a, b, layer)

@@ -46,7 +46,7 @@ class Stitched(nn.Module):
     Args:
         a: the network whose bottom runs, cut.
         b: the network whose top runs, cut.
-        layer: the stitching layer between them.
+        layer: the stitching layer between them; moved to B's device and dtype.
 
     Raises:
         ValueError: the layer does not fit between the two cuts.
@@ -63,7 +63,7 @@ class Stitched(nn.Module):
         places(a, b, layer.resize.how if layer.resize else None)
         self.ends = (a, b)
         self.bottom: Part = a.bottom
-        self.layer = layer
+        self.layer = layer.to(b.network.device, b.network.dtype)
         self.top: Part = b.top
 
     def forward(self, x: Tensor) -> Any:

@@ -76,11 +76,12 @@ class Training:
         self.epoch = 0
         self._ends = (a, b)
         self._tasks = tuple(tasks)
-        self._layers = [layer.to(b.network.device) for layer in layers]
+        self._layers = [layer.to(b.network.device, b.network.dtype) for layer in layers]
         self._data, self._validation, self._schedule = data, validation, schedule
         self._device = b.network.device
         program = between(b.network.program, b.layer.value, b.network.program.output)
         self._top = Part(*folded(program, b.network.state))
+        self._contiguous = not self._takes_channels_last()
         largest = max(_entries(shape) for shape in program.value_shapes.values())
         self._together = max(1, _TOGETHER // (4 * largest * schedule.batch))
         groups = [
@@ -243,20 +244,32 @@ class Training:
         """
         layers = [self._layers[i] for i in which]
         weight = torch.stack([layer.matrix() for layer in layers])
-        h = data.h[rows].to(self._device)
+        h = data.h[rows].to(self._device, weight.dtype)
         z = torch.matmul(h.flatten(0, -2), weight.mT)
         offsets = [layer.offset() for layer in layers]
         if any(offset is not None for offset in offsets):
             zero = weight.new_zeros(weight.shape[1])
             z = z + torch.stack([zero if offset is None else offset for offset in offsets])[:, None]
         z = z.view(len(which), *h.shape[:-1], weight.shape[1])
-        logits = tree_leaves(self._top(z.flatten(0, 1).movedim(-1, self._ends[1].layer.channels)))[0]
-        logits = logits.view(len(which), len(rows), -1)
+        stitched = z.flatten(0, 1).movedim(-1, self._ends[1].layer.channels)
+        logits = tree_leaves(self._top(stitched.contiguous() if self._contiguous else stitched))[0]
+        logits = logits.reshape(len(which), len(rows), -1)
         tasks = [self._tasks[i] for i in which]
         targets = torch.stack([data.targets[task.targets, task.temperature][rows] for task in tasks])
         temperature = logits.new_tensor([task.temperature for task in tasks])[:, None, None]
         losses: Tensor = -(targets.to(self._device) * (logits / temperature).log_softmax(2)).sum(2).mean(1)
         return losses, z
+
+    @torch.no_grad()
+    def _takes_channels_last(self) -> bool:
+        """Whether the top runs on activations with the channels innermost; some views do not."""
+        b = self._ends[1]
+        one = torch.zeros(2, *b.positions, b.width, device=self._device, dtype=b.network.dtype)
+        try:
+            self._top(one.movedim(-1, b.layer.channels))
+        except RuntimeError:
+            return False
+        return True
 
     def _penalties(self, z: Tensor, rows: Tensor, which: list[int]) -> Tensor:
         """What the tasks add to their cross-entropies and is differentiable, summed."""
