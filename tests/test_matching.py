@@ -347,6 +347,12 @@ class TestBadInput:
                 resize="pool",
             )
 
+    def test_layers_too_wide_for_weights(self):
+        model = nn.Sequential(nn.Linear(4, 700), nn.ReLU(), nn.Linear(700, 3)).eval()
+        cut = stitching.cut(model, "1")
+        with pytest.raises(ValueError, match=r"takes 2\.6 GiB, more than 2: .*choose narrower layers"):
+            stitching.match(cut, cut, torch.randn(5, 4), "weighted")
+
     def test_options(self):
         a, b, u = pair(0)
         with pytest.raises(ValueError, match="method='ols' is none of 'least_squares'"):

@@ -22,6 +22,8 @@ from fastcomb.sweep.data import Data
 #: Bytes of activations, in float64, that a batch may have at all layers together.
 BATCH_BYTES = 256 << 20
 _MOST_SAMPLES = 1024
+#: Bytes that the third moments of a pair of layers may take.
+_THIRD_BYTES = 2 << 30
 #: Rows whose products are held at a time for third moments.
 _ROWS = 2048
 
@@ -92,9 +94,17 @@ def gather(
         progress: show a progress bar; if None, when standard error is a terminal.
 
     Raises:
-        ValueError: positions differ and ``resize`` does not say what to do, or activations are not finite.
+        ValueError: positions differ and ``resize`` does not say what to do, layers are too wide for third
+            moments, or activations are not finite.
     """
     resizes: list[Resize | None] = [places(a, b, resize)["resize"] for a, b in pairs]
+    for a, b in pairs if third else ():
+        needed = 8 * b.width * (a.width + 1) ** 2
+        if needed > _THIRD_BYTES:
+            raise ValueError(
+                f"weighted least squares between {a.layer} and {b.layer} takes {needed / 2**30:.1f} GiB, more "
+                f"than {_THIRD_BYTES >> 30}: 8 · outputs · (inputs + 1)² bytes; choose narrower layers"
+            )
     samples = as_data(data)
     found: list[Gathered | None] = [None] * len(pairs)
     runners = {id(c.network): Taps(c.network, [d for p in pairs for d in p]) for p in pairs for c in p}
