@@ -102,8 +102,8 @@ def gather(
         needed = 8 * b.width * (a.width + 1) ** 2
         if needed > _THIRD_BYTES:
             raise ValueError(
-                f"weighted least squares between {a.layer} and {b.layer} takes {needed / 2**30:.1f} GiB, more "
-                f"than {_THIRD_BYTES >> 30}: 8 · outputs · (inputs + 1)² bytes; choose narrower layers"
+                f"weighted least squares between {a.layer} and {b.layer} takes {needed / 2**30:.1f} GiB, "
+                f"more than {_THIRD_BYTES >> 30}: 8 · outputs · (inputs + 1)² bytes; choose narrower layers"
             )
     samples = as_data(data)
     found: list[Gathered | None] = [None] * len(pairs)
