@@ -483,6 +483,7 @@ class TestBadInput:
             ({"l1": -1.0}, "l1=-1.0 not negative"),
             ({"rank": 2, "l1": 1.0}, "makes a matrix sparse"),
             ({"kind": "sparse"}, "kind='sparse' needs init="),
+            ({"rank": 0}, "rank=0 must be at least 1"),
         ],
     )
     def test_tasks(self, options, message):
@@ -522,6 +523,30 @@ class TestBadInput:
             stitching.fit_all([(*cuts, [])], x)
         with pytest.raises(ValueError, match="NaN or infinite"):
             stitching.fit(*cuts, x / 0, TaskLoss(init="random"), progress=False)
+
+    def test_what_is_no_cut_no_task_and_no_stitch(self, cuts, mlps):
+        models, (x, y) = mlps
+        with pytest.raises(TypeError, match=r"a is a MLP; pass stitching.cut\(model, layer\)"):
+            stitching.fit(*models, x)
+        with pytest.raises(TypeError, match="a is a MLP"):
+            stitching.match(*models, x)
+        with pytest.raises(TypeError, match="a task is a str"):
+            stitching.fit(*cuts, x, ["least_squares"])
+        with pytest.raises(TypeError, match="stitch '0' is a MLP; pass stitched networks"):
+            stitching.score(models, (x, y))
+        with pytest.raises(TypeError, match="layer=2 is no name"):
+            stitching.cut(models[0], 2)
+        with pytest.raises(ValueError, match=r"seed=-1 is outside"):
+            stitching.fit(*cuts, x, seed=-1)
+        one = stitching.match(*cuts, x, progress=False)
+        with pytest.raises(TypeError, match="data is a Tensor"):
+            stitching.combine(one, one, fc.Uniform(), data=x, n=1)
+
+    @pytest.mark.parametrize("x", [torch.randn(5, 7), torch.ones(5, 12, dtype=torch.int64)])
+    def test_inputs_that_do_not_run(self, cuts, x):
+        for call in (stitching.match, stitching.fit):
+            with pytest.raises(ValueError, match="do not run through MLP, which was cut for N×12"):
+                call(*cuts, x, progress=False)
 
     def test_networks_that_are_no_classifiers(self):
         model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.Unflatten(1, (2, 3)))

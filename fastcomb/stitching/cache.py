@@ -67,7 +67,7 @@ class Cache:
             for x, y in data.batches(batch_size([cut for _, cuts, _ in runs for cut in cuts])):
                 targets.append(y)
                 for network, cuts, part in runs:
-                    values, output = part(x.to(network.device))
+                    values, output = network.run(part, x)
                     for cut, value in zip(cuts, values, strict=True):
                         self._keep(network, cut, value.movedim(cut.layer.channels, -1), done)
                     if output is not None:

@@ -7,9 +7,9 @@ from typing import Any
 from fastcomb.samplers import Sampler
 from fastcomb.stitching.affine import Affine
 from fastcomb.stitching.cache import MEMORY_BUDGET, Cache
-from fastcomb.stitching.gather import as_data
 from fastcomb.stitching.stitched import Stitched
 from fastcomb.sweep import Sweep, evaluate
+from fastcomb.sweep.data import Data
 
 
 def combine(
@@ -47,7 +47,7 @@ def combine(
             "the two stitches are not of the same two cuts; make both from the same objects of cut(), or "
             "the second by one.replaced(layer)"
         )
-    cache = Cache({a.network: [a]}, [], as_data(data), MEMORY_BUDGET, progress)
+    cache = Cache({a.network: [a]}, [], Data(data), MEMORY_BUDGET, progress)
     h = cache.activations(a).movedim(-1, a.layer.channels).contiguous()
     heads = [
         stitch.replaced(

@@ -74,6 +74,21 @@ class Network:
         kinds = (tensor.dtype for tensor in self.state.values() if tensor.is_floating_point())
         return next(kinds, torch.get_default_dtype())
 
+    def run(self, part: Part, x: Tensor) -> Any:
+        """What a part that takes the network's inputs computes from x [N, ...].
+
+        Raises:
+            ValueError: it does not run on such inputs.
+        """
+        try:
+            return part(x.to(self.device))
+        except RuntimeError as error:
+            (shape,) = self.program.inputs.values()
+            raise ValueError(
+                f"inputs of shape {tuple(x.shape)} and {x.dtype} do not run through {self.name}, which "
+                f"was cut for {'×'.join(map(str, shape))} and {self.dtype}: {error}"
+            ) from error
+
     def taps(self, layers: Sequence[Layer], *, output: bool = True) -> Part:
         """What computes the activations of several layers, and the network's output, in one pass.
 
@@ -165,6 +180,8 @@ def cuts(model: nn.Module, names: Sequence[str], *inputs: Tensor, channels: int 
 
 def _cut(network: Network, name: str, channels: int | None) -> Cut:
     program = network.program
+    if not isinstance(name, str):
+        raise TypeError(f"layer={name!r} is no name; stitching.layers(model) lists them")
     if name in program.inputs:
         raise ValueError(
             f"{name!r} is the input of {network.name}: nothing comes before it that could be cut off"
@@ -231,6 +248,9 @@ def places(a: Cut, b: Cut, resize: str | None) -> dict[str, Any]:
         ValueError: the activations have different positions, and nothing says how those of one become those
             of the other; or they cannot.
     """
+    for label, given in (("a", a), ("b", b)):
+        if not isinstance(given, Cut):
+            raise TypeError(f"{label} is a {type(given).__name__}; pass stitching.cut(model, layer)")
     channels = (a.layer.channels, b.layer.channels)
     if resize is not None:
         Resize(resize, b.positions or (1,))  # a wrong word is an error even where nothing is resized

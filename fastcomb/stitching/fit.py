@@ -147,13 +147,17 @@ def _interruptible(trainings: Sequence[Training], files: Files, epochs: int) -> 
 def _checked(job: Job, resize: str | None) -> dict[str, Any]:
     """Where the layers of a job act; raises ValueError where its tasks and cuts do not go together."""
     a, b, tasks = job
+    place = places(a, b, resize)
+    for task in tasks:
+        if not isinstance(task, TaskLoss):
+            raise TypeError(f"a task is a {type(task).__name__}; pass TaskLoss(...)")
     if a.network.classes != b.network.classes and any(task.targets in ("a", "mean") for task in tasks):
         raise ValueError(f"{a.network.name} and {b.network.name} have different numbers of classes")
     if not tasks:
         raise ValueError(f"there is no task for {a} and {b}; pass TaskLoss()")
     for task in tasks:
         task.check(a, b)
-    return places(a, b, resize)
+    return place
 
 
 def _samples(data: Any, jobs: Sequence[Job]) -> Data:

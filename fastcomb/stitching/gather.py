@@ -129,12 +129,12 @@ class Taps:
     def __init__(self, network: Network, cuts: Sequence[Cut]) -> None:
         own = {cut.layer.value: cut.layer for cut in cuts if cut.network is network}
         self.names = list(own)
-        self._device = network.device
+        self._network = network
         self._part = network.taps(list(own.values()), output=False)
 
     def run(self, x: Tensor) -> dict[str, Tensor]:
         """Inputs [N, ...] to activations by the name of the value."""
-        values, _ = self._part(x.to(self._device))
+        values, _ = self._network.run(self._part, x)
         return dict(zip(self.names, values, strict=True))
 
 

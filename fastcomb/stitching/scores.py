@@ -119,6 +119,7 @@ def score(
         progress: show a progress bar; if None, when standard error is a terminal.
 
     Raises:
+        TypeError: something else than a stitched network.
         ValueError: there are none, the data have no labels or others than the networks' classes, or a
             network returns no logits [N, classes].
     """
@@ -141,7 +142,7 @@ def score(
         for x, y in samples.batches(batch_size([cut for cuts in ends.values() for cut in cuts])):
             values, logits = {}, {}
             for network, (names, part) in taps.items():
-                activations, output = part(x.to(network.device))
+                activations, output = network.run(part, x)
                 values[network] = dict(zip(names, activations, strict=True))
                 logits[network] = _logits(output)
             for name, stitch in named.items():
@@ -160,6 +161,9 @@ def _named(stitches: Stitched | Sequence[Stitched] | Mapping[str, Stitched]) -> 
         stitches = {str(number): stitch for number, stitch in enumerate(stitches)}
     if not stitches:
         raise ValueError("there are no stitches to evaluate")
+    for name, stitch in stitches.items():
+        if not isinstance(stitch, Stitched):
+            raise TypeError(f"stitch {name!r} is a {type(stitch).__name__}; pass stitched networks")
     return dict(stitches)
 
 

@@ -87,6 +87,8 @@ class TaskLoss:
             raise ValueError(f"kind={self.kind!r} is none of {', '.join(map(repr, trainable))}")
         if isinstance(self.init, str) and self.init not in INITS:
             raise ValueError(f"init={self.init!r} is none of {', '.join(map(repr, INITS))}, nor a layer")
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank={self.rank} must be at least 1")
         if self.targets not in TARGETS:
             raise ValueError(f"targets={self.targets!r} is none of {', '.join(map(repr, TARGETS))}")
         if (self.kind == LowRank.kind) != (self.rank is not None):

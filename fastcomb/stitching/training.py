@@ -46,6 +46,8 @@ class Schedule:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+        if not 0 <= self.seed < 1 << 40:
+            raise ValueError(f"seed={self.seed} is outside [0, 2**40)")
 
 
 class Training:
