@@ -9,6 +9,8 @@ combinations of the batch.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -17,6 +19,22 @@ from fastcomb import compiled, triton
 from fastcomb.stream import as_unsigned, pieces, step_unit
 
 _SMALLEST_NORMAL = 2.0**-126
+
+
+class Mixed(NamedTuple):
+    """A mixed parameter: the first network's values, those of the others [s, ...], its unit of the stream."""
+
+    a: Tensor
+    others: Tensor
+    unit: list[int]
+
+
+class Laws(NamedTuple):
+    """The laws and stream of a mixture, as operators take them (:func:`mix`)."""
+
+    tables: Tensor
+    rules: list[float]
+    draw: list[int]
 
 
 def fma(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -131,7 +149,7 @@ def mix(
             dtype=dtype,
         )
     elif triton.serves(a.device):
-        out = triton.kernels().mix(many, a, others, tables, rules, draw, unit, dtype)
+        out = triton.load().mix(many, a, others, tables, rules, draw, unit, dtype)
     else:
         out = reference(many, a, others, tables, draw, unit, dtype)
     return out.view((*index.shape, *a.shape))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastcomb import compiled, endpoints
 from fastcomb.endpoints import Endpoint, Theta
-from fastcomb.mixing import coefficients, spread
+from fastcomb.mixing import Laws, Mixed, coefficients, spread
 from fastcomb.samplers import Granularity, Sampler
 from fastcomb.stream import as_signed, step_unit
 
@@ -190,9 +190,9 @@ class Mixture:
         return mixed
 
     @property
-    def law_arguments(self) -> tuple[Tensor, list[float], list[int]]:
+    def law_arguments(self) -> Laws:
         """The operators' arguments ``tables, rules, draw``."""
-        return self._tables, self._rules, self._draw
+        return Laws(self._tables, self._rules, self._draw)
 
     def laws(self) -> list[Any]:
         """The steps as the compiled kernels take them; needs the extension, and this mixture on a CPU."""
@@ -201,6 +201,10 @@ class Mixture:
     def values(self, name: str) -> tuple[Tensor, Tensor]:
         """One mixed parameter of the first network and of the others [s, ...], float32."""
         return self._values[name]
+
+    def mixed(self, name: str) -> Mixed:
+        """One mixed parameter as the kernels take it."""
+        return Mixed(*self._values[name], self.units[name].numbers)
 
     def shape(self, name: str) -> torch.Size:
         """Shape of one mixed parameter."""

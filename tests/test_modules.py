@@ -13,15 +13,15 @@ class TestModules:
     """Whatever runs under functional_call runs here."""
 
     def check(self, make, x, y, *, unknown=None):
-        """On both backends; ``unknown``: what the notice says that the compiled engine cannot run."""
+        """On both backends; ``unknown``: what the notice says that the compiled kernels cannot run."""
         torch.manual_seed(0)
         a, b = make().eval(), make().eval()
         arguments = {"data": (x, y), "n": 5}
         sweeps = [fc.evaluate(a, b, fc.Uniform(), backend="torch_reference", **arguments)]
         if unknown:
-            with pytest.warns(fc.BackendNotice, match=f"engine cannot run.*{unknown}") as notices:
+            with pytest.warns(fc.BackendNotice, match=f"kernels cannot run.*{unknown}") as notices:
                 sweeps.append(fc.evaluate(a, b, fc.Uniform(), **arguments))
-            assert len([n for n in notices if "engine cannot run" in str(n.message)]) == 1
+            assert len([n for n in notices if "kernels cannot run" in str(n.message)]) == 1
             assert sweeps[1].backend == "torch_reference"
         else:
             sweeps.append(fc.evaluate(a, b, fc.Uniform(), **arguments))

@@ -1,4 +1,4 @@
-"""Ways to run combinations: the compiled engine on CPUs, the torch reference for everything else."""
+"""Ways to run combinations: the compiled engine on CPUs, Triton on GPUs, the torch reference for the rest."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fastcomb import triton
 from fastcomb.backends import layers
-from fastcomb.backends.base import Backend, BackendNotice, Score, Scores
-from fastcomb.backends.native import Native, Unsupported
+from fastcomb.backends.base import Backend, BackendNotice, Score, Scores, Unsupported
+from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
+from fastcomb.backends.triton import Triton
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 #: "auto" is the fastest that can run the job.
-NAMES = ("auto", Native.name, TorchReference.name)
+NAMES = ("auto", Native.name, Triton.name, TorchReference.name)
 
 
 def check_name(name: str) -> None:
@@ -63,17 +65,28 @@ def start(
         the backend, the model's output on ``x`` for one combination, and the samples to hand over at a time.
     """
     reason = ""
-    fits = mixture.device.type == "cpu" and dtype in Native.dtypes
-    if name == Native.name or (name == "auto" and fits):
-        try:
+    if name == "auto":
+        name = _fastest(mixture.device, dtype)
+    try:
+        if name == Native.name:
             native = Native(mixture, model, x, dtype=dtype, normalisation=normalisation)
             return native, native.check(model, x), native.plan(samples, held=held)
-        except Unsupported as error:
-            reason = str(error)
+        if name == Triton.name:
+            gpu = Triton(mixture, model, x, dtype=dtype, normalisation=normalisation)
+            return gpu, gpu.check(model, x), gpu.plan(samples)
+    except Unsupported as error:
+        reason = str(error)
     reference = TorchReference(mixture, model, dtype=dtype, normalisation=normalisation)
     output, chunk = reference.plan(x, samples)  # a fault of the module itself comes first
     _notice(model, reason)
     return reference, output, chunk
+
+
+def _fastest(device: torch.device, dtype: torch.dtype) -> str:
+    """Name of the fastest backend for a device and dtype."""
+    if device.type == "cpu" and dtype in Native.dtypes:
+        return Native.name
+    return Triton.name if triton.serves(device) and dtype in triton.DTYPES else TorchReference.name
 
 
 def call(
@@ -128,7 +141,7 @@ def _notice(model: nn.Module, reason: str) -> None:
     if reason:
         warnings.warn(
             f"{type(model).__name__} runs on the torch reference backend, several times slower: the compiled "
-            f"engine cannot run {reason}",
+            f"kernels cannot run {reason}",
             BackendNotice,
             stacklevel=4,
         )

@@ -14,10 +14,14 @@ from fastcomb.notice import BackendNotice
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
 
-__all__ = ["Backend", "BackendNotice", "Score", "Scores"]
+__all__ = ["Backend", "BackendNotice", "Score", "Scores", "Unsupported"]
 
 #: A score of K combinations on S samples: (outputs [K, S, ...], y [S, ...]) -> [K, S].
 Score = Callable[[Any, Tensor], Tensor]
+
+
+class Unsupported(Exception):
+    """A backend cannot run this; the message names what."""
 
 
 class Scores(NamedTuple):

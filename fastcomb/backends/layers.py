@@ -1,9 +1,10 @@
 """Linear layers and convolutions of mixed weights, as operators: generation and product in one call.
 
 ``torch.ops.fastcomb.mixed_linear`` and ``torch.ops.fastcomb.mixed_conv2d`` serve modules that the engine
-cannot run as a whole. Linear layers in float32 and bfloat16 run on its kernels on CPUs, and on Triton's on
-CUDA devices. Convolutions generate their weights with these kernels and call torch for each combination: one
-layer at a time, bringing images into the engine's layout and back costs more than its convolutions save.
+cannot run as a whole. On CUDA devices both run on Triton's kernels. On CPUs linear layers in float32 and
+bfloat16 run on the engine's. Convolutions there generate their weights with its kernels and call torch for
+each combination: one layer at a time, bringing images into the engine's layout and back costs more than its
+convolutions save.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +20,10 @@ from torch import Tensor
 
 from fastcomb import compiled, triton
 from fastcomb.backends.native.instructions import Goal
-from fastcomb.backends.native.machine import Machine, Mixed
+from fastcomb.backends.native.machine import Machine
+from fastcomb.mixing import Laws, Mixed
 from fastcomb.program import Node, Program, Value, Weight
 from fastcomb.stream import as_unsigned
-
-_HALVES_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @torch.library.custom_op("fastcomb::mixed_linear", mutates_args=())
@@ -56,14 +56,15 @@ def mixed_linear(
         [..., O], with a leading K for an index [K]; dtype of x.
     """
     weight, bias = Mixed(weight_a, weight_others, weight_unit), _bias(bias_a, bias_others, bias_unit)
-    laws = _Laws(tables, rules, draw)
+    laws = Laws(tables, rules, draw)
     inputs = x if own else x[None]
     rows = inputs.shape[1:-1].numel()
     many = index.reshape(-1)
-    if triton.serves(x.device) and x.dtype in _HALVES_AND_FLOAT and inputs.numel():
+    if triton.serves(x.device, x):
+        kernels = triton.load()
         flat = inputs.reshape(-1, rows, x.shape[-1])
-        out: Tensor = triton.kernels().mixed_linear(flat if own else flat[0], many, weight, bias, *laws)
-        return out.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
+        found: Tensor = kernels.linear(flat if own else flat[0], many, weight, bias, laws, kernels.Epilogue())
+        return found.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
     fits = x.dtype in compiled.STORAGE and inputs.numel() and weight_a.numel() and index.numel()
     if not (fits and compiled.serves(x.device)):
         return _one_by_one(F.linear, {}, x, index, weight, bias, laws, own)
@@ -111,22 +112,14 @@ def mixed_conv2d(
         [N, O, H', W'], with a leading K for an index [K]; dtype of x.
     """
     weight, bias = Mixed(weight_a, weight_others, weight_unit), _bias(bias_a, bias_others, bias_unit)
+    laws = Laws(tables, rules, draw)
+    if groups == 1 and triton.serves(x.device, x):
+        kernels = triton.load()
+        kernel = kernels.Geometry(weight_a.shape[2:], *map(tuple, (stride, padding, dilation)))
+        found: Tensor = kernels.conv2d(x, index.reshape(-1), weight, bias, laws, kernel)
+        return found.view(*index.shape, *found.shape[1:])
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return _one_by_one(F.conv2d, geometry, x, index, weight, bias, _Laws(tables, rules, draw), own)
-
-
-class _Laws(NamedTuple):
-    """The laws and stream of a mixture, as operators take them."""
-
-    tables: Tensor
-    rules: list[float]
-    draw: list[int]
-
-    def values(self, index: Tensor, parameter: Mixed, dtype: torch.dtype) -> Tensor:
-        mixed: Tensor = torch.ops.fastcomb.mix(
-            index, parameter.a, parameter.others, *self, parameter.unit, dtype
-        )
-        return mixed
+    return _one_by_one(F.conv2d, geometry, x, index, weight, bias, laws, own)
 
 
 def _bias(a: Tensor | None, others: Tensor | None, unit: list[int]) -> Mixed | None:
@@ -140,13 +133,13 @@ def _one_by_one(
     index: Tensor,
     weight: Mixed,
     bias: Mixed | None,
-    laws: _Laws,
+    laws: Laws,
     own: bool,
 ) -> Tensor:
     """Weights generated for all combinations, then torch's own layer for each."""
     many = index.reshape(-1)
-    weights = laws.values(many, weight, x.dtype)
-    biases = None if bias is None else laws.values(many, bias, x.dtype)
+    weights = _values(many, weight, laws, x.dtype)
+    biases = None if bias is None else _values(many, bias, laws, x.dtype)
     if not len(many):
         one = x.new_empty(x.shape[int(own) :], device="meta")
         shape = function(one, weight.a.to(device="meta", dtype=x.dtype), None, **geometry).shape
@@ -158,11 +151,16 @@ def _one_by_one(
     return torch.stack(parts) if index.ndim else parts[0]
 
 
+def _values(index: Tensor, parameter: Mixed, laws: Laws, dtype: torch.dtype) -> Tensor:
+    mixed: Tensor = torch.ops.fastcomb.mix(index, parameter.a, parameter.others, *laws, parameter.unit, dtype)
+    return mixed
+
+
 #: Engines of layers, by the tensors they mix; each goes when its tensors do.
 _machines: dict[Any, Machine] = {}
 
 
-def _machine(weight: Mixed, bias: Mixed | None, laws: _Laws, x: Tensor) -> Machine:
+def _machine(weight: Mixed, bias: Mixed | None, laws: Laws, x: Tensor) -> Machine:
     parts = [part for part in (weight, bias) if part is not None]
     tensors = [tensor for part in parts for tensor in (part.a, part.others)]
     stamps = tuple((t.data_ptr(), t._version) for t in (*tensors, laws.tables))

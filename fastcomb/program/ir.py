@@ -152,9 +152,32 @@ class Program:
         return tree_map(lambda leaf: values[leaf.name] if isinstance(leaf, Value) else leaf, self.output)
 
     @cached_property
+    def readers(self) -> dict[str, list[Node]]:
+        """The nodes that read each value, by its name."""
+        found: dict[str, list[Node]] = {name: [] for name in self.value_shapes}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.values):
+                found[name].append(node)
+        return found
+
+    @cached_property
+    def returned(self) -> tuple[str, ...]:
+        """Names of the values that the network returns."""
+        return tuple(leaf.name for leaf in tree_leaves(self.output) if isinstance(leaf, Value))
+
+    def followers(self, node: Node) -> Iterator[Node]:
+        """The node that alone reads the result of ``node``, and only once; the one that does its; …"""
+        while node.name not in self.returned and len(self.readers[node.name]) == 1:
+            (reader,) = self.readers[node.name]
+            if reader.values.count(node.name) != 1:
+                return
+            yield reader
+            node = reader
+
+    @cached_property
     def _done(self) -> list[list[str]]:
         """For each node, the values that nothing after it reads."""
-        later = {leaf.name for leaf in tree_leaves(self.output) if isinstance(leaf, Value)}
+        later = set(self.returned)
         done = []
         for node in reversed(self.nodes):
             done.append([name for name in dict.fromkeys((*node.values, node.name)) if name not in later])
@@ -199,8 +222,9 @@ class Program:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
-        returned = ", ".join(leaf.name for leaf in tree_leaves(self.output) if isinstance(leaf, Value))
-        lines.append(f"returns {returned}; {len(self)} operations, {len(self.unknown)} unknown")
+        lines.append(
+            f"returns {', '.join(self.returned)}; {len(self)} operations, {len(self.unknown)} unknown"
+        )
         return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
 """Kernels in Triton: weights generated where they are used, on CUDA devices.
 
-``mix`` writes the weights of combinations to memory; ``mixed_linear`` generates weight tiles in registers and
-feeds them to the matrix units. Where TRITON_INTERPRET=1 was set before they were first imported they run in
-Triton's interpreter, on CPU tensors: so they are tested without a GPU.
+``mix`` writes the weights of combinations to memory, ``mixed_linear`` generates weight tiles and feeds them
+to the matrix units, ``contract`` runs layers whose weights were written before, and ``score`` ends with the
+loss. Where TRITON_INTERPRET=1 was set before they were first imported they run in Triton's interpreter, on
+CPU tensors: so they are tested without a GPU.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 from types import ModuleType
 
 import torch
+
+#: Compute dtypes of the kernels.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @functools.cache
@@ -21,11 +26,18 @@ def installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def serves(device: torch.device) -> bool:
-    """Whether these kernels run on tensors of a device."""
-    return device.type == "cuda" and installed()
+def serves(device: torch.device, x: torch.Tensor | None = None) -> bool:
+    """Whether these kernels run on a device; on a layer's input ``x`` there, if given."""
+    if device.type != "cuda" or not installed():
+        return False
+    return x is None or (x.dtype in DTYPES and 0 < x.numel() < 1 << 31)
 
 
-def kernels() -> ModuleType:
+def interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter, on CPU tensors."""
+    return installed() and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def load() -> ModuleType:
     """The module with the kernels; imports Triton, which takes a second."""
     return importlib.import_module("fastcomb.triton.kernels")

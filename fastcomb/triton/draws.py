@@ -54,8 +54,10 @@ def coefficient(draw, table, lowest, span, threshold, LAW: tl.constexpr, BITS: t
     elif LAW == 2:
         return (draw < threshold).to(tl.float32)
     else:
+        # 0x4B000000 are the bits of 2²³ and the draw fills the fraction: no conversion, and the fma is exact
         scale: tl.constexpr = 1.0 / 65536.0 if BITS == 16 else 1.0 / 8388608.0
-        u = (draw.to(tl.float32) + 0.5) * scale  # exact
+        whole = (draw | 0x4B000000).to(tl.float32, bitcast=True)
+        u = tl.fma(whole, scale, (0.5 - 8388608.0) * scale)
         if LAW == 1:
             u = tl.fma(u, span, lowest)
         return u

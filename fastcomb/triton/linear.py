@@ -1,8 +1,8 @@
-"""``mixed_linear``: linear layers whose weight tiles are generated in registers.
+"""``mixed_linear``: linear layers of few samples, whose weight tiles are generated as they are multiplied.
 
-A program computes a tile of samples by outputs for one combination. Along the inputs it generates the weights
-of its outputs, mixes them in float32, rounds them to the inputs' dtype and multiplies. A tile of 256 samples
-amortises the generation: some 12 integer operations per weight against 512 of the matrix units.
+All samples fit one tile, so every weight is generated once and never written to memory. A program serves two
+combinations: it reads a tile of both networks, mixes it for one and for the other, rounds to the inputs'
+dtype and multiplies. What this costs and saves is counted in docs/gpu.md.
 """
 
 # mypy: ignore-errors
@@ -14,73 +14,130 @@ import triton.language as tl
 from torch import Tensor
 
 from fastcomb import compiled
+from fastcomb.mixing import Laws, Mixed
+from fastcomb.triton.contract import precision
 from fastcomb.triton.draws import coefficient, convex, draw_at, draws_of_blocks, words
+from fastcomb.triton.epilogue import Epilogue, finish
 from fastcomb.triton.law import Law
+
+#: Most samples of a tile, that is, of a layer.
+MOST_SAMPLES = 256
+
+
+@triton.jit
+def _weights(
+    first, second, others, o, i, e, inside, index, table, lowest, span, threshold, inputs, outputs, unit,
+    seed,
+    STEPS: tl.constexpr, DRAWS: tl.constexpr, LAW: tl.constexpr, BITS: tl.constexpr, ENDS: tl.constexpr,
+    SHARING: tl.constexpr, ALIGNED: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Weights [BN, BK] of one combination, float32, from tiles of both networks."""
+    PER: tl.constexpr = 128 // BITS
+    low, high = words(tl.load(index))
+    value = first
+    for step in tl.static_range(STEPS):
+        own = (unit ^ (step << 24)).to(tl.uint32)
+        if SHARING == 0:
+            if ALIGNED:
+                block = (o[:, None] * inputs + i) // PER + tl.arange(0, BK // PER)[None, :]
+                draw = tl.reshape(draws_of_blocks(block, own, low, high, seed, BITS), (BN, BK))
+            else:
+                draw = draw_at(e, own, low, high, seed, BITS)
+        elif SHARING == 1:
+            draw = draw_at(o[:, None], own, low, high, seed, BITS)
+        else:
+            draw = draw_at(o[:, None] * 0, own, low, high, seed, BITS)
+        lam = coefficient(draw, table + step * DRAWS, lowest, span, threshold, LAW, BITS)
+        other = second
+        if step > 0:
+            other = tl.load(others + step * outputs * inputs + e, mask=inside, other=0.0)
+        value = convex(lam, value, other, ENDS)
+    return value
+
+
+@triton.jit
+def _shift(
+    bias, biases, o, index, table, lowest, span, threshold, outputs, unit, seed, dtype,
+    STEPS: tl.constexpr, DRAWS: tl.constexpr, LAW: tl.constexpr, BITS: tl.constexpr, ENDS: tl.constexpr,
+    SHARING: tl.constexpr,
+):  # fmt: skip
+    """The bias [BN] of one combination, rounded to ``dtype`` like any weight."""
+    low, high = words(tl.load(index))
+    value = tl.load(bias + o, mask=o < outputs, other=0.0)
+    for step in tl.static_range(STEPS):
+        at = o if SHARING < 2 else o * 0
+        draw = draw_at(at, (unit ^ (step << 24)).to(tl.uint32), low, high, seed, BITS)
+        lam = coefficient(draw, table + step * DRAWS, lowest, span, threshold, LAW, BITS)
+        other = tl.load(biases + step * outputs + o, mask=o < outputs, other=0.0)
+        value = convex(lam, value, other, ENDS)
+    return value.to(dtype).to(tl.float32)
 
 
 @triton.jit
 def _linear(
-    out, x, index, weight, weights, bias, biases, table, lowest, span, threshold, samples, inputs, outputs,
-    weight_unit, bias_unit, seed,
-    OWN: tl.constexpr, BIAS: tl.constexpr, STEPS: tl.constexpr, DRAWS: tl.constexpr, LAW: tl.constexpr,
-    BITS: tl.constexpr, ENDS: tl.constexpr, SHARING: tl.constexpr, BIAS_SHARING: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    out, x, index, weight, weights, bias, biases, table, scale, shift, residual, lowest, span, threshold,
+    combinations, samples, inputs, outputs, weight_unit, bias_unit, seed,
+    PAIR: tl.constexpr, OWN: tl.constexpr, BIAS: tl.constexpr, STEPS: tl.constexpr, DRAWS: tl.constexpr,
+    LAW: tl.constexpr, BITS: tl.constexpr, ENDS: tl.constexpr, SHARING: tl.constexpr,
+    BIAS_SHARING: tl.constexpr, ALIGNED: tl.constexpr, SCALE: tl.constexpr, SHIFT: tl.constexpr,
+    RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Program (k, n, m): outputs [n · BN, …) of samples [m · BM, …) of combination k."""
-    PER: tl.constexpr = 128 // BITS
-    k = tl.program_id(0).to(tl.int64)
-    low, high = words(tl.load(index + k))
-    o = tl.program_id(1) * BN + tl.arange(0, BN)
-    m = tl.program_id(2) * BM + tl.arange(0, BM)
-    if OWN:
-        x += k * samples * inputs
+    """Program (n, p): outputs [n · BN, …) of all samples of combination p, or of the two of pair p."""
+    k = tl.program_id(1).to(tl.int64)
+    if PAIR:
+        k *= 2
+    # an odd number of combinations ends with a pair of one and the same
+    l = tl.minimum(k + 1, combinations - 1)
+    o = tl.program_id(0) * BN + tl.arange(0, BN)
+    m = tl.arange(0, BM)
+    size = samples * inputs
     total = tl.zeros((BM, BN), dtype=tl.float32)
-    for first in range(0, inputs, BK):
-        i = first + tl.arange(0, BK)
-        here = tl.load(
-            x + m[:, None].to(tl.int64) * inputs + i[None, :],
-            mask=(m[:, None] < samples) & (i[None, :] < inputs),
-            other=0.0,
-        )
+    also = tl.zeros((BM, BN), dtype=tl.float32)
+    for start in range(0, inputs, BK):
+        i = start + tl.arange(0, BK)
         e = o[:, None] * inputs + i[None, :]
         inside = (o[:, None] < outputs) & (i[None, :] < inputs)
-        value = tl.load(weight + e, mask=inside, other=0.0)
-        for step in tl.static_range(STEPS):
-            own = (weight_unit ^ (step << 24)).to(tl.uint32)
-            if SHARING == 0:
-                if ALIGNED:
-                    block = (o[:, None] * inputs + first) // PER + tl.arange(0, BK // PER)[None, :]
-                    draw = tl.reshape(draws_of_blocks(block, own, low, high, seed, BITS), (BN, BK))
-                else:
-                    draw = draw_at(e, own, low, high, seed, BITS)
-            elif SHARING == 1:
-                draw = draw_at(o[:, None], own, low, high, seed, BITS)
-            else:
-                draw = draw_at(o[:, None] * 0, own, low, high, seed, BITS)
-            lam = coefficient(draw, table + step * DRAWS, lowest, span, threshold, LAW, BITS)
-            other = tl.load(weights + step * outputs * inputs + e, mask=inside, other=0.0)
-            value = convex(lam, value, other, ENDS)
-        tile = tl.trans(value.to(here.dtype))
-        total = tl.dot(here, tile, total, input_precision=PRECISION)
-    if BIAS:
-        shift = tl.load(bias + o, mask=o < outputs, other=0.0)
-        for step in tl.static_range(STEPS):
-            own = (bias_unit ^ (step << 24)).to(tl.uint32)
-            at = o if BIAS_SHARING < 2 else o * 0
-            draw = draw_at(at, own, low, high, seed, BITS)
-            lam = coefficient(draw, table + step * DRAWS, lowest, span, threshold, LAW, BITS)
-            other = tl.load(biases + step * outputs + o, mask=o < outputs, other=0.0)
-            shift = convex(lam, shift, other, ENDS)
-        # the bias is rounded like any weight
-        total += shift.to(out.dtype.element_ty).to(tl.float32)[None, :]
-    at = (k * samples + m[:, None]) * outputs + o[None, :]
+        first = tl.load(weight + e, mask=inside, other=0.0)
+        second = tl.load(weights + e, mask=inside, other=0.0)
+        at = m[:, None] * inputs + i[None, :]
+        real = (m[:, None] < samples) & (i[None, :] < inputs)
+        here = tl.load(x + (k * size if OWN else 0) + at, mask=real, other=0.0)
+        tile = _weights(
+            first, second, weights, o, start, e, inside, index + k, table, lowest, span, threshold,
+            inputs, outputs, weight_unit, seed, STEPS, DRAWS, LAW, BITS, ENDS, SHARING, ALIGNED, BN, BK,
+        )  # fmt: skip
+        total = tl.dot(here, tl.trans(tile.to(here.dtype)), total, input_precision=PRECISION)
+        if PAIR:
+            if OWN:
+                here = tl.load(x + l * size + at, mask=real, other=0.0)
+            tile = _weights(
+                first, second, weights, o, start, e, inside, index + l, table, lowest, span, threshold,
+                inputs, outputs, weight_unit, seed, STEPS, DRAWS, LAW, BITS, ENDS, SHARING, ALIGNED, BN, BK,
+            )  # fmt: skip
+            also = tl.dot(here, tl.trans(tile.to(here.dtype)), also, input_precision=PRECISION)
+    at = m[:, None] * outputs + o[None, :]
     inside = (m[:, None] < samples) & (o[None, :] < outputs)
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
+    for one in tl.static_range(2 if PAIR else 1):
+        if one == 1:
+            total = also
+            k = l
+        if BIAS:
+            total += _shift(
+                bias, biases, o, index + k, table, lowest, span, threshold, outputs, bias_unit, seed,
+                x.dtype.element_ty, STEPS, DRAWS, LAW, BITS, ENDS, BIAS_SHARING,
+            )[None, :]  # fmt: skip
+        begin = k * samples * outputs
+        total = finish(
+            total, scale + k * outputs, shift + k * outputs, residual + begin, at, inside, o, outputs,
+            SCALE, SHIFT, RESIDUAL, ACTIVATION,
+        )  # fmt: skip
+        tl.store(out + begin + at, total.to(out.dtype.element_ty), mask=inside)
 
 
 def tiles(samples: int, outputs: int, inputs: int) -> tuple[int, int, int]:
     """Samples, outputs and inputs of a tile: of sizes only, so that the interpreter runs the same code."""
-    bm = min(256, max(16, triton.next_power_of_2(samples)))
+    bm = max(16, triton.next_power_of_2(samples))
     bn = min(64, max(16, triton.next_power_of_2(outputs)))
     bk = min(32, max(16, triton.next_power_of_2(inputs)))
     return bm, bn, bk
@@ -89,43 +146,44 @@ def tiles(samples: int, outputs: int, inputs: int) -> tuple[int, int, int]:
 def mixed_linear(
     x: Tensor,
     index: Tensor,
-    weight: tuple[Tensor, Tensor, list[int]],
-    bias: tuple[Tensor, Tensor, list[int]] | None,
-    tables: Tensor,
-    rules: list[float],
-    draw: list[int],
+    weight: Mixed,
+    bias: Mixed | None,
+    laws: Laws,
+    epilogue: Epilogue,
 ) -> Tensor:
-    """``F.linear`` with the weights of each combination.
+    """``F.linear`` with the weights of each combination, for few samples.
 
     Args:
-        x: [S, I], or [K, S, I], each combination's own; float32, bfloat16 or float16.
+        x: [S, I], or [K, S, I], each combination's; S ≤ ``MOST_SAMPLES``; float32, bfloat16 or float16.
         index: int64 [K].
-        weight: float32 [O, I], [s, O, I], and the stream's unit (see ``fastcomb::mix``).
-        bias: the same for [O], or None.
-        tables, rules, draw: as for ``fastcomb::mix``.
+        weight, bias: [O, I] and [O], or no bias.
+        laws: of the mixture.
+        epilogue: what follows, after the bias.
 
     Returns:
-        [K, S, O], dtype of x; sums are float32, and so are products of float32 unless torch's own matrix
-        products may use TF32 (``torch.set_float32_matmul_precision``).
+        [K, S, O]; sums are float32, and so are products of float32 unless torch's own matrix products may use
+        TF32 (``torch.set_float32_matmul_precision``).
     """
     a, others, unit = weight
+    tables, rules, draw = laws
     outputs, inputs = a.shape
-    samples = x.shape[-2]
-    out = torch.empty(len(index), samples, outputs, dtype=x.dtype, device=x.device)
+    samples, combinations = x.shape[-2], len(index)
+    shape = (combinations, samples, outputs)
+    out = torch.empty(shape, dtype=epilogue.dtype or x.dtype, device=x.device)
     if not out.numel():
         return out
     law = Law.of(tables, rules, draw)
     bm, bn, bk = tiles(samples, outputs, inputs)
-    shift, shifts, bias_unit = bias if bias is not None else (a, others, [0, 0, 0])
-    _linear[(len(index), triton.cdiv(outputs, bn), triton.cdiv(samples, bm))](
+    pair = combinations > 1
+    shift, shifts, bias_unit = bias or Mixed(a, others, [0, 0, 0])
+    _linear[(triton.cdiv(outputs, bn), triton.cdiv(combinations, 2) if pair else 1)](
         out, x.contiguous(), index, a.contiguous(), others.contiguous(), shift.contiguous(),
-        shifts.contiguous(), tables, law.lowest, law.span, law.threshold, samples, inputs, outputs,
-        unit[0], bias_unit[0], compiled.seed(draw),
-        OWN=x.ndim == 3, BIAS=bias is not None, STEPS=len(others), DRAWS=tables.shape[1], LAW=law.kind,
-        BITS=law.bits, ENDS=law.ends, SHARING=compiled.sharing(unit, a.numel()),
+        shifts.contiguous(), tables, *epilogue.pointers(x), law.lowest, law.span, law.threshold,
+        combinations, samples, inputs, outputs, unit[0], bias_unit[0], compiled.seed(draw),
+        PAIR=pair, OWN=x.ndim == 3, BIAS=bias is not None, STEPS=len(others), DRAWS=tables.shape[1],
+        LAW=law.kind, BITS=law.bits, ENDS=law.ends, SHARING=compiled.sharing(unit, a.numel()),
         BIAS_SHARING=compiled.sharing(bias_unit, shift.numel()), ALIGNED=inputs % (128 // law.bits) == 0,
-        PRECISION="ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
-        BM=bm, BN=bn, BK=bk,
+        **epilogue.flags(), PRECISION=precision(), BM=bm, BN=bn, BK=bk,
         num_warps=8 if bm >= 128 else 4,
     )  # fmt: skip
     return out

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.follow import follow
-from fastcomb.backends.native.instructions import ADD, IDENTITY, RELU, Instruction, Op, Unsupported, at
+from fastcomb.backends.native.instructions import ADD, IDENTITY, RELU, Instruction, Op, at
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Buffer, Value, images, loops
 from fastcomb.backends.native.normalise import folded

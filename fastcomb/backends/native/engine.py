@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastcomb import compiled
-from fastcomb.backends.base import Score, Scores
-from fastcomb.backends.native.instructions import Goal, Unsupported
-from fastcomb.backends.native.machine import Machine, Mixed
-from fastcomb.backends.torch_reference import TorchReference, check_fit
+from fastcomb.backends.base import Score, Scores, Unsupported
+from fastcomb.backends.captured import check, program_of, recomputed, record
+from fastcomb.backends.native.instructions import Goal
+from fastcomb.backends.native.machine import Machine
 from fastcomb.decision import Answer, Question
-from fastcomb.program import CaptureError, Program
-from fastcomb.program.cache import captured
 from fastcomb.stream import as_unsigned
 
 if TYPE_CHECKING:
@@ -70,19 +68,16 @@ class Native:
             raise Unsupported(f"on the device {mixture.device}")
         if dtype not in self.dtypes:
             raise Unsupported(f"the dtype {dtype}")
-        if any(module.training for module in model.modules()):
-            raise Unsupported("a model in training mode")
-        check_fit(mixture, model)
         self.mixture, self.dtype, self.normalisation = mixture, dtype, normalisation
         self.block = 1
         x = self._ready(x)
         self._shape = x.shape[1:]
-        self._program = _program(model, x)
-        self._statistics, self._floats = _record(self._program) if normalisation.batches else ({}, 0)
+        self._program = program_of(model, mixture, x)
+        self._statistics, self._floats = record(self._program) if normalisation.batches else ({}, 0)
         buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
         self._machine = Machine(
             self._program,
-            _mixed(self._program, mixture),
+            {name: mixture.mixed(name) for name in mixture.names},
             mixture.laws(),
             mixture.seed,
             dtype=dtype,
@@ -176,19 +171,12 @@ class Native:
         return outputs
 
     def statistics(self, index: int) -> dict[str, Tensor]:
-        recomputed = self._recomputed(self.prepare(self.mixture.index_tensor([index])))
-        return (self.normalisation.fixed or {}) | recomputed
+        own = self.recomputed(self.prepare(self.mixture.index_tensor([index])))
+        return (self.normalisation.fixed or {}) | {name: value[0] for name, value in own.items()}
 
-    def _recomputed(self, prepared: Prepared) -> dict[str, Tensor]:
-        """Recomputed running statistics of the first of some combinations, by name."""
-        record, found = prepared.statistics, {}
-        if record is None:
-            return {}
-        for name, at in self._statistics.items():
-            channels = self._program.shapes[name][0]
-            found[name] = record[0, at : at + channels]
-            found[name.removesuffix("mean") + "var"] = record[0, at + channels : at + 2 * channels]
-        return found
+    def recomputed(self, prepared: Prepared) -> dict[str, Tensor]:
+        """Recomputed running statistics [K, C] by name."""
+        return recomputed(self._program, self._statistics, prepared.statistics)
 
     def generate(self, indices: Sequence[int], threads: int) -> None:
         """Generate the weights of combinations and nothing else, to measure it."""
@@ -198,24 +186,9 @@ class Native:
         """Outputs [K, N, ...] of combinations ``index`` [K] in the compute dtype."""
         return self._outputs(self.prepare(index), x, rounded=True)
 
-    def check(self, model: nn.Module, x: Tensor) -> Any:
-        """Compare combination 0 with the module itself on a few samples; the module's output [S, ...].
-
-        Raises:
-            Unsupported: they differ.
-        """
-        reference = TorchReference(self.mixture, model, dtype=self.dtype, normalisation=self.normalisation)
-        index = self.mixture.index_tensor([0])
-        prepared = self.prepare(index)
-        expected = reference.output(index, self._recomputed(prepared), x)
-        found = self.outputs(prepared, x)[0]
-        if not isinstance(expected, Tensor) or expected.shape != found.shape:
-            raise Unsupported("what this model returns")
-        wide = expected.float()
-        limit = {torch.float32: 1e-3, torch.bfloat16: 0.2}[self.dtype]
-        if torch.isfinite(wide).all() and (found - wide).norm() > limit * wide.norm() + 1e-6:
-            raise Unsupported("a model whose forward computes something else than its captured program")
-        return expected
+    def check(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Compare combination 0 with the module itself (:func:`fastcomb.backends.captured.check`)."""
+        return check(self, model, x)
 
     def _layout(self, x: Tensor) -> Tensor:
         """The samples in the engine's layout; the last ones are kept where samples stay as they are."""
@@ -234,38 +207,3 @@ class Native:
 
     def _ready(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.dtype if tensor.is_floating_point() else None)
-
-
-def _program(model: nn.Module, x: Tensor) -> Program:
-    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    kind = kinds.pop() if len(kinds) == 1 else torch.float32
-    try:
-        program = captured(model, x.to(kind) if x.is_floating_point() else x)
-    except CaptureError as error:
-        raise Unsupported(f"what torch.export cannot capture ({error})") from None
-    if program.unknown:
-        names = dict.fromkeys(str(node.target) for node in program.unknown)
-        raise Unsupported(f"the operation{'s' if len(names) > 1 else ''} {', '.join(names)}")
-    return program
-
-
-def _mixed(program: Program, mixture: Mixture) -> dict[str, Mixed]:
-    for node in program:
-        for weight in node.weights:
-            if weight.kind == "parameter" and weight.name not in mixture.names:
-                raise Unsupported(f"the parameter {weight.name!r}, which is not mixed under that name")
-    return {name: Mixed(*mixture.values(name), mixture.units[name].numbers) for name in mixture.names}
-
-
-def _record(program: Program) -> tuple[dict[str, int], int]:
-    """Where each running mean starts in the record of recomputed statistics, and the record's length."""
-    found: dict[str, int] = {}
-    total = 0
-    for node in program:
-        if node.op == "batch_norm" and node.arguments["running_mean"] is not None:
-            name = node.arguments["running_mean"].name
-            if name in found:
-                raise Unsupported("a batch norm that is used twice")
-            found[name] = total
-            total += 2 * program.shapes[name][0]
-    return found, total

@@ -16,10 +16,7 @@ def follow(
     residual: Value | None = None
     shape = tuple(low.shapes[node.name].shape)
     last = node
-    while last.name not in low.returned and len(low.uses.get(last.name, [])) == 1:
-        (reader,) = low.uses[last.name]
-        if reader.values.count(last.name) != 1:
-            break
+    for reader in low.program.followers(node):
         if reader.op == "batch_norm" and last is node and norms:
             norm = reader
         elif reader.op == "add" and residual is None and reader.arguments.get("alpha", 1) == 1:

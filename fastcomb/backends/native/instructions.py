@@ -38,10 +38,6 @@ class Op(IntEnum):
     ZERO = 18
 
 
-class Unsupported(Exception):
-    """The engine cannot run this; the message names what."""
-
-
 @dataclass(frozen=True)
 class Goal:
     """What a pass is for.

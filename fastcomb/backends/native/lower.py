@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
+from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.instructions import (
     IDENTITY,
     Goal,
@@ -23,7 +24,6 @@ from fastcomb.backends.native.instructions import (
     Norm,
     Op,
     Place,
-    Unsupported,
 )
 from fastcomb.backends.native.memory import STORAGE, Buffer, Space, Value, allocate, images, loops
 from fastcomb.backends.native.weights import Constants, Weights
@@ -97,11 +97,6 @@ class Lowering:
         self.made: list[Buffer] = []
         self.values: dict[str, Any] = {}
         self.shapes = _shapes(shared, x, samples)
-        self.uses: dict[str, list[Node]] = {}
-        for node in self.program:
-            for name in set(node.values):
-                self.uses.setdefault(name, []).append(node)
-        self.returned = [leaf.name for leaf in tree_leaves(self.program.output) if isinstance(leaf, Ref)]
         self.fused: dict[str, Value] = {}  # nodes that an earlier one took in, with the result of the last
         self._input(x)
 
@@ -272,7 +267,7 @@ class Lowering:
             raise Unsupported("several inputs")
         if x.dtype not in (self.dtype, torch.int64):
             raise Unsupported(f"inputs of {x.dtype}")
-        readers = {node.op for node in self.uses.get(name, [])}
+        readers = {node.op for node in self.program.readers[name]}
         shape = (self.samples, *x.shape[1:])
         if x.ndim == 4 and readers & {"conv2d", "batch_norm", "max_pool2d", "avg_pool2d", "group_norm"}:
             wide = x.shape[1] + (x.shape[1] % 2 if self.dtype == torch.bfloat16 else 0)
@@ -300,7 +295,8 @@ class Lowering:
 
     def last_dtype(self, key: str) -> torch.dtype:
         """float32 for the result itself, which is not rounded to the compute dtype."""
-        last = [key] == self.returned and key not in self.uses and not self.goal.rounded
+        program = self.program
+        last = program.returned == (key,) and not program.readers.get(key) and not self.goal.rounded
         return torch.float32 if last else self.dtype
 
     def is_float(self, value: Value) -> bool:

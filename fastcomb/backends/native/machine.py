@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from fastcomb.backends.native.instructions import Goal, Norm, address
 from fastcomb.backends.native.lower import Shared, lower
 from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
 from fastcomb.decision import BLOCK, Answer, Question
+from fastcomb.mixing import Mixed
 from fastcomb.program import Program
 
 #: Bytes of activations that a block of samples may need: about half of a core's second-level cache.
@@ -20,14 +21,6 @@ ARENA_BYTES = 512 << 10
 
 #: Most samples in a block, so that threads can share few combinations.
 MOST_SAMPLES = 512
-
-
-class Mixed(NamedTuple):
-    """A mixed parameter: the first network's values, those of the others [s, ...], its unit of the stream."""
-
-    a: Tensor
-    others: Tensor
-    unit: list[int]
 
 
 class Machine:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.follow import follow
-from fastcomb.backends.native.instructions import Instruction, Norm, Op, Place, Unsupported, at
+from fastcomb.backends.native.instructions import Instruction, Norm, Op, Place, at
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Buffer, Space, Value, loops
 from fastcomb.program import Node

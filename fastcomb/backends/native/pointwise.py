@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcomb.backends.native.instructions import ADD, DIV, IDENTITY, MUL, RELU, SUB, Op, Unsupported
+from fastcomb.backends.base import Unsupported
+from fastcomb.backends.native.instructions import ADD, DIV, IDENTITY, MUL, RELU, SUB, Op
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Space, Value
 from fastcomb.program import Node, Weight

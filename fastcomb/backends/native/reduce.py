@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from fastcomb.backends.native.instructions import Op, Unsupported
+from fastcomb.backends.base import Unsupported
+from fastcomb.backends.native.instructions import Op
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Value, loops
 from fastcomb.program import Node

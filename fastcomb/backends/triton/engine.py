@@ -1,0 +1,230 @@
+"""The Triton backend: the whole Program for batches of combinations, without waiting for the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastcomb import triton
+from fastcomb.backends.base import Score, Scores, Unsupported
+from fastcomb.backends.captured import check, program_of, recomputed, record
+from fastcomb.backends.triton.forward import Forward, Moments
+from fastcomb.backends.triton.replay import Replay
+from fastcomb.backends.triton.stages import stages
+from fastcomb.backends.triton.weights import Weights
+from fastcomb.decision import Answer, Question
+
+if TYPE_CHECKING:
+    from fastcomb.mixture import Mixture
+    from fastcomb.normalisation import Normalisation
+
+#: Bytes of a device's second-level cache; in the interpreter, which has none, small batches.
+_CACHE, _CACHE_INTERPRETED = 50 << 20, 1 << 20
+#: Most combinations that pass together, and most operations in a CUDA graph.
+_MOST_TOGETHER, _MOST_OPERATIONS = 1 << 10, 1 << 12
+#: Fewest samples handed over at a time, so that wide networks fill the device.
+_FEWEST_SAMPLES = 64
+
+
+class Prepared(NamedTuple):
+    """Combinations before any sample: numbers int64 [K], and recomputed statistics float32 [K, floats]."""
+
+    numbers: Tensor
+    statistics: Tensor
+
+
+class Triton:
+    """Backend for CUDA devices.
+
+    Batches of combinations pass through the network layer by layer. A batch is so large that its
+    activations stay in the device's second-level cache, and the samples are divided for that too; weights
+    are generated for a group of batches at a time. Of the samples handed over, two numbers per combination
+    come back.
+
+    Args:
+        mixture, model, dtype, normalisation: as for the reference.
+        x: the first few samples; their shape is that of all others.
+
+    Raises:
+        Unsupported: the backend cannot run this model, dtype or device; the message says why.
+        ValueError: the mixture's parameters are not the model's.
+    """
+
+    name = "triton"
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        model: nn.Module,
+        x: Tensor,
+        *,
+        dtype: torch.dtype,
+        normalisation: Normalisation,
+    ) -> None:
+        if not (triton.serves(mixture.device) or (mixture.device.type == "cpu" and triton.interpreted())):
+            raise Unsupported(f"on the device {mixture.device}" if triton.installed() else "without Triton")
+        if dtype not in triton.DTYPES:
+            raise Unsupported(f"the dtype {dtype}")
+        self.mixture, self.dtype, self.normalisation = mixture, dtype, normalisation
+        x = self._ready(x)
+        self._program = program_of(model, mixture, x)
+        for node in self._program:
+            if node.op == "batch_norm" and (
+                node.arguments["training"] or node.arguments["running_mean"] is None
+            ):
+                raise Unsupported("batch_norm with the statistics of the batch")
+            if node.op == "dropout" and node.arguments["train"]:
+                raise Unsupported("dropout in training mode")
+        if len(self._program.inputs) != 1 or len(self._program.returned) != 1:
+            raise Unsupported("several inputs or results")
+        self._places, self._floats = record(self._program) if normalisation.batches else ({}, 0)
+        buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
+        constants = {**buffers, **self._program.constants}
+        self._buffers = {name: self._ready(value) for name, value in constants.items()}
+        fixed = buffers | (normalisation.fixed or {})
+        self._fixed = {n: v.to(mixture.device) for n, v in fixed.items() if v.is_floating_point()}
+        self._calibration = [self._ready(batch) for batch in normalisation.batches]
+        self._plans = {norms: stages(self._program, norms=norms) for norms in (False, True)}
+        self._scored = Replay(self._sums)
+        self._collected = Replay(self._statistics)
+        self._loss = ""
+        self.slots = self.block = self._group = 1
+
+    def check(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Compare combination 0 with the module itself (:func:`fastcomb.backends.captured.check`)."""
+        return check(self, model, x)
+
+    def plan(self, samples: int) -> int:
+        """Choose how many combinations pass together; the samples to hand over at a time.
+
+        From sizes and the device only, so that results do not depend on what else it is doing, unless memory
+        is short.
+        """
+        size = self.dtype.itemsize
+        per_sample = 3 * size * max(_entries(shape) for shape in self._program.value_shapes.values())
+        weights = size * sum(self.mixture.shape(name).numel() for name in self.mixture.names)
+        cache = self._cache()
+        parts = max(1, min(math.ceil(4 * per_sample * samples / cache), samples // _FEWEST_SAMPLES))
+        chunk = math.ceil(samples / parts)
+        self.slots = _power_of_two(0.6 * cache / (per_sample * chunk), _MOST_TOGETHER)
+        self._group = max(self.slots, _power_of_two(cache / 3 / weights, _MOST_TOGETHER))
+        passes = max(1, _MOST_OPERATIONS // (2 * len(self._program)) * self.slots // self._group)
+        self.block = self._group * _power_of_two(passes, 64)
+        return chunk
+
+    @torch.no_grad()
+    def prepare(self, index: Tensor) -> Prepared:
+        if not self._calibration:
+            return Prepared(index, torch.empty(len(index), 0, device=index.device))
+        return Prepared(index, self._collected(index))
+
+    @torch.no_grad()
+    def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+        x, y = self._ready(x), y.to(self.mixture.device)
+        if not self._fuses(scores, x, y):
+            return torch.cat([scores.of(outputs, y) for outputs in self._outputs(*prepared, x)], dim=1)
+        self._loss = scores.name
+        targets = y.float() if scores.name == "mse" else y
+        sums = self._scored(*prepared, x, targets, key=scores.name)
+        if not scores.classes:
+            sums[1] = torch.nan
+        return sums
+
+    @torch.no_grad()
+    def each(self, prepared: Prepared, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+        y = y.to(self.mixture.device)
+        return torch.cat([measure(outputs, y) for outputs in self._outputs(*prepared, self._ready(x))])
+
+    def decide(
+        self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores, question: Question
+    ) -> list[Answer] | None:
+        return None
+
+    @torch.no_grad()
+    def outputs(self, prepared: Prepared, x: Tensor) -> Tensor:
+        """The model's outputs float32 [K, S, ...]."""
+        return torch.cat(list(self._outputs(*prepared, self._ready(x))))
+
+    def recomputed(self, prepared: Prepared) -> dict[str, Tensor]:
+        """Recomputed running statistics [K, C] by name."""
+        return recomputed(self._program, self._places, prepared.statistics)
+
+    def statistics(self, index: int) -> dict[str, Tensor]:
+        own = self.recomputed(self.prepare(self.mixture.index_tensor([index])))
+        return (self.normalisation.fixed or {}) | {name: value[0] for name, value in own.items()}
+
+    # --- the work, free of synchronisation ---
+
+    def _sums(self, index: Tensor, statistics: Tensor, x: Tensor, targets: Tensor) -> Tensor:
+        """Sums of loss and accuracy, float64 [2, K]."""
+        score = partial(triton.load().score, targets=targets, loss=self._loss)
+        return torch.cat([score(outputs) for outputs in self._outputs(index, statistics, x)], dim=1)
+
+    def _outputs(self, index: Tensor, statistics: Tensor, x: Tensor) -> Iterator[Tensor]:
+        """Outputs [k, S, ...] of successive batches, float32."""
+        x = _images(x)
+        for first in range(0, len(index), self._group):
+            group = slice(first, first + self._group)
+            own = recomputed(self._program, self._places, statistics[group])
+            weights = Weights(self.mixture, self.dtype, index[group], self._fixed | own)
+            for part in self._parts(len(weights.index), self.slots):
+                yield Forward(self._program, self._plans[True], weights, part, self._buffers).run(x).float()
+
+    def _statistics(self, index: Tensor) -> Tensor:
+        """Records of recomputed statistics, float32 [K, floats]: averages over the calibration batches."""
+        records = []
+        for first in range(0, len(index), self._group):
+            weights = Weights(self.mixture, self.dtype, index[first : first + self._group], {})
+            for part in self._parts(len(weights.index), self.slots):
+                total: Any = 0
+                for batch in self._calibration:
+                    moments: Moments = {}
+                    Forward(self._program, self._plans[False], weights, part, self._buffers, moments).run(
+                        _images(batch)
+                    )
+                    pairs = [torch.cat(moments[name], dim=1) for name in self._places]
+                    total = total + torch.cat(pairs, dim=1) / len(self._calibration)
+                records.append(total)
+        return torch.cat(records)
+
+    def _parts(self, count: int, size: int) -> list[slice]:
+        return [slice(first, first + size) for first in range(0, count, size)]
+
+    def _fuses(self, scores: Scores, x: Tensor, y: Tensor) -> bool:
+        """Whether loss and accuracy are computed in a kernel."""
+        if len(scores.measures) > 2 or not scores.name:
+            return False
+        shape = self._program.value_shapes[self._program.returned[0]]
+        if scores.name == "mse":
+            return not scores.classes and y.shape == (len(x), *shape[1:])
+        return y.ndim == 1 and not y.is_floating_point() and len(shape) == 2
+
+    def _cache(self) -> float:
+        """Bytes that a batch may take: of the second-level cache, and never much of what memory is free."""
+        if self.mixture.device.type != "cuda":
+            return _CACHE_INTERPRETED
+        properties = torch.cuda.get_device_properties(self.mixture.device)
+        free, _ = torch.cuda.mem_get_info(self.mixture.device)
+        return min(getattr(properties, "L2_cache_size", _CACHE), free / 8)
+
+    def _ready(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self.mixture.device, self.dtype if tensor.is_floating_point() else None)
+
+
+def _images(x: Tensor) -> Tensor:
+    """Samples with channels innermost in memory, if they are images."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def _entries(shape: tuple[int | str, ...]) -> int:
+    return math.prod(size for size in shape if isinstance(size, int))
+
+
+def _power_of_two(value: float, most: int) -> int:
+    """The largest power of two up to ``value``, from 1 to ``most``."""
+    return 1 << max(0, min(int(value), most).bit_length() - 1)
