@@ -1,5 +1,11 @@
-"""Compiles the Triton kernels for GPUs, without one, and prints what they need: run by test_triton.py."""
+"""Compiles the Triton kernels for GPUs, without one, and prints what they need: run by test_triton.py.
 
+    TRITON_INTERPRET=0 python tests/compile_kernels.py [--asm FOLDER]
+
+With --asm the assembly of every kernel is written to a folder too.
+"""
+
+import argparse
 import json
 import re
 import subprocess
@@ -10,49 +16,118 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastcomb.triton import linear, mix
+from fastcomb.triton import contract, linear, mix, score
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-TYPES = {
-    **dict.fromkeys("weight weights bias biases table a others".split(), "*fp32"),
-    **dict.fromkeys(["lowest", "span"], "fp32"),
-    **dict.fromkeys("threshold samples inputs outputs count row".split(), "i32"),
-    **dict.fromkeys("weight_unit bias_unit unit seed".split(), "i64"),
-    "index": "*i64",
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-DRAWN = {"STEPS": 1, "DRAWS": 65536, "BITS": 16, "ENDS": False, "SHARING": 0}
-TILES = {"OWN": True, "BIAS": True, "BIAS_SHARING": 0, "ALIGNED": True, "PRECISION": "tf32"}
-LINEAR = {**DRAWN, **TILES, "BM": 256, "BN": 64, "BK": 32}
-MIX = {**DRAWN, "BLOCKS": 128}
+#: In SASS: HGMMA is a warpgroup's asynchronous product (sm_90), HMMA a warp's; on gfx942 v_mfma.
+MATRIX = re.compile(r"\bHGMMA\b|\bHMMA\b|v_mfma")
+FLOATS = "weights table a others scale shift logits".split()
+TYPES = {
+    **dict.fromkeys(FLOATS, "*fp32"),
+    **dict.fromkeys(["lowest", "span"], "fp32"),
+    **dict.fromkeys(["unit", "seed"], "i64"),
+    **dict.fromkeys(["index", "targets"], "*i64"),
+}
+LAW = {"STEPS": 1, "DRAWS": 65536, "BITS": 16, "ENDS": False, "SHARING": 0}
+NO_EPILOGUE = {"SCALE": False, "SHIFT": True, "RESIDUAL": False, "ACTIVATION": 0}
+GEOMETRY = {"SH": 1, "SW": 1, "PH": 0, "PW": 0, "DH": 1, "DW": 1, "KH": 1, "KW": 1}
+LINEAR = {
+    **LAW, **NO_EPILOGUE, "PAIR": True, "OWN": True, "ALIGNED": True,
+    "ACTIVATION": 1, "PRECISION": "tf32", "BM": 128, "BN": 64, "BK": 32,
+}  # fmt: skip
+CONTRACT = {
+    **GEOMETRY, **NO_EPILOGUE, "POINTS": True, "FLAT": False, "OWN": True, "SHIFT": True, "ACTIVATION": 1,
+    "PRECISION": "tf32", "BM": 128, "BN": 128,
+}  # fmt: skip
+CONV = {
+    **CONTRACT, "POINTS": False, "PH": 1, "PW": 1, "KH": 3, "KW": 3, "SCALE": True, "RESIDUAL": True, "BN": 64
+}  # fmt: skip
 
 
-def compiled(kernel, constants, dtype, capability, warps):
+def compiled(kernel, constants, dtype, target, options, asm):
     """Matrix instructions, registers, bytes of stack (of spills, here) and shared memory of a kernel."""
-    types = {**TYPES, "out": f"*{dtype}", "x": f"*{dtype}"}
+    types = {"weight": f"*{dtype}" if kernel is contract._contract else "*fp32", "residual": f"*{dtype}"}
+    types |= {"out": "*fp64" if kernel is score._score else f"*{dtype}", "x": f"*{dtype}"}
     names = kernel.arg_names
-    signature = {n: "constexpr" if n in constants else types[n] for n in names}
-    attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n][0] == "*"}
+    signature = {n: "constexpr" if n in constants else (types | TYPES).get(n, "i32") for n in names}
+    # as at a launch: aligned tensors, and sizes that are multiples of 16
+    given = [i for i, n in enumerate(names) if signature[n][0] == "*" or signature[n] == "i32"]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in given if names[i] not in ("wide", "high")}
     source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()}, attributes)
-    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "kernel.cubin"
-        file.write_bytes(built.asm["cubin"])
-        told = subprocess.run(
-            [CUOBJDUMP, "-res-usage", file], capture_output=True, text=True, check=True
-        ).stdout
+    built = triton.compile(source, target=target, options=options)
+    if target.backend == "hip":
+        text = built.asm["amdgcn"]
+        counts = [int(re.search(rf"[.]{name}: +([0-9]+)", text)[1]) for name in ("vgpr_count", "agpr_count")]
+        numbers = sum(counts), int(re.search(r"[.]private_segment_fixed_size: ([0-9]+)", text)[1])
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "kernel.cubin"
+            file.write_bytes(built.asm["cubin"])
+            text = said(TOOLS / "nvdisasm", "-c", file)
+            told = said(TOOLS / "cuobjdump", "-res-usage", file)
+        numbers = tuple(int(re.search(rf"{key}:([0-9]+)", told)[1]) for key in ("REG", "STACK"))
+    if asm:
+        asm.write_text(text)
     return {
-        "matrix": sorted(set(re.findall(r"wgmma[.]mma_async|mma[.]sync", built.asm["ptx"]))),
-        "registers": int(re.search(r"REG:([0-9]+)", told)[1]),
-        "stack": int(re.search(r"STACK:([0-9]+)", told)[1]),
+        "matrix": sorted(set(MATRIX.findall(text))),
+        "registers": numbers[0],
+        "stack": numbers[1],
         "shared": built.metadata.shared,
     }
 
 
-found = {}
-for capability in (80, 90):
+def said(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def kernels():
+    """Name, kernel, constants, dtype, warps, stages: what sweeps of large networks run."""
     for law in (0, 3):
+        yield (
+            f"mix law {law}",
+            mix._mix,
+            {**LAW, "LAW": law, "TAPS": False, "TOGETHER": 8, "BLOCKS": 128},
+            "bf16",
+            4,
+            3,
+        )
         for dtype in ("bf16", "fp32"):
-            name = f"linear {capability} {dtype} {law}"
-            found[name] = compiled(linear._linear, {**LINEAR, "LAW": law}, dtype, capability, 8)
-        found[f"mix {capability} bf16 {law}"] = compiled(mix._mix, {**MIX, "LAW": law}, "bf16", capability, 4)
-print(json.dumps(found))
+            yield f"linear {dtype} law {law}", linear._linear, {**LINEAR, "LAW": law}, dtype, 8, 3
+    for dtype, inner in (("bf16", 64), ("fp16", 64), ("fp32", 32)):
+        yield f"contract {dtype}", contract._contract, {**CONTRACT, "BK": inner}, dtype, 8, 3
+        yield f"conv {dtype}", contract._contract, {**CONV, "BK": inner}, dtype, 4, 3
+    few = {**CONV, "FLAT": True, "BK": 32}
+    yield "conv of few channels bf16", contract._contract, few, "bf16", 4, 3
+    yield "score", score._score, {"LOSS": 0, "BS": 256, "BC": 16}, "fp32", 4, 3
+
+
+def ones(kernel, constants):
+    """The constants with all sizes 1, which Triton takes for constants too."""
+    fixed = {*constants, *TYPES, "out", "x", "weight", "residual", "threshold"}
+    return {**constants, **dict.fromkeys(set(kernel.arg_names) - fixed, 1)}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--asm", type=Path)
+    folder = parser.parse_args().asm
+    found = {}
+    for target, described in TARGETS.items():
+        for name, kernel, constants, dtype, warps, stages in kernels():
+            options = {"num_warps": warps}
+            if described.backend == "cuda":
+                options["num_stages"] = stages
+            asm = folder and folder / f"{target} {name}.s".replace(" ", "-")
+            found[f"{target} {name}"] = compiled(kernel, constants, dtype, described, options, asm)
+            if target == "sm_90" and "16" not in name:  # must compile; what it needs does not matter
+                compiled(kernel, ones(kernel, constants), dtype, described, options, None)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

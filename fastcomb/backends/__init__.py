@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from fastcomb import triton
 from fastcomb.backends import layers
 from fastcomb.backends.base import Backend, BackendNotice, Score, Scores, Unsupported
+from fastcomb.backends.gpu import Triton
 from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
-from fastcomb.backends.triton import Triton
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture

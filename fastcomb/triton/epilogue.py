@@ -65,7 +65,7 @@ def finish(
         total = 0.5 * total * (1.0 + tl.erf(total * 0.7071067811865476))
     elif ACTIVATION == 3:
         inner = 0.7978845608028654 * (total + 0.044715 * total * total * total)
-        total = total * tl.sigmoid(2.0 * inner)
+        total = total * tl.sigmoid(tl.maximum(2.0 * inner, -87.0))  # where exp does not overflow
     elif ACTIVATION == 4:
-        total = total * tl.sigmoid(total)
+        total = total * tl.sigmoid(tl.maximum(total, -87.0))
     return total

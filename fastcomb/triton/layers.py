@@ -57,14 +57,14 @@ def linear(
     Returns:
         [K, S, O].
     """
-    if generates(x.shape[-2]):
-        found: Tensor = mixed_linear(x, index, weight, bias, laws, epilogue)
-        return found
     if bias is not None:
         shift = vectors(index, bias, laws, x.dtype)
         if epilogue.scale is not None:
             shift = shift * epilogue.scale
         epilogue = epilogue._replace(shift=shift if epilogue.shift is None else shift + epilogue.shift)
+    if generates(x.shape[-2]):
+        found: Tensor = mixed_linear(x, index, weight, laws, epilogue)
+        return found
     return ready_linear(x, linear_weights(index, weight, laws, x.dtype), epilogue)
 
 

@@ -55,31 +55,13 @@ def _weights(
     return value
 
 
-@triton.jit
-def _shift(
-    bias, biases, o, index, table, lowest, span, threshold, outputs, unit, seed, dtype,
-    STEPS: tl.constexpr, DRAWS: tl.constexpr, LAW: tl.constexpr, BITS: tl.constexpr, ENDS: tl.constexpr,
-    SHARING: tl.constexpr,
-):  # fmt: skip
-    """The bias [BN] of one combination, rounded to ``dtype`` like any weight."""
-    low, high = words(tl.load(index))
-    value = tl.load(bias + o, mask=o < outputs, other=0.0)
-    for step in tl.static_range(STEPS):
-        at = o if SHARING < 2 else o * 0
-        draw = draw_at(at, (unit ^ (step << 24)).to(tl.uint32), low, high, seed, BITS)
-        lam = coefficient(draw, table + step * DRAWS, lowest, span, threshold, LAW, BITS)
-        other = tl.load(biases + step * outputs + o, mask=o < outputs, other=0.0)
-        value = convex(lam, value, other, ENDS)
-    return value.to(dtype).to(tl.float32)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["lowest", "span", "threshold", "unit", "seed"])
 def _linear(
-    out, x, index, weight, weights, bias, biases, table, scale, shift, residual, lowest, span, threshold,
-    combinations, samples, inputs, outputs, weight_unit, bias_unit, seed,
-    PAIR: tl.constexpr, OWN: tl.constexpr, BIAS: tl.constexpr, STEPS: tl.constexpr, DRAWS: tl.constexpr,
-    LAW: tl.constexpr, BITS: tl.constexpr, ENDS: tl.constexpr, SHARING: tl.constexpr,
-    BIAS_SHARING: tl.constexpr, ALIGNED: tl.constexpr, SCALE: tl.constexpr, SHIFT: tl.constexpr,
+    out, x, index, weight, weights, table, scale, shift, residual, lowest, span, threshold,
+    combinations, samples, inputs, outputs, unit, seed,
+    PAIR: tl.constexpr, OWN: tl.constexpr, STEPS: tl.constexpr, DRAWS: tl.constexpr, LAW: tl.constexpr,
+    BITS: tl.constexpr, ENDS: tl.constexpr, SHARING: tl.constexpr, ALIGNED: tl.constexpr,
+    SCALE: tl.constexpr, SHIFT: tl.constexpr,
     RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -105,7 +87,7 @@ def _linear(
         here = tl.load(x + (k * size if OWN else 0) + at, mask=real, other=0.0)
         tile = _weights(
             first, second, weights, o, start, e, inside, index + k, table, lowest, span, threshold,
-            inputs, outputs, weight_unit, seed, STEPS, DRAWS, LAW, BITS, ENDS, SHARING, ALIGNED, BN, BK,
+            inputs, outputs, unit, seed, STEPS, DRAWS, LAW, BITS, ENDS, SHARING, ALIGNED, BN, BK,
         )  # fmt: skip
         total = tl.dot(here, tl.trans(tile.to(here.dtype)), total, input_precision=PRECISION)
         if PAIR:
@@ -113,7 +95,7 @@ def _linear(
                 here = tl.load(x + l * size + at, mask=real, other=0.0)
             tile = _weights(
                 first, second, weights, o, start, e, inside, index + l, table, lowest, span, threshold,
-                inputs, outputs, weight_unit, seed, STEPS, DRAWS, LAW, BITS, ENDS, SHARING, ALIGNED, BN, BK,
+                inputs, outputs, unit, seed, STEPS, DRAWS, LAW, BITS, ENDS, SHARING, ALIGNED, BN, BK,
             )  # fmt: skip
             also = tl.dot(here, tl.trans(tile.to(here.dtype)), also, input_precision=PRECISION)
     at = m[:, None] * outputs + o[None, :]
@@ -122,11 +104,6 @@ def _linear(
         if one == 1:
             total = also
             k = l
-        if BIAS:
-            total += _shift(
-                bias, biases, o, index + k, table, lowest, span, threshold, outputs, bias_unit, seed,
-                x.dtype.element_ty, STEPS, DRAWS, LAW, BITS, ENDS, BIAS_SHARING,
-            )[None, :]  # fmt: skip
         begin = k * samples * outputs
         total = finish(
             total, scale + k * outputs, shift + k * outputs, residual + begin, at, inside, o, outputs,
@@ -147,7 +124,6 @@ def mixed_linear(
     x: Tensor,
     index: Tensor,
     weight: Mixed,
-    bias: Mixed | None,
     laws: Laws,
     epilogue: Epilogue,
 ) -> Tensor:
@@ -156,9 +132,9 @@ def mixed_linear(
     Args:
         x: [S, I], or [K, S, I], each combination's; S ≤ ``MOST_SAMPLES``; float32, bfloat16 or float16.
         index: int64 [K].
-        weight, bias: [O, I] and [O], or no bias.
+        weight: [O, I].
         laws: of the mixture.
-        epilogue: what follows, after the bias.
+        epilogue: what follows.
 
     Returns:
         [K, S, O]; sums are float32, and so are products of float32 unless torch's own matrix products may use
@@ -175,14 +151,12 @@ def mixed_linear(
     law = Law.of(tables, rules, draw)
     bm, bn, bk = tiles(samples, outputs, inputs)
     pair = combinations > 1
-    shift, shifts, bias_unit = bias or Mixed(a, others, [0, 0, 0])
     _linear[(triton.cdiv(outputs, bn), triton.cdiv(combinations, 2) if pair else 1)](
-        out, x.contiguous(), index, a.contiguous(), others.contiguous(), shift.contiguous(),
-        shifts.contiguous(), tables, *epilogue.pointers(x), law.lowest, law.span, law.threshold,
-        combinations, samples, inputs, outputs, unit[0], bias_unit[0], compiled.seed(draw),
-        PAIR=pair, OWN=x.ndim == 3, BIAS=bias is not None, STEPS=len(others), DRAWS=tables.shape[1],
+        out, x.contiguous(), index, a.contiguous(), others.contiguous(), tables, *epilogue.pointers(x),
+        law.lowest, law.span, law.threshold, combinations, samples, inputs, outputs, unit[0],
+        compiled.seed(draw), PAIR=pair, OWN=x.ndim == 3, STEPS=len(others), DRAWS=tables.shape[1],
         LAW=law.kind, BITS=law.bits, ENDS=law.ends, SHARING=compiled.sharing(unit, a.numel()),
-        BIAS_SHARING=compiled.sharing(bias_unit, shift.numel()), ALIGNED=inputs % (128 // law.bits) == 0,
+        ALIGNED=inputs % (128 // law.bits) == 0,
         **epilogue.flags(), PRECISION=precision(), BM=bm, BN=bn, BK=bk,
         num_warps=8 if bm >= 128 else 4,
     )  # fmt: skip

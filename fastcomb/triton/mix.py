@@ -16,7 +16,7 @@ from fastcomb.triton.law import Law
 _BLOCKS, _TOGETHER = 128, 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["lowest", "span", "threshold", "unit", "seed"])
 def _mix(
     out, index, a, others, table, lowest, span, threshold, combinations, count, row, taps, unit, seed,
     STEPS: tl.constexpr, DRAWS: tl.constexpr, LAW: tl.constexpr, BITS: tl.constexpr, ENDS: tl.constexpr,

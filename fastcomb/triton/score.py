@@ -14,18 +14,18 @@ LOSSES = ("cross_entropy", "nll", "mse")
 
 @triton.jit
 def _score(
-    out, outputs, targets, samples, classes,
+    out, logits, targets, samples, classes,
     LOSS: tl.constexpr, BS: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Program (b, k): sums over samples [b · BS, …) of combination k: out [K, blocks, 2].
 
-    outputs [K, samples, classes] float32; targets [samples] int64, or [samples, classes] float32 for mse.
+    logits [K, samples, classes] float32; targets [samples] int64, or [samples, classes] float32 for mse.
     """
     k = tl.program_id(1).to(tl.int64)
     s = tl.program_id(0) * BS + tl.arange(0, BS)
     real = s < samples
     s = tl.minimum(s, samples - 1)
-    outputs += k * samples * classes
+    logits += k * samples * classes
     row = s.to(tl.int64) * classes
     right = tl.zeros((BS,), dtype=tl.float32)
     if LOSS == 2:
@@ -33,13 +33,13 @@ def _score(
         for first in range(0, classes, BC):
             c = first + tl.arange(0, BC)
             inside = c[None, :] < classes
-            found = tl.load(outputs + row[:, None] + c[None, :], mask=inside, other=0.0)
+            found = tl.load(logits + row[:, None] + c[None, :], mask=inside, other=0.0)
             wanted = tl.load(targets + row[:, None] + c[None, :], mask=inside, other=0.0)
             loss += tl.sum((found - wanted) * (found - wanted), axis=1)
         loss /= classes
     else:
         label = tl.load(targets + s)
-        own = tl.load(outputs + row + label)
+        own = tl.load(logits + row + label)
         unknown = own != own
         largest = tl.full((BS,), float("-inf"), dtype=tl.float32)
         total = tl.zeros((BS,), dtype=tl.float32)
@@ -47,7 +47,7 @@ def _score(
         for first in range(0, classes, BC):
             c = first + tl.arange(0, BC)
             inside = c[None, :] < classes
-            found = tl.load(outputs + row[:, None] + c[None, :], mask=inside, other=float("-inf"))
+            found = tl.load(logits + row[:, None] + c[None, :], mask=inside, other=float("-inf"))
             # as torch.argmax: NaN counts as the largest, and the first of equals is taken
             nan = inside & (found != found)
             before = c[None, :] < label[:, None]

@@ -15,8 +15,8 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from fastcomb import triton
-from fastcomb.backends.triton.stages import Stage
-from fastcomb.backends.triton.weights import Weights
+from fastcomb.backends.gpu.stages import Stage
+from fastcomb.backends.gpu.weights import Weights
 from fastcomb.program import Node, Program, Value, Weight
 
 #: Mean and unbiased variance of batch norms, [K, C] each, by the running mean's name.
@@ -89,21 +89,12 @@ class Forward:
         weights, part = self.weights, self.part
         weight, bias = (stage.node.arguments[key] for key in ("weight", "bias"))
         flat = x.flatten(1, -2) if own else x.flatten(0, -2)
-        generates = self.kernels.generates(flat.shape[-2])
-        inside = None if stage.norm is not None or not generates else bias
-        epilogue = self._epilogue(stage, None if inside else bias)
+        epilogue = self._epilogue(stage, bias)
         if epilogue.residual is not None:
             epilogue = epilogue._replace(residual=epilogue.residual.contiguous())
-        if generates:
-            mixture = weights.mixture
-            out: Tensor = self.kernels.mixed_linear(
-                flat,
-                weights.index[part],
-                mixture.mixed(weight.name),
-                None if inside is None else mixture.mixed(inside.name),
-                mixture.law_arguments,
-                epilogue,
-            )
+        if self.kernels.generates(flat.shape[-2]):
+            mixed, laws = weights.mixture.mixed(weight.name), weights.mixture.law_arguments
+            out: Tensor = self.kernels.mixed_linear(flat, weights.index[part], mixed, laws, epilogue)
         else:
             out = self.kernels.ready_linear(flat, weights.linear(weight.name)[part], epilogue)
         return out.view(self.count, *x.shape[int(own) : -1], out.shape[-1])
@@ -151,6 +142,8 @@ class Forward:
     def _other(self, node: Node) -> None:
         """Any other operation, for one combination at a time as far as it can see."""
         values = {n: self.own[n] for n in node.values if n in self.own}
+        if node.op == "group_norm":  # which asks about layouts that vmap cannot tell
+            values = {n: value.contiguous() for n, value in values.items()}
         state = {
             w.name: self.weights.values(w.name)[self.part] for w in node.weights if w.kind == "parameter"
         }

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from fastcomb import triton
 from fastcomb.backends.base import Score, Scores, Unsupported
 from fastcomb.backends.captured import check, program_of, recomputed, record
-from fastcomb.backends.triton.forward import Forward, Moments
-from fastcomb.backends.triton.replay import Replay
-from fastcomb.backends.triton.stages import stages
-from fastcomb.backends.triton.weights import Weights
+from fastcomb.backends.gpu.forward import Forward, Moments
+from fastcomb.backends.gpu.replay import Replay
+from fastcomb.backends.gpu.stages import stages
+from fastcomb.backends.gpu.weights import Weights
 from fastcomb.decision import Answer, Question
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fastcomb.normalisation import Normalisation
 
 #: Bytes of a device's second-level cache; in the interpreter, which has none, small batches.
-_CACHE, _CACHE_INTERPRETED = 50 << 20, 1 << 20
+_CACHE, _CACHE_INTERPRETED = 50 << 20, 1 << 15
 #: Most combinations that pass together, and most operations in a CUDA graph.
 _MOST_TOGETHER, _MOST_OPERATIONS = 1 << 10, 1 << 12
 #: Fewest samples handed over at a time, so that wide networks fill the device.
