@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 COMBINATIONS ?= 125000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench sanitize clean
+.PHONY: help demo test test-gpu lint format bench bench-gpu sanitize clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 $(VENV)/installed-demo: pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,18 @@ format: $(VENV)/installed-dev  ## put the code in the project's style
 
 bench: $(VENV)/installed-dev  ## measure throughput beside the peers, one table (about 10 minutes)
 	$(BIN)/python -m benchmarks.table
+
+# An environment with a CUDA build of torch can be given: make test-gpu GPU_PYTHON=python3
+GPU_READY := $(if $(GPU_PYTHON),,$(VENV)/installed-dev)
+GPU_PYTHON ?= $(BIN)/python
+test-gpu: $(GPU_READY)  ## on a GPU: run the kernels' tests compiled, then some under compute-sanitizer
+	$(GPU_PYTHON) -c "import torch; raise SystemExit(None if torch.cuda.is_available() else 'no CUDA device')"
+	$(GPU_PYTHON) -m pytest tests/test_triton.py tests/test_gpu.py
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
+		$(GPU_PYTHON) -m pytest tests/test_triton.py -k "epilogues or conv2d or scores or channels_last"
+
+bench-gpu: $(GPU_READY)  ## on a GPU: measure throughput beside the peers, one table (under 8 minutes)
+	$(GPU_PYTHON) -m benchmarks.gpu --json benchmarks/results
 
 SANITIZED := build/sanitized
 sanitize: $(VENV)/installed-dev  ## run the engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer

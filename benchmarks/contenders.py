@@ -25,18 +25,19 @@ Call = Callable[[], Any]
 class _Torch:
     """What the torch peers share: both networks' parameters, the data in the compute dtype."""
 
-    def __init__(self, workload: Workload, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        a, b = workload.pair()
+    def __init__(self, workload: Workload, dtype: torch.dtype, device: str) -> None:
+        self.dtype, self.device = dtype, device
+        a, b = (model.to(device) for model in workload.pair())
+        self.a = {n: p.detach().clone() for n, p in a.named_parameters()}
+        self.delta = {n: p.detach() - self.a[n] for n, p in b.named_parameters()}
         self.model = a.to(dtype)
-        self.a = {n: p.detach().float() for n, p in workload.pair()[0].named_parameters()}
-        self.delta = {n: p.detach().float() - self.a[n] for n, p in b.named_parameters()}
-        x, self.y = workload.data()
-        self.x = x.to(dtype)
+        x, y = workload.data()
+        self.x, self.y = x.to(device, dtype), y.to(device)
 
     def mixed(self, *leading: int) -> dict[str, Tensor]:
         return {
-            n: (a + torch.rand(*leading, *a.shape) * self.delta[n]).to(self.dtype) for n, a in self.a.items()
+            n: (a + torch.rand(*leading, *a.shape, device=self.device) * self.delta[n]).to(self.dtype)
+            for n, a in self.a.items()
         }
 
     def one(self) -> tuple[Tensor, Tensor]:
@@ -69,20 +70,20 @@ def fastcomb_on_torch(workload: Workload, dtype: torch.dtype) -> Call:
     return fastcomb_(workload, dtype, "torch_reference")
 
 
-def torch_loop(workload: Workload, dtype: torch.dtype) -> Call:
-    peer = _Torch(workload, dtype)
+def torch_loop(workload: Workload, dtype: torch.dtype, device: str = "cpu") -> Call:
+    peer = _Torch(workload, dtype, device)
     return torch.no_grad()(lambda: [peer.one() for _ in range(workload.combinations)])
 
 
-def torch_compiled_loop(workload: Workload, dtype: torch.dtype) -> Call:
-    peer = _Torch(workload, dtype)
+def torch_compiled_loop(workload: Workload, dtype: torch.dtype, device: str = "cpu") -> Call:
+    peer = _Torch(workload, dtype, device)
     torch.compiler.reset()  # else the workloads before count towards the limit of recompilations
     one = torch.compile(peer.one)
     return torch.no_grad()(lambda: [one() for _ in range(workload.combinations)])
 
 
-def torch_vmap(workload: Workload, dtype: torch.dtype) -> Call:
-    peer = _Torch(workload, dtype)
+def torch_vmap(workload: Workload, dtype: torch.dtype, device: str = "cpu") -> Call:
+    peer = _Torch(workload, dtype, device)
     k = workload.stacked
     forward = vmap(lambda parameters: functional_call(peer.model, parameters, (peer.x,)))
 
@@ -106,7 +107,7 @@ def _jax(workload: Workload, dtype: torch.dtype, batch: int | None) -> Call:
     import jax
     import jax.numpy as jnp
 
-    peer = _Torch(workload, torch.float32)
+    peer = _Torch(workload, torch.float32, "cpu")
     program = fc.capture(peer.model, peer.x[:2])
     kind = {torch.float32: jnp.float32, torch.bfloat16: jnp.bfloat16}[dtype]
     a, delta = ({n: jnp.asarray(t.numpy()) for n, t in side.items()} for side in (peer.a, peer.delta))

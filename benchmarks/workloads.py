@@ -6,7 +6,7 @@ Weights and samples are random: speed does not depend on their values.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,19 @@ WORKLOADS = {
         Workload("W2-1000", _mlp(784, 512, 512, 512, 10), (784,), 1000, 8, 4),
         Workload("W3", Tiny10, (3, 32, 32), 250, 4, 2),
         Workload("W4", ResNet20, (3, 32, 32), 250, 2, 2),
+    )
+}
+#: On GPUs: more combinations at a time.
+GPU_WORKLOADS = {
+    name: replace(WORKLOADS[like], name=name, samples=samples, combinations=stacked, stacked=stacked)
+    for name, like, samples, stacked in (
+        ("W0", "W0", 360, 1024),
+        ("W1", "W1", 500, 256),
+        ("W2-128", "W2-100", 128, 64),
+        ("W2-1000", "W2-1000", 1000, 64),
+        ("W2-10000", "W2-1000", 10_000, 16),
+        ("W3", "W3", 250, 16),
+        ("W4", "W4", 250, 16),
     )
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -42,7 +42,7 @@ LINEAR = {
 }  # fmt: skip
 CONTRACT = {
     **GEOMETRY, **NO_EPILOGUE, "POINTS": True, "FLAT": False, "OWN": True, "SHIFT": True, "ACTIVATION": 1,
-    "PRECISION": "tf32", "BM": 128, "BN": 128,
+    "PRECISION": "tf32", "BM": 128,
 }  # fmt: skip
 CONV = {
     **CONTRACT, "POINTS": False, "PH": 1, "PW": 1, "KH": 3, "KW": 3, "SCALE": True, "RESIDUAL": True, "BN": 64
@@ -98,8 +98,9 @@ def kernels():
         )
         for dtype in ("bf16", "fp32"):
             yield f"linear {dtype} law {law}", linear._linear, {**LINEAR, "LAW": law}, dtype, 8, 3
-    for dtype, inner in (("bf16", 64), ("fp16", 64), ("fp32", 32)):
-        yield f"contract {dtype}", contract._contract, {**CONTRACT, "BK": inner}, dtype, 8, 3
+    for dtype, inner, outputs in (("bf16", 64, 256), ("fp16", 64, 256), ("fp32", 32, 128)):
+        wide = {**CONTRACT, "BN": outputs, "BK": inner}
+        yield f"contract {dtype}", contract._contract, wide, dtype, 8, 3
         yield f"conv {dtype}", contract._contract, {**CONV, "BK": inner}, dtype, 4, 3
     few = {**CONV, "FLAT": True, "BK": 32}
     yield "conv of few channels bf16", contract._contract, few, "bf16", 4, 3

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
 import fastcomb as fc
 from fastcomb.models import MLP
@@ -225,9 +226,30 @@ def test_results_do_not_depend_on_how_a_range_is_divided():
         assert np.array_equal(part.accuracy, whole.accuracy[start - 5 : start - 5 + n])
 
 
-def test_half_precision():
-    found, expected = both(lambda: MLP((7, 33, 5)), *vectors(40, 7), dtype=torch.float16)
-    np.testing.assert_allclose(found.loss, expected.loss, rtol=2e-3)
+@pytest.mark.parametrize(
+    ("dtype", "rtol"),
+    [
+        (torch.float32, 1e-5),
+        (torch.float16, 3e-3),
+        pytest.param(
+            torch.bfloat16,
+            3e-2,
+            marks=pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter's bfloat16 is wrong"),
+        ),
+    ],
+)
+def test_losses_against_float64(dtype, rtol):
+    a, b = (randomised(Residual, seed) for seed in (1, 2))
+    x, y = pictures()
+    sweep = fc.evaluate(
+        a, b, fc.Uniform(), data=(x, y), n=3, dtype=dtype, batch_norm="a", backend="triton", device=DEVICE
+    )
+    assert sweep.backend == "triton"
+    for k in range(3):
+        state = {name: value.double() for name, value in fc.Mixture(a, b, fc.Uniform())[k].items()}
+        exact = F.cross_entropy(functional_call(a.double(), state, (x.double(),)), y)
+        assert sweep.loss[k] == pytest.approx(exact.item(), rel=rtol)
+        a.float()
 
 
 def test_what_it_cannot_run_goes_to_the_reference():

@@ -42,13 +42,14 @@ def mixture(shape, sampler, networks=2, seed=(9 << 32) | 5, dtype=torch.float32)
 
 
 def both(mix, name="m.w", ends=None, dtype=torch.float32):
-    """A parameter by the kernel and by the reference; ``ends`` replaces the networks' values."""
+    """A parameter by the kernel, and by the reference on the CPU; ``ends`` replaces the networks' values."""
     index = mix.index_tensor(INDICES)
     a, others, unit = mix.mixed(name)
     a, others = (a, others) if ends is None else ends
     tables, rules, draw = mix.law_arguments
     found = kernels.mix(index, a, others, tables, rules, draw, unit, dtype)
-    return found, reference(index, a, others, tables, draw, unit, dtype)
+    expected = reference(index.cpu(), a.cpu(), others.cpu(), tables.cpu(), draw, unit, dtype)
+    return found.cpu(), expected
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -88,7 +89,7 @@ def test_mixed_weights_agree(law, dtype):
 def test_exact_ends_stay_exact():
     mix = mixture((40, 9), fc.Bernoulli(0.5))
     found, _ = both(mix)
-    a, others = mix.values("m.w")
+    a, others = (tensor.cpu() for tensor in mix.values("m.w"))
     assert ((found == a) | (found == others[0])).all()
 
 
@@ -267,9 +268,9 @@ def test_nothing_to_do():
 #: Registers and bytes of spills that a thread may need (compiled by Triton 3.9: a little below), by the first
 #: word of a kernel's name. 128 registers let 16 warps share a multiprocessor, 168 let 12, 255 let 8.
 BUDGETS = {
-    "sm_80": {"mix": (40, 0), "linear": (255, 32), "contract": (192, 0), "conv": (224, 0), "score": (160, 8)},
-    "sm_90": {"mix": (40, 0), "linear": (152, 0), "contract": (128, 0), "conv": (168, 0), "score": (160, 8)},
-    "gfx942": {"mix": (40, 0), "linear": (168, 0), "contract": (168, 0), "conv": (168, 0), "score": (160, 0)},
+    "sm_80": {"mix": (40, 0), "linear": (255, 32), "contract": (248, 0), "conv": (224, 0), "score": (160, 8)},
+    "sm_90": {"mix": (40, 0), "linear": (152, 0), "contract": (192, 0), "conv": (168, 0), "score": (160, 8)},
+    "gfx942": {"mix": (40, 0), "linear": (168, 0), "contract": (192, 0), "conv": (168, 0), "score": (160, 0)},
 }
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "gfx942": 64 << 10}
 MATRIX = {"sm_80": ["HMMA"], "sm_90": ["HGMMA"], "gfx942": ["v_mfma"]}

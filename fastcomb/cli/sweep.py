@@ -65,7 +65,10 @@ _DTYPES = {
     "--dtype", type=click.Choice(list(_DTYPES)), help="Compute dtype; the networks' own by default."
 )
 @click.option(
-    "--backend", type=click.Choice(["auto", "native", "torch_reference"]), default="auto", show_default=True
+    "--backend",
+    type=click.Choice(["auto", "native", "triton", "torch_reference"]),
+    default="auto",
+    show_default=True,
 )
 @click.option(
     "-o", "--out", type=click.Path(file_okay=False), help="Folder of the run; the same command continues it."

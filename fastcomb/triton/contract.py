@@ -88,7 +88,8 @@ def _contract(
             given = c < channels
             known = within[:, None] & given[None, :]
             j = tap * channels + c
-        left = tl.load(x + here, mask=known, other=0.0)
+        # the taps of a convolution read the same pixels: kept in the first-level cache for the next tap
+        left = tl.load(x + here, mask=known, other=0.0, cache_modifier="" if POINTS else ".ca")
         right = tl.load(
             weight + o[None, :] * inner + j[:, None],
             mask=(o[None, :] < outputs) & given[:, None],
@@ -108,7 +109,9 @@ def _contract(
 def tiles(rows: int, outputs: int, inner: int, size: int) -> tuple[int, int, int]:
     """Rows, outputs and inner entries of a tile, of shapes and bytes of an entry only."""
     bm = min(128, max(16, triton.next_power_of_2(rows)))
-    bn = min(128, max(16, triton.next_power_of_2(outputs)))
+    # the wider, the fewer bytes per product: 256 keep up with the matrix units of an H100 (docs/gpu.md)
+    widest = 256 if size == 2 and bm == 128 else 128
+    bn = min(widest, max(16, triton.next_power_of_2(outputs)))
     bk = min(128 // size, max(16, triton.next_power_of_2(inner)))
     return bm, bn, bk
 

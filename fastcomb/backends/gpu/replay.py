@@ -1,4 +1,4 @@
-"""Work on tensors of the same shapes, recorded once as a CUDA graph and replayed."""
+"""Work on tensors of the same shapes, recorded as a CUDA graph and replayed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ _KEPT = 8
 class Replay:
     """A function of tensors, without host synchronisation, run as a CUDA graph on CUDA devices.
 
-    On other devices it is simply called. A graph reads and writes its own memory: arguments are copied in,
-    the result is copied out.
+    On other devices it is simply called, and so it is for the first arguments of new shapes, which compiles
+    kernels and fills caches; the second ones are recorded. A graph reads and writes its own memory: arguments
+    are copied in, the result is copied out.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self._function = function
-        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self._graphs: dict[Hashable, _Graph | None] = {}
 
     def __call__(self, *arguments: Tensor, key: Hashable = None) -> Tensor:
         """The function's result.
@@ -29,27 +30,28 @@ class Replay:
             *arguments: tensors on one device.
             key: what else the function depends on.
         """
-        if arguments[0].device.type != "cuda":
-            return self._function(*arguments)
         known = (key, tuple((t.shape, t.stride(), t.dtype) for t in arguments))
-        if known not in self._graphs:
+        if arguments[0].device.type != "cuda" or known not in self._graphs:
             if len(self._graphs) == _KEPT:
                 self._graphs.pop(next(iter(self._graphs)))
-            self._graphs[known] = self._recorded(arguments)
-        graph, inputs, result = self._graphs[known]
-        for mine, given in zip(inputs, arguments, strict=True):
-            mine.copy_(given)
-        graph.replay()
-        return result.clone()
+            self._graphs[known] = None
+            return self._function(*arguments)
+        graph = self._graphs[known] or _Graph(self._function, arguments)
+        self._graphs[known] = graph
+        return graph(arguments)
 
-    def _recorded(self, arguments: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
-        inputs = [given.clone() for given in arguments]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # compiles kernels and fills caches, which recording cannot
-            self._function(*inputs)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = self._function(*inputs)
-        return graph, inputs, result
+
+class _Graph:
+    """A function recorded with arguments like these."""
+
+    def __init__(self, function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> None:
+        self._inputs = [argument.clone() for argument in arguments]
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._result = function(*self._inputs)
+
+    def __call__(self, arguments: tuple[Tensor, ...]) -> Tensor:
+        for mine, given in zip(self._inputs, arguments, strict=True):
+            mine.copy_(given)
+        self._graph.replay()
+        return self._result.clone()
