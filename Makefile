@@ -11,7 +11,7 @@ COMBINATIONS ?= 125000
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-$(VENV)/installed-demo: pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
+$(VENV)/installed-demo: pyproject.toml constraints.txt setup.py $(wildcard csrc/* csrc/cuda/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable '.[demo]'

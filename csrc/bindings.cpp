@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cuda/bind.h"
 #include "engine.h"
 
 namespace py = pybind11;
@@ -158,4 +159,7 @@ PYBIND11_MODULE(_native, m) {
              e.collect(index.data(), (int64_t)index.size(), passes, all, floats, pointer<float>(statistics), threads);
            })
       .def_property_readonly("bytes", &Engine::bytes);
+
+  py::module_ host = m.def_submodule("host", "The kernels for CUDA devices, on the host: for tests.");
+  cuda::bind(host);
 }

@@ -1,7 +1,7 @@
 """Convex mixing of parameters with regenerated coefficients, as one operator.
 
-``torch.ops.fastcomb.mix`` turns draws into weights: with the compiled kernels on CPUs, with Triton's on CUDA
-devices where it is installed, and everywhere else with :func:`reference`, which says what they compute, bit
+``torch.ops.fastcomb.mix`` turns draws into weights: with the compiled kernels on CPUs and CUDA devices, with
+Triton's where only those are there, and everywhere else with :func:`reference`, which says what they compute, bit
 for bit. It carries a vmap rule, so a forward pass
 batched over the combination index by :func:`torch.func.vmap` calls it once per parameter for all
 combinations of the batch.
@@ -9,32 +9,15 @@ combinations of the batch.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastcomb import compiled, triton
+from fastcomb import compiled, cuda, triton
+from fastcomb.mixed import Laws, Mixed
 from fastcomb.stream import as_unsigned, pieces, step_unit
 
 _SMALLEST_NORMAL = 2.0**-126
-
-
-class Mixed(NamedTuple):
-    """A mixed parameter: the first network's values, those of the others [s, ...], its unit of the stream."""
-
-    a: Tensor
-    others: Tensor
-    unit: list[int]
-
-
-class Laws(NamedTuple):
-    """The laws and stream of a mixture, as operators take them (:func:`mix`)."""
-
-    tables: Tensor
-    rules: list[float]
-    draw: list[int]
 
 
 def fma(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
@@ -148,6 +131,9 @@ def mix(
             unit=unit,
             dtype=dtype,
         )
+    elif a.device.type == "cuda" and dtype in cuda.NUMBERS and (module := cuda.built()):
+        laws = Laws(tables, rules, draw)
+        out = cuda.mix(module, many, Mixed(a, others, unit), laws, dtype)
     elif triton.serves(a.device):
         out = triton.load().mix(many, a, others, tables, rules, draw, unit, dtype)
     else:

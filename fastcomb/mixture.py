@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fastcomb import compiled, endpoints
 from fastcomb.endpoints import Endpoint, Theta
-from fastcomb.mixing import Laws, Mixed, coefficients, spread
+from fastcomb.mixed import Laws, Mixed
+from fastcomb.mixing import coefficients, spread
 from fastcomb.samplers import Granularity, Sampler
 from fastcomb.stream import as_signed, step_unit
 
@@ -244,6 +245,10 @@ class Mixture:
 
     def index_tensor(self, indices: Iterable[int]) -> Tensor:
         """Combination indices as the int64 tensor [K] that the stream takes."""
+        if isinstance(indices, range) and indices and min(indices[0], indices[-1]) >= 0:
+            if max(indices[0], indices[-1]) < _INDICES:  # wraps around as int64 does
+                steps = torch.arange(len(indices), device=self.device) * indices.step
+                return steps + as_signed(indices[0])
         if isinstance(indices, Tensor):
             indices = indices.tolist()
         try:

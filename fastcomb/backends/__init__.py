@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastcomb import triton
 from fastcomb.backends import layers
 from fastcomb.backends.base import Backend, BackendNotice, Score, Scores, Unsupported
-from fastcomb.backends.gpu import Triton
+from fastcomb.backends.gpu import Fused, Triton
 from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 #: "auto" is the fastest that can run the job.
-NAMES = ("auto", Native.name, Triton.name, TorchReference.name)
+NAMES = ("auto", Native.name, Triton.name, Fused.name, TorchReference.name)
 
 
 def check_name(name: str) -> None:
@@ -65,28 +65,25 @@ def start(
         the backend, the model's output on ``x`` for one combination, and the samples to hand over at a time.
     """
     reason = ""
-    if name == "auto":
-        name = _fastest(mixture.device, dtype)
-    try:
-        if name == Native.name:
-            native = Native(mixture, model, x, dtype=dtype, normalisation=normalisation)
-            return native, native.check(model, x), native.plan(samples, held=held)
-        if name == Triton.name:
-            gpu = Triton(mixture, model, x, dtype=dtype, normalisation=normalisation)
-            return gpu, gpu.check(model, x), gpu.plan(samples)
-    except Unsupported as error:
-        reason = str(error)
+    for kind in _candidates(name, mixture.device, dtype):
+        try:
+            backend = kind(mixture, model, x, dtype=dtype, normalisation=normalisation)
+            return backend, backend.check(model, x), backend.plan(samples, held=held)
+        except Unsupported as error:
+            reason = str(error)
     reference = TorchReference(mixture, model, dtype=dtype, normalisation=normalisation)
     output, chunk = reference.plan(x, samples)  # a fault of the module itself comes first
     _notice(model, reason)
     return reference, output, chunk
 
 
-def _fastest(device: torch.device, dtype: torch.dtype) -> str:
-    """Name of the fastest backend for a device and dtype."""
-    if device.type == "cpu" and dtype in Native.dtypes:
-        return Native.name
-    return Triton.name if triton.serves(device) and dtype in triton.DTYPES else TorchReference.name
+def _candidates(name: str, device: torch.device, dtype: torch.dtype) -> list[type[Native] | type[Triton]]:
+    """The compiled backends to try, the fastest first; none for the reference."""
+    if name != "auto":
+        return [kind for kind in (Native, Triton, Fused) if kind.name == name]
+    if device.type == "cpu":
+        return [Native] if dtype in Native.dtypes else []
+    return [Fused, Triton] if triton.serves(device) and dtype in triton.DTYPES else []
 
 
 def call(

@@ -14,7 +14,10 @@ from fastcomb.notice import BackendNotice
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
 
-__all__ = ["Backend", "BackendNotice", "Score", "Scores", "Unsupported"]
+#: Losses that kernels compute, by the numbers that they have for them.
+LOSS_KINDS = {"cross_entropy": 0, "nll": 1, "mse": 2}
+
+__all__ = ["LOSS_KINDS", "Backend", "BackendNotice", "Score", "Scores", "Unsupported"]
 
 #: A score of K combinations on S samples: (outputs [K, S, ...], y [S, ...]) -> [K, S].
 Score = Callable[[Any, Tensor], Tensor]

@@ -21,7 +21,7 @@ from torch import Tensor
 from fastcomb import compiled, triton
 from fastcomb.backends.native.instructions import Goal
 from fastcomb.backends.native.machine import Machine
-from fastcomb.mixing import Laws, Mixed
+from fastcomb.mixed import Laws, Mixed
 from fastcomb.program import Node, Program, Value, Weight
 from fastcomb.stream import as_unsigned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastcomb.mixing import Laws, Mixed
+from fastcomb.mixed import Laws, Mixed
 from fastcomb.triton.contract import Geometry, contract
 from fastcomb.triton.epilogue import Epilogue
 from fastcomb.triton.linear import MOST_SAMPLES, mixed_linear

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastcomb import compiled
-from fastcomb.mixing import Laws, Mixed
+from fastcomb.mixed import Laws, Mixed
 from fastcomb.triton.contract import precision
 from fastcomb.triton.draws import coefficient, convex, draw_at, draws_of_blocks, words
 from fastcomb.triton.epilogue import Epilogue, finish

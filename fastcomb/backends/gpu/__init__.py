@@ -1,5 +1,6 @@
-"""The GPU backend: a Program over batches of combinations, its layers in Triton kernels."""
+"""The GPU backends: a Program over batches, layer by layer in Triton; narrow networks in one kernel."""
 
 from fastcomb.backends.gpu.engine import Triton
+from fastcomb.backends.gpu.fused import Fused
 
-__all__ = ["Triton"]
+__all__ = ["Fused", "Triton"]

@@ -99,7 +99,7 @@ class Triton:
         """Compare combination 0 with the module itself (:func:`fastcomb.backends.captured.check`)."""
         return check(self, model, x)
 
-    def plan(self, samples: int) -> int:
+    def plan(self, samples: int, *, held: bool) -> int:
         """Choose how many combinations pass together; the samples to hand over at a time.
 
         From sizes and the device only, so that results do not depend on what else it is doing, unless memory
@@ -130,7 +130,7 @@ class Triton:
             return torch.cat([scores.of(outputs, y) for outputs in self._outputs(*prepared, x)], dim=1)
         self._loss = scores.name
         targets = y.float() if scores.name == "mse" else y
-        sums = self._scored(*prepared, x, targets, key=scores.name)
+        sums = self._scored(*prepared, self._arranged(x), targets, key=scores.name)
         if not scores.classes:
             sums[1] = torch.nan
         return sums
@@ -160,8 +160,12 @@ class Triton:
 
     # --- the work, free of synchronisation ---
 
+    def _arranged(self, x: Tensor) -> Tensor:
+        """The samples as :meth:`_sums` takes them."""
+        return x
+
     def _sums(self, index: Tensor, statistics: Tensor, x: Tensor, targets: Tensor) -> Tensor:
-        """Sums of loss and accuracy, float64 [2, K]."""
+        """Sums of loss and accuracy, float64 [2, K], of samples from :meth:`_arranged`."""
         score = partial(triton.load().score, targets=targets, loss=self._loss)
         return torch.cat([score(outputs) for outputs in self._outputs(index, statistics, x)], dim=1)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fastcomb.backends.base import Unsupported
+from fastcomb.backends.base import LOSS_KINDS, Unsupported
 from fastcomb.backends.native.instructions import (
     IDENTITY,
     Goal,
@@ -30,7 +30,6 @@ from fastcomb.backends.native.weights import Constants, Weights
 from fastcomb.program import Node, Program, Weight
 from fastcomb.program import Value as Ref
 
-LOSS_KINDS = {"cross_entropy": 0, "nll": 1, "mse": 2}
 _SHAPES = {"reshape", "flatten", "unflatten"}
 _SIZES = {"size", "size_arithmetic"}
 

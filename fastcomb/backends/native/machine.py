@@ -13,7 +13,7 @@ from fastcomb.backends.native.instructions import Goal, Norm, address
 from fastcomb.backends.native.lower import Shared, lower
 from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
 from fastcomb.decision import BLOCK, Answer, Question
-from fastcomb.mixing import Mixed
+from fastcomb.mixed import Mixed
 from fastcomb.program import Program
 
 #: Bytes of activations that a block of samples may need: about half of a core's second-level cache.

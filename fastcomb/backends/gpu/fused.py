@@ -1,0 +1,187 @@
+"""Narrow networks as a whole in one kernel of CUDA C++ (csrc/cuda/network.h)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastcomb import cuda
+from fastcomb.backends.base import LOSS_KINDS, Unsupported
+from fastcomb.backends.gpu.chain import ACTIVATIONS, NORMS, Link, chain
+from fastcomb.backends.gpu.engine import Prepared, Triton
+from fastcomb.program import Weight
+
+if TYPE_CHECKING:
+    from fastcomb.mixture import Mixture
+    from fastcomb.normalisation import Normalisation
+
+#: Combinations of a launch, and most samples that it takes.
+_BLOCK, _SAMPLES = 1 << 15, 1 << 16
+
+
+class Fused(Triton):
+    """Backend for narrow networks on CUDA devices: chains of linear layers, all at most 128 wide.
+
+    A block of threads generates one combination's weights into shared memory and carries tiles of samples
+    through all layers in registers, to the loss. What asks for outputs, not for a loss that the kernel knows,
+    runs layer by layer as in :class:`Triton`.
+
+    Args and errors are those of :class:`Triton`.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        model: nn.Module,
+        x: Tensor,
+        *,
+        dtype: torch.dtype,
+        normalisation: Normalisation,
+    ) -> None:
+        super().__init__(mixture, model, x, dtype=dtype, normalisation=normalisation)
+        module = cuda.kernels(mixture.device)
+        if module is None:
+            raise Unsupported("without the extension in CUDA C++")
+        if len(mixture.steps) > module.max_steps:
+            raise Unsupported(f"mixtures of more than {module.max_steps + 1} networks in one kernel")
+        self._chain = chain(self._program, module.max_layers)
+        self._steps = 8 if dtype == torch.float32 else 16  # inputs of one matrix instruction
+        laws = cuda.laws(mixture.law_arguments)
+        self._kernel = module.Plan(cuda.NUMBERS[dtype], mixture.seed, laws)
+        self._means: list[tuple[str, str] | None] = []
+        inputs = _divided(self._outputs_of(0, of_inputs=True), self._steps)
+        for at, link in enumerate(self._chain.links):
+            inputs = self._add(at, link, inputs)
+        if self._kernel.shared() > module.shared_memory(mixture.device.index or 0):
+            raise Unsupported(f"{self._kernel.shared():,} bytes of weights in one kernel")
+        self._fixed = {name: value.float().contiguous() for name, value in self._fixed.items()}
+        self._kept: tuple[Tensor, Tensor] | None = None
+        self._scored = self._unrecorded  # a single launch needs no graph
+
+    def check(self, model: nn.Module, x: Tensor) -> Tensor:
+        """As :class:`Triton` does; and the kernel's losses against those of the outputs.
+
+        Raises:
+            Unsupported: they differ.
+        """
+        expected = super().check(model, x)
+        prepared = self.prepare(self.mixture.index_tensor([0]))
+        labels = torch.zeros(len(x), dtype=torch.int64, device=self.mixture.device)
+        losses = F.cross_entropy(self.outputs(prepared, x)[0], labels, reduction="sum")
+        self._loss = "cross_entropy"
+        found = self._sums(*prepared, self._arranged(self._ready(x)), labels)[0, 0]
+        limit = 1e-3 if self.dtype == torch.float32 else 0.1
+        if torch.isfinite(losses) and abs(found - losses) > limit * (abs(losses) + len(x)):
+            raise Unsupported("a network whose losses come out otherwise in one kernel")
+        return expected
+
+    def plan(self, samples: int, *, held: bool) -> int:
+        super().plan(samples, held=held)
+        self.slots, self.block = 1, max(_BLOCK, self.block)
+        return min(samples, _SAMPLES)
+
+    def _unrecorded(self, *arguments: Tensor, key: Any = None) -> Tensor:
+        return self._sums(*arguments)
+
+    def _arranged(self, x: Tensor) -> Tensor:
+        """The samples in the order in which the matrix instructions read them, padded with zeros.
+
+        [tiles of 16 samples, steps, 32 lanes, 16 bytes of registers]; see ``place`` in csrc/cuda/numbers.h.
+        """
+        kept = self._kept
+        if kept is None or kept[0].data_ptr() != x.data_ptr() or kept[0].shape != x.shape:
+            values: dict[str, Any] = dict(zip(self._program.inputs, [x], strict=True))
+            for node in self._chain.prefix:
+                values[node.name] = self._program.apply(node, self._buffers, values)
+            kept = self._kept = x, self._in_registers(values[self._chain.start])
+        return kept[1]
+
+    def _in_registers(self, x: Tensor) -> Tensor:
+        step = self._steps
+        rows, columns = -(-len(x) // 16) * 16, _divided(x.shape[1], step) * step
+        padded = F.pad(x, (0, columns - x.shape[1], 0, rows - len(x)))
+        if step == 8:  # row of a half, half, step, pair of columns, column of the pair
+            split = padded.view(rows // 16, 2, 8, columns // 8, 4, 2).permute(0, 3, 2, 4, 5, 1)
+        else:  # the same with the step's halves after the step
+            split = padded.view(rows // 16, 2, 8, columns // 16, 2, 4, 2).permute(0, 3, 2, 5, 4, 1, 6)
+        return split.contiguous()
+
+    def _sums(self, index: Tensor, statistics: Tensor, x: Tensor, targets: Tensor) -> Tensor:
+        sums = torch.empty(2, len(index), dtype=torch.float64, device=index.device)
+        own = self.recomputed(Prepared(index, statistics))
+        places = []
+        for names in self._means:
+            mean, variance = ((own | self._fixed)[name] for name in names) if names else (None, None)
+            shared = names is None or names[0] not in own
+            apart = 0 if shared or mean is None else mean.stride(0)
+            places.append((_address(mean), _address(variance), apart))
+        classes = self._outputs_of(len(self._chain.links) - 1)
+        targets, index = targets.contiguous(), index.contiguous()
+        self._kernel.run(
+            x.data_ptr(),
+            targets.data_ptr(),
+            index.data_ptr(),
+            sums.data_ptr(),
+            len(targets),
+            len(index),
+            LOSS_KINDS[self._loss],
+            classes,
+            places,
+            cuda.stream(index.device),
+        )
+        return sums
+
+    def _add(self, at: int, link: Link, steps: int) -> int:
+        """Put a link into the kernel's plan; the steps of the next one's inputs."""
+        outputs, inputs = self._outputs_of(at), self._outputs_of(at, of_inputs=True)
+        last = at + 1 == len(self._chain.links)
+        per_step = self._steps // 8
+        tiles = _divided(outputs, 8) if last else _divided(outputs, self._steps) * per_step
+        weights = [link.node.arguments["weight"], link.node.arguments["bias"]]
+        weights += [link.norm.arguments[key] if link.norm else None for key in ("weight", "bias")]
+        kind = link.norm.op if link.norm else ""
+        eps = link.norm.arguments["eps"] if link.norm else 0.0
+        self._kernel.add(
+            *(self._parameter(weight) for weight in weights),
+            inputs,
+            outputs,
+            steps,
+            tiles,
+            NORMS[kind],
+            eps,
+            ACTIVATIONS[link.activation],
+            link.save,
+            link.add is not None,
+        )
+        if link.norm is not None and kind == "batch_norm":
+            keys = ("running_mean", "running_var")
+            mean, variance = (link.norm.arguments[key].name for key in keys)
+            self._means.append((mean, variance))
+        else:
+            self._means.append(None)
+        return tiles // per_step
+
+    def _parameter(self, weight: Weight | None) -> tuple[int, ...]:
+        if weight is None:
+            return cuda.parameter(None)
+        if weight.kind != "parameter":
+            raise Unsupported(f"{weight.name!r}, which is not mixed, in one kernel")
+        return cuda.parameter(self.mixture.mixed(weight.name))
+
+    def _outputs_of(self, at: int, *, of_inputs: bool = False) -> int:
+        """Outputs of a link, or its inputs."""
+        shape = self._program.shapes[self._chain.links[at].node.arguments["weight"].name]
+        return shape[1] if of_inputs else shape[0]
+
+
+def _divided(value: int, by: int) -> int:
+    return -(-value // by)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
