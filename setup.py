@@ -1,8 +1,8 @@
 """Builds the compiled parts; everything else about the package is in pyproject.toml.
 
-``_native`` holds the CPU kernels of all instruction levels and chooses among them at run time; ``_cuda`` holds
-the kernels in CUDA C++ and is built where there is an nvcc (on the path, or of CUDA_HOME). Where one cannot be
-built, the package installs without it and runs on what is left.
+``_native`` holds the CPU kernels of all instruction levels and chooses among them at run time; ``_cuda``
+holds the kernels in CUDA C++ and is built where there is an nvcc (on the path, or of CUDA_HOME). Where one
+cannot be built, the package installs without it and runs on what is left.
 
 FASTCOMB_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer. FASTCOMB_CUDA=0 leaves the
 kernels in CUDA C++ out.

@@ -15,7 +15,8 @@ def configuration() -> dict[str, str]:
     """What matters when results or speeds are compared, by name.
 
     fastcomb's version, the instruction level of the compiled engine (and those that could be forced with the
-    environment variable FASTCOMB_LEVEL), threads, torch, CUDA, Triton, and whether the kernels in CUDA C++ are there.
+    environment variable FASTCOMB_LEVEL), threads, torch, CUDA, Triton, and whether the
+    kernels in CUDA C++ were built.
     """
     native = compiled.extension()
     levels = f" of {', '.join(native.levels())}" if native else ": not built"
@@ -30,7 +31,7 @@ def configuration() -> dict[str, str]:
         "torch": torch.__version__,
         "CUDA": cuda,
         "Triton": _version("triton"),
-        "CUDA kernels": "built for sm_80 and sm_90a" if cuda.built() else "not built",
+        "CUDA kernels": "built for sm_80 and sm_90a" if kernels.built() else "not built",
     }
 
 

@@ -1,8 +1,8 @@
 """Convex mixing of parameters with regenerated coefficients, as one operator.
 
 ``torch.ops.fastcomb.mix`` turns draws into weights: with the compiled kernels on CPUs and CUDA devices, with
-Triton's where only those are there, and everywhere else with :func:`reference`, which says what they compute, bit
-for bit. It carries a vmap rule, so a forward pass
+Triton's where only those are there, and everywhere else with :func:`reference`, which says what they compute,
+bit for bit. It carries a vmap rule, so a forward pass
 batched over the combination index by :func:`torch.func.vmap` calls it once per parameter for all
 combinations of the batch.
 """

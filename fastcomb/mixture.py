@@ -245,10 +245,9 @@ class Mixture:
 
     def index_tensor(self, indices: Iterable[int]) -> Tensor:
         """Combination indices as the int64 tensor [K] that the stream takes."""
-        if isinstance(indices, range) and indices and min(indices[0], indices[-1]) >= 0:
-            if max(indices[0], indices[-1]) < _INDICES:  # wraps around as int64 does
-                steps = torch.arange(len(indices), device=self.device) * indices.step
-                return steps + as_signed(indices[0])
+        if isinstance(indices, range) and indices and 0 <= indices[0] <= indices[-1] < _INDICES:
+            steps = torch.arange(len(indices), device=self.device) * indices.step
+            return steps + as_signed(indices[0])  # wraps around as int64 does
         if isinstance(indices, Tensor):
             indices = indices.tolist()
         try:

@@ -69,9 +69,7 @@ def chain(program: Program, most: int) -> Chain:
         if node.op == "linear":
             source = node.arguments["input"].name
             if source != current if found.links else source not in shared:
-                raise Unsupported(
-                    f"the layer {node.name!r}, which does not follow the one before, in one kernel"
-                )
+                raise Unsupported(f"the layer {node.name!r}, which does not follow the last, in one kernel")
             if found.links:
                 results[current] = len(found.links) - 1
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,7 +90,7 @@ class Triton:
         self._fixed = {n: v.to(mixture.device) for n, v in fixed.items() if v.is_floating_point()}
         self._calibration = [self._ready(batch) for batch in normalisation.batches]
         self._plans = {norms: stages(self._program, norms=norms) for norms in (False, True)}
-        self._scored = Replay(self._sums)
+        self._scored: Callable[..., Tensor] = Replay(self._sums)
         self._collected = Replay(self._statistics)
         self._loss = ""
         self.slots = self.block = self._group = 1
