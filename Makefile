@@ -45,9 +45,12 @@ GPU_READY := $(if $(GPU_PYTHON),,$(VENV)/installed-dev)
 GPU_PYTHON ?= $(BIN)/python
 test-gpu: $(GPU_READY)  ## on a GPU: run the kernels' tests compiled, then some under compute-sanitizer
 	$(GPU_PYTHON) -c "import torch; raise SystemExit(None if torch.cuda.is_available() else 'no CUDA device')"
-	$(GPU_PYTHON) -m pytest tests/test_triton.py tests/test_gpu.py
+	$(GPU_PYTHON) -m pytest tests/test_triton.py tests/test_gpu.py tests/test_fused.py
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
-		$(GPU_PYTHON) -m pytest tests/test_triton.py -k "epilogues or conv2d or scores or channels_last"
+		$(GPU_PYTHON) -m pytest tests/test_triton.py tests/test_fused.py \
+		-k "epilogues or conv2d or scores or channels_last or widths or additions or networks"
+	compute-sanitizer --tool racecheck --error-exitcode 1 \
+		$(GPU_PYTHON) -m pytest tests/test_fused.py -k "widths or additions"
 
 bench-gpu: $(GPU_READY)  ## on a GPU: measure throughput beside the peers, one table (under 8 minutes)
 	$(GPU_PYTHON) -m benchmarks.gpu --json benchmarks/results

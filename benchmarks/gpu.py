@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 import fastcomb as fc
 from benchmarks.contenders import mean_loss, torch_compiled_loop, torch_loop, torch_vmap
-from benchmarks.gpu_costs import costs
+from benchmarks.gpu_costs import costs, whole
 from benchmarks.workloads import DTYPES, GPU_WORKLOADS, Workload
-from fastcomb import triton
+from fastcomb import cuda, triton
 from fastcomb.config import configuration
 from fastcomb.sweep.experiment import Experiment
 
@@ -59,8 +59,8 @@ def fastcomb_run(workload: Workload, dtype: torch.dtype, device: str, backend: s
         backend=backend,
         data_budget=1 << 34,
     ).start()
-    if job.runner.name != backend:
-        raise SystemExit(f"{workload.name} runs on {job.runner.name}, not on {backend}")
+    if job.runner.name not in ("cuda", "triton"):
+        raise SystemExit(f"{workload.name} runs on {job.runner.name}")
 
     def run(least: int) -> tuple[int, Any]:
         n = -(-least // job.runner.block) * job.runner.block
@@ -108,20 +108,23 @@ def copy_rate(device: str, count: int) -> float:
     return 5 * 2 * count / best
 
 
-def mix_rate(device: str, dtype: torch.dtype, count: int) -> float:
-    """Coefficients per second of ``mix``, for 64 combinations of a matrix of so many entries."""
+def mix_rates(device: str, dtype: torch.dtype, count: int) -> dict[str, float]:
+    """Coefficients per second of the kernels that mix, for 64 combinations of a matrix of so many entries."""
     a, b = ({"w": torch.randn(count // 512, 512)} for _ in range(2))
     mixture = fc.Mixture(a, b, fc.Uniform()).to(torch.device(device))
     weight, index = mixture.mixed("w"), mixture.index_tensor(range(64))
-    kernels = triton.load()
-
-    def once() -> Any:
-        laws = mixture.law_arguments
-        return kernels.mix(index, weight.a, weight.others, *laws, weight.unit, dtype)
-
-    once()
-    best = min(seconds(lambda: [once() for _ in range(5)], device)[0] for _ in range(6))
-    return 5 * 64 * count / best
+    kernels, module, laws = triton.load(), cuda.kernels(torch.device(device)), mixture.law_arguments
+    ways: dict[str, Callable[[], Any]] = {
+        "Triton": lambda: kernels.mix(index, weight.a, weight.others, *laws, weight.unit, dtype)
+    }
+    if module is not None:
+        ways["CUDA C++"] = lambda: cuda.mix(module, index, weight, laws, dtype)
+    rates = {}
+    for name, once in ways.items():
+        once()
+        best = min(seconds(lambda once=once: [once() for _ in range(5)], device)[0] for _ in range(6))  # type: ignore[misc]
+        rates[name] = 5 * 64 * count / best
+    return rates
 
 
 def measure(workload: Workload, dtype: torch.dtype, device: str, rounds: int) -> list[dict[str, Any]]:
@@ -130,7 +133,8 @@ def measure(workload: Workload, dtype: torch.dtype, device: str, rounds: int) ->
     failed: dict[str, str] = {}
     losses: dict[str, float] = {}
     makers: dict[str, Callable[[], Run]] = {
-        "fastcomb": lambda: fastcomb_run(workload, dtype, device, "triton"),
+        "fastcomb": lambda: fastcomb_run(workload, dtype, device, "cuda" if device == "cpu" else "auto"),
+        "fastcomb by layers": lambda: fastcomb_run(workload, dtype, device, "triton"),
         **{name: (lambda name=name: peer_run(name, workload, dtype, device)) for name in PEERS},  # type: ignore[misc]
     }
     for name, make in makers.items():
@@ -139,7 +143,7 @@ def measure(workload: Workload, dtype: torch.dtype, device: str, rounds: int) ->
             losses[name] = mean_loss(run(1)[1])  # the first call compiles and warms up
             runs[name] = run
         except (RuntimeError, torch.OutOfMemoryError) as error:  # a peer that cannot run here is named
-            if name == "fastcomb":
+            if name.startswith("fastcomb"):
                 raise
             failed[name] = str(error).splitlines()[0]
     middle = statistics.median(losses.values())
@@ -155,8 +159,9 @@ def measure(workload: Workload, dtype: torch.dtype, device: str, rounds: int) ->
         for name, run in runs.items():
             took, (count, _) = seconds(lambda run=run, n=counts[name]: run(n), device)  # type: ignore[misc]
             times[name].append(took / count)
-    best = min((statistics.median(times[name]) for name in runs if name != "fastcomb"), default=float("nan"))
-    predicted = sum(cost.seconds for cost in costs(workload))
+    best = min((statistics.median(times[name]) for name in runs if name in PEERS), default=float("nan"))
+    by_layers = sum(cost.seconds for cost in costs(workload))
+    predictions = {"fastcomb": whole(workload) or by_layers, "fastcomb by layers": by_layers}
     rows = [
         {
             "workload": workload.name,
@@ -167,7 +172,9 @@ def measure(workload: Workload, dtype: torch.dtype, device: str, rounds: int) ->
             "us_max": 1e6 * max(own),
             "times_best_peer": best / statistics.median(own),
             "flops": workload.flops(),
-            "predicted_us": 1e6 * predicted if name == "fastcomb" and dtype == torch.bfloat16 else None,
+            "predicted_us": 1e6 * predictions[name]
+            if name in predictions and dtype == torch.bfloat16
+            else None,
         }
         for name, own in times.items()
     ]
@@ -201,7 +208,7 @@ def main() -> None:
 
     ceilings = {name: gemm(DTYPES[name], device, size) for name in options.dtypes}
     copied = copy_rate(device, 1 << 12 if options.rehearse else 1 << 30)
-    drawn = mix_rate(device, torch.float32 if options.rehearse else torch.bfloat16, 64 * size)
+    drawn = mix_rates(device, torch.float32 if options.rehearse else torch.bfloat16, 64 * size)
     rows = []
     for dtype in options.dtypes:
         for name in tqdm(options.workloads, desc=dtype, disable=None):
@@ -219,7 +226,10 @@ def main() -> None:
         + ", ".join(f"{k} {v}" for k, v in versions.items())
     )
     rates = ", ".join(f"{name} {rate / 1e12:.1f} TFLOP/s" for name, rate in ceilings.items())
-    print(f"GEMM ceiling: {rates}; copy {copied / 1e12:.2f} TB/s; mix {drawn / 1e9:.0f} G coefficients/s")
+    print(f"GEMM ceiling: {rates}; copy {copied / 1e12:.2f} TB/s")
+    for name, rate in drawn.items():
+        share = rate * torch.bfloat16.itemsize / copied
+        print(f"mix in {name}: {rate / 1e9:.0f} G coefficients/s, written at {share:.2f} of the copy's rate")
     columns = ("workload", "dtype", "contender", "µs (least–most)", "× best peer", "of GEMM", "predicted µs")
     print(f"\n| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|")

@@ -8,6 +8,7 @@ import platform
 import torch
 
 from fastcomb import compiled
+from fastcomb import cuda as kernels
 from fastcomb.stream import STREAM_VERSION
 
 

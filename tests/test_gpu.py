@@ -19,14 +19,14 @@ pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def both(make, x, y, *, n=3, sampler=None, **options):
-    """The same sweep on the Triton backend and on the reference."""
+def both(make, x, y, *, n=3, sampler=None, backend="triton", **options):
+    """The same sweep on a GPU backend and on the reference."""
     a, b = (randomised(make, seed) for seed in (1, 2))
     sweeps = [
         fc.evaluate(a, b, sampler or fc.Uniform(), data=(x, y), n=n, backend=name, device=DEVICE, **options)
-        for name in ("triton", "torch_reference")
+        for name in (backend, "torch_reference")
     ]
-    assert [sweep.backend for sweep in sweeps] == ["triton", "torch_reference"]
+    assert [sweep.backend for sweep in sweeps] == [backend, "torch_reference"]
     return sweeps
 
 

@@ -56,7 +56,8 @@ struct Plan {
     saves |= save;
   }
 
-  int shared() const { return net.weight_bytes + net.vectors * 4; }
+  // Bytes of shared memory, with room for the sums of the warps.
+  int shared() const { return net.weight_bytes + net.vectors * 4 + 256; }
 
   // statistics: for each layer the addresses of means and variances, and the entries from one combination's to
   // the next

@@ -5,19 +5,26 @@
 
 namespace fastcomb::cuda {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+// Threads of a block, and blocks that share a multiprocessor's registers: of narrow networks two, so that one
+// generates while the other multiplies.
+template <int TILES>
+constexpr int kThreads = TILES <= 8 ? 192 : 256;
+template <int TILES>
+constexpr int kBlocks = TILES <= 8 ? 2 : 1;
 
 template <class Type, int TILES, int PARTS, bool SAVES>
-__global__ void __launch_bounds__(kThreads, 1) network(const __grid_constant__ Network net) {
+__global__ void __launch_bounds__(kThreads<TILES>, kBlocks<TILES>)
+    network(const __grid_constant__ Network net) {
+  constexpr int kOwn = kThreads<TILES>, kWarps = kOwn / 32;
   extern __shared__ __align__(16) unsigned char memory[];
   float* vectors = (float*)(memory + net.weight_bytes);
   __shared__ Found part[kWarps];
   const uint32_t bytes = net.weight_bytes + net.vectors * 4;
-  for (uint32_t at = threadIdx.x * 4; at < bytes; at += kThreads * 4) *(uint32_t*)(memory + at) = 0;  // padding
+  for (uint32_t at = threadIdx.x * 4; at < bytes; at += kOwn * 4) *(uint32_t*)(memory + at) = 0;  // padding
   __syncthreads();
   const int warp = threadIdx.x / 32;
   for (int k = blockIdx.x; k < net.combinations; k += gridDim.x) {
-    generate<Type>(net, k, threadIdx.x, kThreads, memory, vectors);
+    generate<Type>(net, k, threadIdx.x, kOwn, memory, vectors);
     __syncthreads();
     Lane<Found> found;
     found[0] = Found{0, 0};
@@ -42,15 +49,16 @@ __global__ void __launch_bounds__(kThreads, 1) network(const __grid_constant__ N
 
 template <class Type, int TILES, int PARTS, bool SAVES>
 static void launch(const Network& net, cudaStream_t stream) {
+  constexpr int kOwn = kThreads<TILES>;
   const auto kernel = network<Type, TILES, PARTS, SAVES>;
   const int shared = (int)(net.weight_bytes + net.vectors * 4);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   int device, processors, together;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, kThreads, shared));
-  const int blocks = net.combinations < processors * together ? net.combinations : processors * together;
-  kernel<<<blocks, kThreads, shared, stream>>>(net);
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, kOwn, shared));
+  const int most = processors * together;
+  kernel<<<net.combinations < most ? net.combinations : most, kOwn, shared, stream>>>(net);
   check(cudaGetLastError());
 }
 

@@ -22,10 +22,10 @@ struct Lane {
   FASTCOMB_HOST_DEVICE const T& operator[](int l) const { return of[l]; }
 };
 
-struct Four {  // registers of a lane: of the left operand
+struct alignas(16) Four {  // registers of a lane: of the left operand
   uint32_t r[4];
 };
-struct Two {  // of the right operand
+struct alignas(8) Two {  // of the right operand
   uint32_t r[2];
 };
 struct Sums {  // rows lane / 4 (two) and lane / 4 + 8 (two), columns 2 · (lane % 4) and the next

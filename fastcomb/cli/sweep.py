@@ -66,7 +66,7 @@ _DTYPES = {
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "native", "triton", "torch_reference"]),
+    type=click.Choice(["auto", "native", "cuda", "triton", "torch_reference"]),
     default="auto",
     show_default=True,
 )

@@ -86,8 +86,9 @@ def evaluate(
         calibration: inputs for "recompute": a tensor [M, ...] (one batch), Dataset or DataLoader.
         device: where to compute; θ_A's device if None.
         dtype: compute dtype; the parameters' own if None. Logits are widened to float32 for the loss.
-        backend: "native" (compiled, CPU), "triton" (compiled, CUDA), "torch_reference" (any module, any
-            device) or "auto", the fastest that can run the job. What did run is ``sweep.backend``.
+        backend: "native" (compiled, CPU), "cuda" (CUDA, narrow networks in one kernel), "triton" (CUDA, layer
+            by layer), "torch_reference" (any module, any device) or "auto", the fastest that can run the job.
+            What did run is ``sweep.backend``.
         out: folder of the run, created if it is not there; None keeps results in memory.
         save_every: with ``out``, seconds of work after which results are written: what a kill may lose.
         decide: :class:`~fastcomb.Below` or :class:`~fastcomb.Above`: find out only on which side of a level

@@ -116,7 +116,7 @@ class Fused(Triton):
         own = self.recomputed(Prepared(index, statistics))
         places = []
         for names in self._means:
-            mean, variance = ((own | self._fixed)[name] for name in names) if names else (None, None)
+            mean, variance = ((self._fixed | own)[name] for name in names) if names else (None, None)
             shared = names is None or names[0] not in own
             apart = 0 if shared or mean is None else mean.stride(0)
             places.append((_address(mean), _address(variance), apart))
