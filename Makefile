@@ -17,8 +17,11 @@ $(VENV)/installed-demo: pyproject.toml constraints.txt setup.py $(wildcard csrc/
 	$(PIP) --editable '.[demo]'
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed-demo
-	$(PIP) --editable '.[dev]'
+$(VENV)/installed-dev: pyproject.toml constraints.txt setup.py $(wildcard csrc/* csrc/cuda/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'  # which includes the demo's packages
+	touch $(VENV)/installed-demo
 	$(PIP) --no-deps torchvision  # its package asks for a CUDA build of torch; only tests use it
 	touch $@
 

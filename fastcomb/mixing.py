@@ -133,9 +133,11 @@ def mix(
         )
     elif a.device.type == "cuda" and dtype in cuda.NUMBERS and (module := cuda.built()):
         laws = Laws(tables, rules, draw)
-        out = cuda.mix(module, many, Mixed(a, others, unit), laws, dtype)
+        with torch.cuda.device_of(a):
+            out = cuda.mix(module, many, Mixed(a, others, unit), laws, dtype)
     elif triton.serves(a.device):
-        out = triton.load().mix(many, a, others, tables, rules, draw, unit, dtype)
+        with torch.cuda.device_of(a):
+            out = triton.load().mix(many, a, others, tables, rules, draw, unit, dtype)
     else:
         out = reference(many, a, others, tables, draw, unit, dtype)
     return out.view((*index.shape, *a.shape))

@@ -63,7 +63,9 @@ def mixed_linear(
     if triton.serves(x.device, x):
         kernels = triton.load()
         flat = inputs.reshape(-1, rows, x.shape[-1])
-        found: Tensor = kernels.linear(flat if own else flat[0], many, weight, bias, laws, kernels.Epilogue())
+        with torch.cuda.device_of(x):
+            epilogue = kernels.Epilogue()
+            found: Tensor = kernels.linear(flat if own else flat[0], many, weight, bias, laws, epilogue)
         return found.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
     fits = x.dtype in compiled.STORAGE and inputs.numel() and weight_a.numel() and index.numel()
     if not (fits and compiled.serves(x.device)):
@@ -116,7 +118,8 @@ def mixed_conv2d(
     if groups == 1 and triton.serves(x.device, x):
         kernels = triton.load()
         kernel = kernels.Geometry(weight_a.shape[2:], *map(tuple, (stride, padding, dilation)))
-        found: Tensor = kernels.conv2d(x, index.reshape(-1), weight, bias, laws, kernel)
+        with torch.cuda.device_of(x):
+            found: Tensor = kernels.conv2d(x, index.reshape(-1), weight, bias, laws, kernel)
         return found.view(*index.shape, *found.shape[1:])
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return _one_by_one(F.conv2d, geometry, x, index, weight, bias, laws, own)

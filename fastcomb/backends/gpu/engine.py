@@ -93,7 +93,7 @@ class Triton:
         self._scored: Callable[..., Tensor] = Replay(self._sums)
         self._collected = Replay(self._statistics)
         self._loss = ""
-        self.slots = self.block = self._group = 1
+        self.slots = self.block = self._together = self._group = 1
 
     def check(self, model: nn.Module, x: Tensor) -> Tensor:
         """Compare combination 0 with the module itself (:func:`fastcomb.backends.captured.check`)."""
@@ -111,9 +111,9 @@ class Triton:
         cache = self._cache()
         parts = max(1, min(math.ceil(4 * per_sample * samples / cache), samples // _FEWEST_SAMPLES))
         chunk = math.ceil(samples / parts)
-        self.slots = _power_of_two(0.6 * cache / (per_sample * chunk), _MOST_TOGETHER)
-        self._group = max(self.slots, _power_of_two(cache / 3 / weights, _MOST_TOGETHER))
-        passes = max(1, _MOST_OPERATIONS // (2 * len(self._program)) * self.slots // self._group)
+        self.slots = self._together = _power_of_two(0.6 * cache / (per_sample * chunk), _MOST_TOGETHER)
+        self._group = max(self._together, _power_of_two(cache / 3 / weights, _MOST_TOGETHER))
+        passes = max(1, _MOST_OPERATIONS // (2 * len(self._program)) * self._together // self._group)
         self.block = self._group * _power_of_two(passes, 64)
         return chunk
 
@@ -121,7 +121,8 @@ class Triton:
     def prepare(self, index: Tensor) -> Prepared:
         if not self._calibration:
             return Prepared(index, torch.empty(len(index), 0, device=index.device))
-        return Prepared(index, self._collected(index))
+        with torch.cuda.device_of(index):
+            return Prepared(index, self._collected(index))
 
     @torch.no_grad()
     def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
@@ -130,7 +131,8 @@ class Triton:
             return torch.cat([scores.of(outputs, y) for outputs in self._outputs(*prepared, x)], dim=1)
         self._loss = scores.name
         targets = y.float() if scores.name == "mse" else y
-        sums = self._scored(*prepared, self._arranged(x), targets, key=scores.name)
+        with torch.cuda.device_of(x):
+            sums = self._scored(*prepared, self._arranged(x), targets, key=scores.name)
         if not scores.classes:
             sums[1] = torch.nan
         return sums
@@ -176,15 +178,18 @@ class Triton:
             group = slice(first, first + self._group)
             own = recomputed(self._program, self._places, statistics[group])
             weights = Weights(self.mixture, self.dtype, index[group], self._fixed | own)
-            for part in self._parts(len(weights.index), self.slots):
-                yield Forward(self._program, self._plans[True], weights, part, self._buffers).run(x).float()
+            for part in self._parts(len(weights.index), self._together):
+                forward = Forward(self._program, self._plans[True], weights, part, self._buffers)
+                with torch.cuda.device_of(x):
+                    outputs = forward.run(x).float()
+                yield outputs
 
     def _statistics(self, index: Tensor) -> Tensor:
         """Records of recomputed statistics, float32 [K, floats]: averages over the calibration batches."""
         records = []
         for first in range(0, len(index), self._group):
             weights = Weights(self.mixture, self.dtype, index[first : first + self._group], {})
-            for part in self._parts(len(weights.index), self.slots):
+            for part in self._parts(len(weights.index), self._together):
                 total: Any = 0
                 for batch in self._calibration:
                     moments: Moments = {}

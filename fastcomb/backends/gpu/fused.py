@@ -122,18 +122,19 @@ class Fused(Triton):
             places.append((_address(mean), _address(variance), apart))
         classes = self._outputs_of(len(self._chain.links) - 1)
         targets, index = targets.contiguous(), index.contiguous()
-        self._kernel.run(
-            x.data_ptr(),
-            targets.data_ptr(),
-            index.data_ptr(),
-            sums.data_ptr(),
-            len(targets),
-            len(index),
-            LOSS_KINDS[self._loss],
-            classes,
-            places,
-            cuda.stream(index.device),
-        )
+        with torch.cuda.device_of(index):
+            self._kernel.run(
+                x.data_ptr(),
+                targets.data_ptr(),
+                index.data_ptr(),
+                sums.data_ptr(),
+                len(targets),
+                len(index),
+                LOSS_KINDS[self._loss],
+                classes,
+                places,
+                cuda.stream(index.device),
+            )
         return sums
 
     def _add(self, at: int, link: Link, steps: int) -> int:
