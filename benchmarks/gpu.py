@@ -152,6 +152,7 @@ def measure(workload: Workload, dtype: torch.dtype, device: str, rounds: int) ->
             raise SystemExit(f"{name} on {workload.name} has loss {loss}, others {middle}")
     counts = {}
     for name, run in runs.items():
+        run(1)  # once more: graphs are recorded the second time
         took, (count, _) = seconds(lambda run=run: run(1), device)  # type: ignore[misc]
         counts[name] = max(count, int(count * _ROUND_SECONDS / took))
     times: dict[str, list[float]] = {name: [] for name in runs}

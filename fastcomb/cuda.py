@@ -41,10 +41,15 @@ def extension() -> ModuleType | None:
     return built()
 
 
+def able(device: torch.device) -> bool:
+    """Whether a device can run what the extension was compiled for."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def kernels(device: torch.device) -> ModuleType | None:
     """What runs the kernels on tensors of a device: the extension, or their code on the host."""
     if device.type == "cuda":
-        return extension()
+        return extension() if able(device) else None
     native = compiled.extension() if device.type == "cpu" else None
     return native.host if native else None
 
@@ -76,7 +81,8 @@ def mix(module: ModuleType, index: Tensor, mixed: Mixed, given: Laws, dtype: tor
     if out.numel():
         index = index.contiguous()
         numbers = NUMBERS[dtype], compiled.seed(given.draw), laws(given), parameter(ready)
-        module.mix(*numbers, index.data_ptr(), len(index), out.data_ptr(), stream(index.device))
+        with torch.cuda.device_of(index):
+            module.mix(*numbers, index.data_ptr(), len(index), out.data_ptr(), stream(index.device))
     return out
 
 

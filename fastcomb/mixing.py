@@ -131,10 +131,9 @@ def mix(
             unit=unit,
             dtype=dtype,
         )
-    elif a.device.type == "cuda" and dtype in cuda.NUMBERS and (module := cuda.built()):
+    elif cuda.able(a.device) and dtype in cuda.NUMBERS and (module := cuda.built()):
         laws = Laws(tables, rules, draw)
-        with torch.cuda.device_of(a):
-            out = cuda.mix(module, many, Mixed(a, others, unit), laws, dtype)
+        out = cuda.mix(module, many, Mixed(a, others, unit), laws, dtype)
     elif triton.serves(a.device):
         with torch.cuda.device_of(a):
             out = triton.load().mix(many, a, others, tables, rules, draw, unit, dtype)

@@ -10,6 +10,8 @@ from fastcomb.models import MLP
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are first imported
+else:
+    torch.backends.cudnn.allow_tf32 = False  # the reference's float32 is to be float32
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ On the host a warp's 32 lanes run in turn through the same functions: which thre
 where it lies, what each lane multiplies, and how rows are summed. Only the instructions are emulated.
 """
 
+import copy
 import re
 import shutil
 import subprocess
@@ -117,7 +118,8 @@ def test_half_precision(dtype, widths):
     a, b = (randomised(lambda: MLP(widths), seed) for seed in (1, 2))
     mixture = fc.Mixture(a, b, fc.Uniform()).to(torch.device(DEVICE))
     # without the comparison with Triton's outputs, of which the interpreter's bfloat16 are wrong
-    kernel = Fused(mixture, a, x[:2], dtype=dtype, normalisation=Normalisation())
+    model = copy.deepcopy(a).to(DEVICE)
+    kernel = Fused(mixture, model, x[:2], dtype=dtype, normalisation=Normalisation())
     scores = Scores((losses.cross_entropy, losses.accuracy), "cross_entropy", classes=True)
     sums = kernel.sums(kernel.prepare(mixture.index_tensor(range(4))), x, y, scores)
     options = {"data": (x, y), "n": 4, "device": DEVICE, "backend": "torch_reference"}

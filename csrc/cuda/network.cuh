@@ -52,9 +52,11 @@ static void launch(const Network& net, cudaStream_t stream) {
   constexpr int kOwn = kThreads<TILES>;
   const auto kernel = network<Type, TILES, PARTS, SAVES>;
   const int shared = (int)(net.weight_bytes + net.vectors * 4);
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  int device, processors, together;
+  int device, processors, together, most_shared;
   check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  // the same for every network, since other threads may launch; 256 are left for the sums of the warps
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared - 256));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, kOwn, shared));
   const int most = processors * together;

@@ -109,7 +109,7 @@ struct Bfloat16 {
   __device__ static void multiply(Lane<Sums>& c, const Lane<Four>& a, const Lane<Two>& b) {
     float* v = c[0].v;
     const uint32_t *x = a[0].r, *y = b[0].r;
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3])
         : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]));
   }
@@ -125,7 +125,7 @@ struct Float16 {
   __device__ static void multiply(Lane<Sums>& c, const Lane<Four>& a, const Lane<Two>& b) {
     float* v = c[0].v;
     const uint32_t *x = a[0].r, *y = b[0].r;
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3])
         : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]));
   }
@@ -147,7 +147,7 @@ struct Float32 {
     return found;
   }
   __device__ static void once(float* v, const uint32_t* x, const uint32_t* y) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3])
         : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]));
   }
@@ -161,9 +161,12 @@ struct Float32 {
       y[i] = leading(as_float(b[0].r[i]));
       ys[i] = leading(as_float(b[0].r[i]) - as_float(y[i]));
     }
-    once(c[0].v, xs, y);
-    once(c[0].v, x, ys);
-    once(c[0].v, x, y);
+    // the instruction truncates where it adds to its sums, so a step's are made apart and added as floats
+    float step[4] = {0, 0, 0, 0};
+    once(step, xs, y);
+    once(step, x, ys);
+    once(step, x, y);
+    for (int i = 0; i < 4; ++i) c[0].v[i] += step[i];
   }
 #endif
 };

@@ -25,6 +25,9 @@ from fastcomb.mixed import Laws, Mixed
 from fastcomb.program import Node, Program, Value, Weight
 from fastcomb.stream import as_unsigned
 
+#: Combinations that fit a launch of Triton's kernels.
+_MOST = 65_535
+
 
 @torch.library.custom_op("fastcomb::mixed_linear", mutates_args=())
 def mixed_linear(
@@ -60,7 +63,7 @@ def mixed_linear(
     inputs = x if own else x[None]
     rows = inputs.shape[1:-1].numel()
     many = index.reshape(-1)
-    if triton.serves(x.device, x):
+    if triton.serves(x.device, x) and index.numel() <= _MOST:
         kernels = triton.load()
         flat = inputs.reshape(-1, rows, x.shape[-1])
         with torch.cuda.device_of(x):
@@ -115,7 +118,7 @@ def mixed_conv2d(
     """
     weight, bias = Mixed(weight_a, weight_others, weight_unit), _bias(bias_a, bias_others, bias_unit)
     laws = Laws(tables, rules, draw)
-    if groups == 1 and triton.serves(x.device, x):
+    if groups == 1 and triton.serves(x.device, x) and index.numel() <= _MOST:
         kernels = triton.load()
         kernel = kernels.Geometry(weight_a.shape[2:], *map(tuple, (stride, padding, dilation)))
         with torch.cuda.device_of(x):

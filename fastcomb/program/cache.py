@@ -16,13 +16,13 @@ _programs: OrderedDict[Hashable, Program] = OrderedDict()
 
 
 def captured(model: nn.Module, x: Tensor) -> Program:
-    """:func:`capture`, done once for modules of the same structure and inputs of the same shape.
+    """:func:`capture`, done once for modules of the same structure and inputs of the same shape and device.
 
     Two modules are of the same structure if their submodules have the same types, the same plain
     attributes, and parameters and buffers of the same names, shapes and dtypes; objects of other kinds
     among the attributes must be the same objects.
     """
-    key = (tuple(x.shape[1:]), x.dtype, _structure(model))
+    key = (tuple(x.shape[1:]), x.dtype, x.device, _structure(model))
     if key not in _programs:
         _programs[key] = capture(model, x)
         if len(_programs) > _KEPT:

@@ -106,14 +106,22 @@ def _contract(
     tl.store(out + start + at, total.to(out.dtype.element_ty), mask=inside)
 
 
-def tiles(rows: int, outputs: int, inner: int, size: int) -> tuple[int, int, int]:
-    """Rows, outputs and inner entries of a tile, of shapes and bytes of an entry only."""
+def tiles(rows: int, outputs: int, inner: int, size: int, *, wide: bool) -> tuple[int, int, int]:
+    """Rows, outputs and inner entries of a tile, of shapes, bytes of an entry and room for wide ones."""
     bm = min(128, max(16, triton.next_power_of_2(rows)))
     # the wider, the fewer bytes per product: 256 keep up with the matrix units of an H100 (docs/gpu.md)
-    widest = 256 if size == 2 and bm == 128 else 128
+    widest = 256 if wide and size == 2 and bm == 128 else 128
     bn = min(widest, max(16, triton.next_power_of_2(outputs)))
     bk = min(128 // size, max(16, triton.next_power_of_2(inner)))
     return bm, bn, bk
+
+
+def roomy(device: torch.device) -> bool:
+    """Whether a block has the shared memory of an A100 or H100; other devices of their kind have 99 KiB."""
+    if device.type != "cuda":
+        return True
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", 0) >= 160 << 10
 
 
 def precision() -> str:
@@ -142,7 +150,8 @@ def contract(x: Tensor, weight: Tensor, geometry: Geometry, epilogue: Epilogue, 
     if not out.numel():
         return out
     rows, flat = samples * high * wide, channels < 16 and kh * kw > 1
-    bm, bn, bk = tiles(rows, outputs, channels * kh * kw if flat else channels, x.dtype.itemsize)
+    inner, wide = channels * kh * kw if flat else channels, roomy(x.device)
+    bm, bn, bk = tiles(rows, outputs, inner, x.dtype.itemsize, wide=wide)
     _contract[(triton.cdiv(rows, bm) * triton.cdiv(outputs, bn), combinations)](
         out, x, weight, *epilogue.pointers(x), rows, outputs, channels, height, width, high, wide,
         *geometry.stride, *geometry.padding, *geometry.dilation, kh, kw,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastcomb import compiled
 from fastcomb.mixed import Laws, Mixed
-from fastcomb.triton.contract import precision
+from fastcomb.triton.contract import precision, roomy
 from fastcomb.triton.draws import coefficient, convex, draw_at, draws_of_blocks, words
 from fastcomb.triton.epilogue import Epilogue, finish
 from fastcomb.triton.law import Law
@@ -36,7 +36,7 @@ def _weights(
     low, high = words(tl.load(index))
     value = first
     for step in tl.static_range(STEPS):
-        own = (unit ^ (step << 24)).to(tl.uint32)
+        own = unit.to(tl.uint32) ^ (step << 24)
         if SHARING == 0:
             if ALIGNED:
                 block = (o[:, None] * inputs + i) // PER + tl.arange(0, BK // PER)[None, :]
@@ -158,6 +158,6 @@ def mixed_linear(
         LAW=law.kind, BITS=law.bits, ENDS=law.ends, SHARING=compiled.sharing(unit, a.numel()),
         ALIGNED=inputs % (128 // law.bits) == 0,
         **epilogue.flags(), PRECISION=precision(), BM=bm, BN=bn, BK=bk,
-        num_warps=8 if bm >= 128 else 4,
+        num_warps=8 if bm >= 128 else 4, num_stages=3 if roomy(x.device) else 2,
     )  # fmt: skip
     return out

@@ -40,7 +40,7 @@ def _mix(
         low, high = words(tl.load(index + k))
         value = first
         for step in tl.static_range(STEPS):
-            own = (unit ^ (step << 24)).to(tl.uint32)
+            own = unit.to(tl.uint32) ^ (step << 24)
             if SHARING == 0:
                 draw = tl.reshape(draws_of_blocks(block, own, low, high, seed, BITS), (BLOCKS, PER))
             elif SHARING == 1:

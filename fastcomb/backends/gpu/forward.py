@@ -6,6 +6,7 @@ channels innermost in memory, which is what the kernels and torch's fast paths r
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -154,6 +155,8 @@ class Forward:
         if node.op == "size" and values:
             self.shared[node.name] = one({n: v[0] for n, v in values.items()}, {})
         elif values or state:
-            self.own[node.name] = vmap(one)(values, state)
+            with warnings.catch_warnings():  # vmap's own loop over an operation is slow but right
+                warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+                self.own[node.name] = vmap(one)(values, state)
         else:
             self.shared[node.name] = one({}, {})

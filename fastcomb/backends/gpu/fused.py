@@ -57,10 +57,11 @@ class Fused(Triton):
         inputs = _divided(self._outputs_of(0, of_inputs=True), self._steps)
         for at, link in enumerate(self._chain.links):
             inputs = self._add(at, link, inputs)
-        if self._kernel.shared() > module.shared_memory(mixture.device.index or 0):
+        if self._kernel.shared() > module.shared_memory(_number(mixture.device)):
             raise Unsupported(f"{self._kernel.shared():,} bytes of weights in one kernel")
         self._fixed = {name: value.float().contiguous() for name, value in self._fixed.items()}
         self._kept: tuple[Tensor, Tensor] | None = None
+        self._piece = 1  # combinations whose statistics are recomputed at a time
         self._scored = self._unrecorded  # a single launch needs no graph
 
     def check(self, model: nn.Module, x: Tensor) -> Tensor:
@@ -82,8 +83,13 @@ class Fused(Triton):
 
     def plan(self, samples: int, *, held: bool) -> int:
         super().plan(samples, held=held)
+        self._piece = self.block
         self.slots, self.block = 1, max(_BLOCK, self.block)
         return min(samples, _SAMPLES)
+
+    def prepare(self, index: Tensor) -> Prepared:
+        pieces = [super(Fused, self).prepare(piece) for piece in index.split(self._piece)]
+        return Prepared(index, torch.cat([piece.statistics for piece in pieces]))
 
     def _unrecorded(self, *arguments: Tensor, key: Any = None) -> Tensor:
         return self._sums(*arguments)
@@ -182,6 +188,13 @@ class Fused(Triton):
 
 def _divided(value: int, by: int) -> int:
     return -(-value // by)
+
+
+def _number(device: torch.device) -> int:
+    """A CUDA device's number."""
+    if device.index is not None or device.type != "cuda":
+        return device.index or 0
+    return torch.cuda.current_device()
 
 
 def _address(tensor: Tensor | None) -> int:

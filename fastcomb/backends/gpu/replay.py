@@ -14,9 +14,9 @@ _KEPT = 8
 class Replay:
     """A function of tensors, without host synchronisation, run as a CUDA graph on CUDA devices.
 
-    On other devices it is simply called, and so it is for the first arguments of new shapes, which compiles
-    kernels and fills caches; the second ones are recorded. A graph reads and writes its own memory: arguments
-    are copied in, the result is copied out.
+    On other devices it is simply called, and so it is for the first arguments of new shapes, since many come
+    only once; the second ones are recorded. A graph reads and writes its own memory: arguments are copied in,
+    the result is copied out.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
@@ -47,7 +47,12 @@ class _Graph:
     def __init__(self, function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> None:
         self._inputs = [argument.clone() for argument in arguments]
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        aside = torch.cuda.Stream(arguments[0].device)
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # kernels for memory aligned like this are loaded before the recording
+            function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(self._graph, stream=aside, capture_error_mode="thread_local"):
             self._result = function(*self._inputs)
 
     def __call__(self, arguments: tuple[Tensor, ...]) -> Tensor:
