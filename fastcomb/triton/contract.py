@@ -150,8 +150,8 @@ def contract(x: Tensor, weight: Tensor, geometry: Geometry, epilogue: Epilogue, 
     if not out.numel():
         return out
     rows, flat = samples * high * wide, channels < 16 and kh * kw > 1
-    inner, wide = channels * kh * kw if flat else channels, roomy(x.device)
-    bm, bn, bk = tiles(rows, outputs, inner, x.dtype.itemsize, wide=wide)
+    inner = channels * kh * kw if flat else channels
+    bm, bn, bk = tiles(rows, outputs, inner, x.dtype.itemsize, wide=roomy(x.device))
     _contract[(triton.cdiv(rows, bm) * triton.cdiv(outputs, bn), combinations)](
         out, x, weight, *epilogue.pointers(x), rows, outputs, channels, height, width, high, wide,
         *geometry.stride, *geometry.padding, *geometry.dilation, kh, kw,
