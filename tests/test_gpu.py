@@ -252,6 +252,24 @@ def test_losses_against_float64(dtype, rtol):
         a.float()
 
 
+def test_a_result_that_is_not_one_tensor_goes_to_the_reference():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(7, 5)
+
+        def forward(self, x):
+            return {"logits": self.lin(x)}
+
+    a, b = (randomised(Named, seed) for seed in (1, 2))
+    options = {"data": vectors(9, 7), "n": 2, "device": DEVICE, "backend": "triton"}
+    with pytest.warns(fc.BackendNotice, match="kernels cannot run .*a result that is not one tensor"):
+        sweep = fc.evaluate(
+            a, b, fc.Uniform(), loss=lambda o, y: F.cross_entropy(o["logits"], y, reduction="none"), **options
+        )
+    assert sweep.backend == "torch_reference"
+
+
 def test_what_it_cannot_run_goes_to_the_reference():
     class Odd(nn.Module):
         def __init__(self):

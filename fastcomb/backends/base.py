@@ -44,6 +44,12 @@ class Scores(NamedTuple):
         """Sums over samples, float64 [measures, K], for outputs [K, S, ...] and targets y [S, ...]."""
         return torch.stack([measure(outputs, y).double().sum(1) for measure in self.measures])
 
+    def in_kernels(self, dims: int, y: Tensor) -> bool:
+        """Whether kernels compute loss and accuracy of outputs with so many dimensions per sample."""
+        if self.name == "mse":
+            return not self.classes
+        return bool(self.name) and y.ndim == 1 and not y.is_floating_point() and dims == 1
+
 
 class Backend(Protocol):
     """Evaluates combinations of one mixture through one model.

@@ -19,7 +19,7 @@ class Epilogue(NamedTuple):
 
     Attributes:
         scale, shift: float32 [K, O], or None.
-        residual: of the result's shape and the inputs' dtype, contiguous, or None.
+        residual: of the result's shape and the inputs' dtype, or None.
         activation: one of :data:`ACTIVATIONS`.
         dtype: of the result; the inputs' if None.
     """
@@ -33,7 +33,7 @@ class Epilogue(NamedTuple):
     def pointers(self, nothing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scale, shift and residual, with something in the place of what is missing."""
         parts = (self.scale, self.shift, self.residual)
-        scale, shift, residual = (nothing if part is None else part for part in parts)
+        scale, shift, residual = (nothing if part is None else part.contiguous() for part in parts)
         return scale, shift, residual
 
     def flags(self) -> dict[str, bool | int]:

@@ -71,8 +71,6 @@ def linear(
 def ready_linear(x: Tensor, weights: Tensor, epilogue: Epilogue) -> Tensor:
     """A linear layer by :func:`linear_weights`."""
     points = x.contiguous()[..., None, None, :]
-    if epilogue.residual is not None:
-        epilogue = epilogue._replace(residual=epilogue.residual.contiguous())
     out: Tensor = contract(points, weights, Geometry(), epilogue, own=x.ndim == 3)
     return out[:, :, 0, 0]
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastcomb.backends.base import Unsupported
-from fastcomb.program import Node, Program, Value, Weight
+from fastcomb.backends.gpu.stages import activation_of, is_mixed
+from fastcomb.program import Node, Program, Value
 
 #: Widest layer's outputs.
 WIDEST = 128
@@ -91,10 +92,9 @@ def chain(program: Program, most: int) -> Chain:
 
 
 def _link(program: Program, node: Node) -> Link:
-    weight, bias = node.arguments["weight"], node.arguments["bias"]
-    if not all(isinstance(w, Weight) and w.kind == "parameter" for w in (weight, bias) if w is not None):
+    if not is_mixed(node):
         raise Unsupported("a linear layer whose weight is computed in one kernel")
-    if program.shapes[weight.name][0] > WIDEST:
+    if program.shapes[node.arguments["weight"].name][0] > WIDEST:
         raise Unsupported(f"layers of more than {WIDEST} outputs in one kernel")
     if len(node.shape) != 2:
         raise Unsupported("layers over more than one dimension in one kernel")
@@ -105,9 +105,7 @@ def _extend(program: Program, links: list[Link], node: Node, current: str, resul
     """Put an operation on the result of the last link into it."""
     link = links[-1]
     plain = not link.activation and link.add is None
-    activation = node.op
-    if node.op == "gelu" and node.arguments["approximate"] == "tanh":
-        activation = "gelu tanh"
+    activation = activation_of(node)
     if node.op in NORMS and plain and link.norm is None and _normalises(program, node, link.node):
         link.norm = node
     elif node.op == "add" and plain and node.arguments.get("alpha", 1) == 1:
@@ -119,7 +117,7 @@ def _extend(program: Program, links: list[Link], node: Node, current: str, resul
         if links[link.add].node.shape != link.node.shape:
             raise Unsupported("an addition that broadcasts in one kernel")
         links[link.add].save = True
-    elif activation in ACTIVATIONS and not link.activation:
+    elif activation and not link.activation:
         link.activation = activation
     else:
         raise Unsupported(f"the operation {node.op} there in one kernel")

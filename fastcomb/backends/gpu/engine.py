@@ -18,6 +18,7 @@ from fastcomb.backends.gpu.replay import Replay
 from fastcomb.backends.gpu.stages import stages
 from fastcomb.backends.gpu.weights import Weights
 from fastcomb.decision import Answer, Question
+from fastcomb.program import Value
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
@@ -80,9 +81,9 @@ class Triton:
                 raise Unsupported("batch_norm with the statistics of the batch")
             if node.op == "dropout" and node.arguments["train"]:
                 raise Unsupported("dropout in training mode")
-        if len(self._program.inputs) != 1 or len(self._program.returned) != 1:
-            raise Unsupported("several inputs or results")
-        self._places, self._floats = record(self._program) if normalisation.batches else ({}, 0)
+        if len(self._program.inputs) != 1 or not isinstance(self._program.output, Value):
+            raise Unsupported("several inputs, or a result that is not one tensor")
+        self._places = record(self._program)[0] if normalisation.batches else {}
         buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
         constants = {**buffers, **self._program.constants}
         self._buffers = {name: self._ready(value) for name, value in constants.items()}
@@ -174,44 +175,41 @@ class Triton:
     def _outputs(self, index: Tensor, statistics: Tensor, x: Tensor) -> Iterator[Tensor]:
         """Outputs [k, S, ...] of successive batches, float32."""
         x = _images(x)
-        for first in range(0, len(index), self._group):
-            group = slice(first, first + self._group)
-            own = recomputed(self._program, self._places, statistics[group])
-            weights = Weights(self.mixture, self.dtype, index[group], self._fixed | own)
-            for part in self._parts(len(weights.index), self._together):
-                forward = Forward(self._program, self._plans[True], weights, part, self._buffers)
-                with torch.cuda.device_of(x):
-                    outputs = forward.run(x).float()
-                yield outputs
+        for weights, part in self._batches(index, statistics):
+            forward = Forward(self._program, self._plans[True], weights, part, self._buffers)
+            with torch.cuda.device_of(x):
+                outputs = forward.run(x).float()
+            yield outputs
 
     def _statistics(self, index: Tensor) -> Tensor:
         """Records of recomputed statistics, float32 [K, floats]: averages over the calibration batches."""
         records = []
-        for first in range(0, len(index), self._group):
-            weights = Weights(self.mixture, self.dtype, index[first : first + self._group], {})
-            for part in self._parts(len(weights.index), self._together):
-                total: Any = 0
-                for batch in self._calibration:
-                    moments: Moments = {}
-                    Forward(self._program, self._plans[False], weights, part, self._buffers, moments).run(
-                        _images(batch)
-                    )
-                    pairs = [torch.cat(moments[name], dim=1) for name in self._places]
-                    total = total + torch.cat(pairs, dim=1) / len(self._calibration)
-                records.append(total)
+        for weights, part in self._batches(index, None):
+            total: Any = 0
+            for batch in self._calibration:
+                moments: Moments = {}
+                forward = Forward(self._program, self._plans[False], weights, part, self._buffers, moments)
+                forward.run(_images(batch))
+                pairs = [torch.cat(moments[name], dim=1) for name in self._places]
+                total = total + torch.cat(pairs, dim=1) / len(self._calibration)
+            records.append(total)
         return torch.cat(records)
 
-    def _parts(self, count: int, size: int) -> list[slice]:
-        return [slice(first, first + size) for first in range(0, count, size)]
+    def _batches(self, index: Tensor, statistics: Tensor | None) -> Iterator[tuple[Weights, slice]]:
+        """The batches of combinations: their group's weights, and which of the group they are."""
+        for first in range(0, len(index), self._group):
+            group = slice(first, first + self._group)
+            given = None if statistics is None else statistics[group]
+            own = recomputed(self._program, self._places, given)
+            weights = Weights(self.mixture, self.dtype, index[group], self._fixed | own)
+            for at in range(0, len(weights.index), self._together):
+                yield weights, slice(at, at + self._together)
 
     def _fuses(self, scores: Scores, x: Tensor, y: Tensor) -> bool:
         """Whether loss and accuracy are computed in a kernel."""
-        if len(scores.measures) > 2 or not scores.name:
-            return False
-        shape = self._program.value_shapes[self._program.returned[0]]
-        if scores.name == "mse":
-            return not scores.classes and y.shape == (len(x), *shape[1:])
-        return y.ndim == 1 and not y.is_floating_point() and len(shape) == 2
+        _, *output = self._program.value_shapes[self._program.returned[0]]
+        fits = scores.name != "mse" or y.shape == (len(x), *output)
+        return fits and len(scores.measures) <= 2 and scores.in_kernels(len(output), y)
 
     def _cache(self) -> float:
         """Bytes that a batch may take: of the second-level cache, and never much of what memory is free."""

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from fastcomb import triton
 from fastcomb.backends.gpu.stages import Stage
 from fastcomb.backends.gpu.weights import Weights
-from fastcomb.program import Node, Program, Value, Weight
+from fastcomb.program import Node, Program, Weight
 
 #: Mean and unbiased variance of batch norms, [K, C] each, by the running mean's name.
 Moments = dict[str, tuple[Tensor, Tensor]]
@@ -53,7 +52,7 @@ class Forward:
         self.shared: dict[str, Any] = {}
         self.own: dict[str, Any] = {}
 
-    def run(self, x: Tensor) -> Any:
+    def run(self, x: Tensor) -> Tensor:
         """The network's output [K, S, ...]: float32 where a layer yields it, else the compute dtype."""
         (name,) = self.program.inputs
         self.shared[name] = x
@@ -66,9 +65,8 @@ class Forward:
                 self.own[node.name] = self._norm(node)
             else:
                 self._other(node)
-        return tree_map(
-            lambda leaf: self._whole(leaf.name) if isinstance(leaf, Value) else leaf, self.program.output
-        )
+        (name,) = self.program.returned
+        return self._whole(name)
 
     def _whole(self, name: str) -> Tensor:
         """A value with its leading K."""
@@ -91,8 +89,6 @@ class Forward:
         weight, bias = (stage.node.arguments[key] for key in ("weight", "bias"))
         flat = x.flatten(1, -2) if own else x.flatten(0, -2)
         epilogue = self._epilogue(stage, bias)
-        if epilogue.residual is not None:
-            epilogue = epilogue._replace(residual=epilogue.residual.contiguous())
         if self.kernels.generates(flat.shape[-2]):
             mixed, laws = weights.mixture.mixed(weight.name), weights.mixture.law_arguments
             out: Tensor = self.kernels.mixed_linear(flat, weights.index[part], mixed, laws, epilogue)
@@ -104,7 +100,7 @@ class Forward:
         arguments = stage.node.arguments
         epilogue = self._epilogue(stage, arguments["bias"])
         if epilogue.residual is not None:
-            epilogue = epilogue._replace(residual=epilogue.residual.movedim(-3, -1).contiguous())
+            epilogue = epilogue._replace(residual=epilogue.residual.movedim(-3, -1))
         weight = self.weights.conv2d(arguments["weight"].name)[self.part]
         geometry = self.kernels.Geometry(
             tuple(weight.shape[2:4]), *(tuple(arguments[k]) for k in ("stride", "padding", "dilation"))

@@ -54,7 +54,7 @@ class Fused(Triton):
         laws = cuda.laws(mixture.law_arguments)
         self._kernel = module.Plan(cuda.NUMBERS[dtype], mixture.seed, laws)
         self._means: list[tuple[str, str] | None] = []
-        inputs = _divided(self._outputs_of(0, of_inputs=True), self._steps)
+        inputs = _divided(self._shape(0)[1], self._steps)
         for at, link in enumerate(self._chain.links):
             inputs = self._add(at, link, inputs)
         if self._kernel.shared() > module.shared_memory(_number(mixture.device)):
@@ -126,7 +126,7 @@ class Fused(Triton):
             shared = names is None or names[0] not in own
             apart = 0 if shared or mean is None else mean.stride(0)
             places.append((_address(mean), _address(variance), apart))
-        classes = self._outputs_of(len(self._chain.links) - 1)
+        classes, _ = self._shape(-1)
         targets, index = targets.contiguous(), index.contiguous()
         with torch.cuda.device_of(index):
             self._kernel.run(
@@ -145,7 +145,7 @@ class Fused(Triton):
 
     def _add(self, at: int, link: Link, steps: int) -> int:
         """Put a link into the kernel's plan; the steps of the next one's inputs."""
-        outputs, inputs = self._outputs_of(at), self._outputs_of(at, of_inputs=True)
+        outputs, inputs = self._shape(at)
         last = at + 1 == len(self._chain.links)
         per_step = self._steps // 8
         tiles = _divided(outputs, 8) if last else _divided(outputs, self._steps) * per_step
@@ -180,10 +180,10 @@ class Fused(Triton):
             raise Unsupported(f"{weight.name!r}, which is not mixed, in one kernel")
         return cuda.parameter(self.mixture.mixed(weight.name))
 
-    def _outputs_of(self, at: int, *, of_inputs: bool = False) -> int:
-        """Outputs of a link, or its inputs."""
-        shape = self._program.shapes[self._chain.links[at].node.arguments["weight"].name]
-        return shape[1] if of_inputs else shape[0]
+    def _shape(self, at: int) -> tuple[int, int]:
+        """Outputs and inputs of a link."""
+        outputs, inputs = self._program.shapes[self._chain.links[at].node.arguments["weight"].name]
+        return outputs, inputs
 
 
 def _divided(value: int, by: int) -> int:

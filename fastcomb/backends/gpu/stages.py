@@ -43,12 +43,16 @@ def _is_layer(node: Node) -> bool:
     """Whether the kernels run it: mixed weights, one group of channels, padding in numbers."""
     if node.op not in ("linear", "conv2d"):
         return False
-    weight, bias = node.arguments["weight"], node.arguments["bias"]
-    mixed = all(isinstance(w, Weight) and w.kind == "parameter" for w in (weight, bias) if w is not None)
     plain = node.op == "linear" or (
         node.arguments["groups"] == 1 and not isinstance(node.arguments["padding"], str)
     )
-    return mixed and plain
+    return is_mixed(node) and plain
+
+
+def is_mixed(layer: Node) -> bool:
+    """Whether a layer's weight, and bias if it has one, are parameters themselves."""
+    weights = (layer.arguments["weight"], layer.arguments["bias"])
+    return all(isinstance(w, Weight) and w.kind == "parameter" for w in weights if w is not None)
 
 
 def _stage(program: Program, node: Node, order: dict[str, int], norms: bool) -> Stage:
@@ -57,11 +61,9 @@ def _stage(program: Program, node: Node, order: dict[str, int], norms: bool) -> 
     for reader in program.followers(node):
         if reader.op == "batch_norm" and norms and len(nodes) == 1 and not reader.arguments["training"]:
             norm = reader
-        elif reader.op == "add" and residual is None and _addend(program, reader, nodes[-1], node, order):
-            residual = _addend(program, reader, nodes[-1], node, order)
-        elif _activation(reader):
-            activation = _activation(reader)
-        else:
+        elif residual is None and (addend := _addend(program, reader, nodes[-1], node, order)):
+            residual = addend
+        elif not (activation := activation_of(reader)):
             break
         nodes.append(reader)
         if activation:
@@ -70,7 +72,9 @@ def _stage(program: Program, node: Node, order: dict[str, int], norms: bool) -> 
 
 
 def _addend(program: Program, addition: Node, last: Node, node: Node, order: dict[str, int]) -> str:
-    """What is added to the result of ``last``, if the layer ``node`` can: it is there by then; else ""."""
+    """What an addition adds to ``last``, if the layer ``node`` can: it is there by then; else ""."""
+    if addition.op != "add":
+        return ""
     other = next(
         (
             argument
@@ -84,7 +88,8 @@ def _addend(program: Program, addition: Node, last: Node, node: Node, order: dic
     return other.name if program.value_shapes[other.name] == node.shape else ""
 
 
-def _activation(node: Node) -> str:
+def activation_of(node: Node) -> str:
+    """The activation that a node is, by the kernels' names; "" for other nodes."""
     if node.op == "gelu":
         return "gelu tanh" if node.arguments["approximate"] == "tanh" else "gelu"
     return node.op if node.op in ("relu", "silu") else ""

@@ -139,10 +139,7 @@ class Native:
 
     def _fuses(self, scores: Scores, y: Tensor) -> bool:
         """Whether loss and accuracy are computed in the engine."""
-        if scores.name == "mse":
-            return not scores.classes
-        labels = y.ndim == 1 and not y.is_floating_point() and len(self._machine.output) == 1
-        return bool(scores.name) and labels
+        return scores.in_kernels(len(self._machine.output), y)
 
     def _targets(self, scores: Scores, x: Tensor, y: Tensor) -> Tensor:
         """Targets as the engine reads them."""
