@@ -9,11 +9,11 @@ mixing coefficients are drawn; ``rebasin.align`` permutes one network to match a
 from importlib.metadata import version
 
 from fastcomb import rebasin, similarity, stitching
-from fastcomb.backends import BackendNotice
 from fastcomb.config import show_config
 from fastcomb.decision import Above, Below
 from fastcomb.density import Density
 from fastcomb.mixture import Mixture
+from fastcomb.notice import BackendNotice
 from fastcomb.phenomena import (
     Barrier,
     Diversity,

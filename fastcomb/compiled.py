@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import warnings
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastcomb.notice import BackendNotice
+from fastcomb.notice import notify
 
 #: Forces an instruction level: "portable", "avx2", "avx512" or "avx512_bf16".
 LEVEL_VARIABLE = "FASTCOMB_LEVEL"
@@ -28,11 +27,9 @@ def extension() -> ModuleType | None:
     try:
         return importlib.import_module("fastcomb._native")
     except ImportError as error:
-        warnings.warn(
+        notify(
             f"fastcomb's compiled engine is missing ({error}), so everything runs on torch alone, several "
-            "times slower; reinstall where there is a C++17 compiler (GCC or Clang) to have it",
-            BackendNotice,
-            stacklevel=2,
+            "times slower; reinstall where there is a C++17 compiler (GCC or Clang) to have it"
         )
         return None
 

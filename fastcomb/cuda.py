@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import warnings
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from fastcomb import compiled
 from fastcomb.mixed import Laws, Mixed
-from fastcomb.notice import BackendNotice
+from fastcomb.notice import notify
 
 #: Compute dtypes, by the numbers that the kernels have for them.
 NUMBERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -32,11 +31,9 @@ def built() -> ModuleType | None:
 def extension() -> ModuleType | None:
     """The extension; None, after one notice, where it was not built."""
     if built() is None:
-        warnings.warn(
+        notify(
             "fastcomb's kernels in CUDA C++ were not built, so narrow networks run layer by layer, several "
-            "times slower; reinstall where there is an nvcc to have them",
-            BackendNotice,
-            stacklevel=2,
+            "times slower; reinstall where there is an nvcc, with FASTCOMB_CUDA=1, to have them"
         )
     return built()
 

@@ -6,12 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastcomb import notice
 from fastcomb.models import MLP
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are first imported
 else:
     torch.backends.cudnn.allow_tf32 = False  # the reference's float32 is to be float32
+
+
+@pytest.fixture(autouse=True)
+def told_anew() -> None:
+    """Notices are told once in a process; here once in a test."""
+    notice.forget()
 
 
 @pytest.fixture(scope="session")

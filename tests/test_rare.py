@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fastcomb as fc
 from benchmarks.rare import KNOWN, Known, Normal, linear, solve
-from fastcomb.backends.base import BackendNotice
 from fastcomb.models import MLP, VGG
+from fastcomb.notice import BackendNotice
 from fastcomb.progress import bar
 from fastcomb.rare import RareFraction, rare_fraction, simulation
 from fastcomb.rare.fields import Fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,10 +9,11 @@ from torch import Tensor, nn
 
 from fastcomb import triton
 from fastcomb.backends import layers
-from fastcomb.backends.base import Backend, BackendNotice, Score, Scores, Unsupported
+from fastcomb.backends.base import Backend, Score, Scores, Unsupported
 from fastcomb.backends.gpu import Fused, Triton
 from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
+from fastcomb.notice import notify
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "NAMES",
     "Backend",
-    "BackendNotice",
     "Score",
     "Scores",
     "call",
@@ -136,9 +135,7 @@ def _native(mixture: Mixture, model: nn.Module, x: Tensor, normalisation: Normal
 
 def _notice(model: nn.Module, reason: str) -> None:
     if reason:
-        warnings.warn(
+        notify(
             f"{type(model).__name__} runs on the torch reference backend, several times slower: the compiled "
-            f"kernels cannot run {reason}",
-            BackendNotice,
-            stacklevel=4,
+            f"kernels cannot run {reason}"
         )

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fastcomb.decision import Answer, Question
-from fastcomb.notice import BackendNotice
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 #: Losses that kernels compute, by the numbers that they have for them.
 LOSS_KINDS = {"cross_entropy": 0, "nll": 1, "mse": 2}
 
-__all__ = ["LOSS_KINDS", "Backend", "BackendNotice", "Score", "Scores", "Unsupported"]
+__all__ = ["LOSS_KINDS", "Backend", "Score", "Scores", "Unsupported"]
 
 #: A score of K combinations on S samples: (outputs [K, S, ...], y [S, ...]) -> [K, S].
 Score = Callable[[Any, Tensor], Tensor]

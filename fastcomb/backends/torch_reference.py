@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcomb import compiled
-from fastcomb.backends.base import BackendNotice, Score, Scores
+from fastcomb.backends.base import Score, Scores
 from fastcomb.backends.virtual import VirtualParameter
 from fastcomb.decision import Answer, Question
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation, collecting
+from fastcomb.notice import notify
 
 #: Most combinations in a block.
 _MAX_BLOCK = 64
@@ -221,11 +222,9 @@ class TorchReference:
                 if not batched:
                     return
                 reason = (str(failure) or type(failure).__name__).splitlines()[0]
-                warnings.warn(
+                notify(
                     f"{type(self.model).__name__} runs combination by combination, since vmap cannot "
-                    f"batch it: {reason}",
-                    BackendNotice,
-                    stacklevel=2,
+                    f"batch it: {reason}"
                 )
 
     @torch.no_grad()

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fastcomb.backends import BackendNotice
 from fastcomb.density import Array
 from fastcomb.endpoints import Endpoint
 from fastcomb.mixture import Mixture
+from fastcomb.notice import BackendNotice
 from fastcomb.phenomena.weights import gram
 from fastcomb.progress import bar
 from fastcomb.result import Result, markdown

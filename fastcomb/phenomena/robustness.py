@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from fastcomb.backends import BackendNotice
 from fastcomb.density import Array
 from fastcomb.endpoints import Theta
+from fastcomb.notice import warn
 from fastcomb.phenomena.evaluation import Evaluation, Options, means
 from fastcomb.progress import bar
 from fastcomb.rebasin import Alignment, Method, perturb
@@ -179,7 +178,7 @@ def robustness(
             if not done:
                 raise
             message = f"interrupted: {len(done)} of {repeats} repeats are done"
-            warnings.warn(message, BackendNotice, stacklevel=2)
+            warn(message)
     whole = np.stack(done, -1)  # [2, cells, repeats]
     loss, accuracy = whole[:, :-1].reshape(2, len(kinds), len(fractions), len(done))
     return Robustness(

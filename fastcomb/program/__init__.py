@@ -5,6 +5,7 @@ from fastcomb.program.example import example_inputs
 from fastcomb.program.fold import folded
 from fastcomb.program.ir import Node, Program, Value, Weight
 from fastcomb.program.layers import Layer, find, layers
+from fastcomb.program.private import private_copy
 from fastcomb.program.slices import SeveredError, between
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "find",
     "folded",
     "layers",
+    "private_copy",
 ]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from fastcomb.backends import BackendNotice
 from fastcomb.density import Array
 from fastcomb.mixture import Mixture
+from fastcomb.notice import warn
 from fastcomb.progress import bar
 from fastcomb.rare.fields import Fields, width
 from fastcomb.rare.result import RareFraction
@@ -141,7 +140,7 @@ def rare_fraction(
         plain=simulation.plain,
     )
     if not plan.reached:
-        warnings.warn(_unreached(result, max_levels), BackendNotice, stacklevel=2)
+        warn(_unreached(result, max_levels))
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from fastcomb.density import Array
-from fastcomb.notice import BackendNotice
+from fastcomb.notice import warn
 from fastcomb.rare.interval import bounds
 from fastcomb.rare.subset import Plan, Problem, Run, Size, explore, run
 
@@ -84,5 +83,5 @@ def simulate(
     except KeyboardInterrupt:
         if len(runs) < 2:
             raise
-        warnings.warn(f"interrupted: {len(runs)} of {repeats} repeats are done", BackendNotice, stacklevel=3)
+        warn(f"interrupted: {len(runs)} of {repeats} repeats are done")
     return Simulation(plan, size, runs)

@@ -8,12 +8,11 @@ at a time. Only the stitching layers are trained; batch norms of the top are fol
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastcomb.notice import BackendNotice
+from fastcomb.notice import warn
 from fastcomb.progress import bar
 from fastcomb.stitching.cache import MEMORY_BUDGET, Cache
 from fastcomb.stitching.cut import Cut, Network, places
@@ -133,11 +132,9 @@ def _interruptible(trainings: Sequence[Training], files: Files, epochs: int) -> 
         done = sum(training.epoch for training in trainings)
         if not done:
             raise
-        warnings.warn(
+        warn(
             f"interrupted: {done} of {epochs * len(trainings)} epochs are done"
-            + ("; the same call continues" if files.kept else ""),
-            BackendNotice,
-            stacklevel=4,
+            + ("; the same call continues" if files.kept else "")
         )
     finally:
         for number, training in enumerate(trainings):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fastcomb.backends import BackendNotice
 from fastcomb.decision import Decide
 from fastcomb.endpoints import Theta
+from fastcomb.notice import notify, warn
 from fastcomb.samplers import Sampler
 from fastcomb.statistics.confidence_sequence import Precision
 from fastcomb.sweep import losses
@@ -163,11 +162,9 @@ def evaluate(
         todo = [wanted] if writer is None else missing(wanted, writer.done)
         if decide is not None and todo:
             if n <= decide.pilot:
-                warnings.warn(
+                notify(
                     f"the pilot alone evaluates {decide.pilot} combinations in full, and n={n}: this takes "
-                    "fewer samples without decide=",
-                    BackendNotice,
-                    stacklevel=2,
+                    "fewer samples without decide="
                 )
             job = job.asking(pose(decide, job, progress))
         pieces = job.timed(todo) if cluster is None else spread(cluster, experiment, job, todo)
@@ -208,11 +205,9 @@ def _collect(
     except KeyboardInterrupt:
         if left == total:
             raise
-        warnings.warn(
+        warn(
             f"interrupted: {total - left} of {total} combinations are done"
-            + ("; the same call continues" if writer else ""),
-            BackendNotice,
-            stacklevel=3,
+            + ("; the same call continues" if writer else "")
         )
     return _outcome(job, collected, writer, watch, watch.seen if enough else wanted, seconds)
 

@@ -17,7 +17,6 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from fastcomb.endpoints import Endpoint
 from fastcomb.files import appear
-from fastcomb.notice import BackendNotice
+from fastcomb.notice import warn
 from fastcomb.statistics.proportion import Interval, Proportion
 from fastcomb.sweep.experiment import Columns
 from fastcomb.sweep.networks import save_networks
@@ -314,7 +313,7 @@ def _explained(error: OSError, path: Path, advice: str) -> OSError:
 def _set_aside(error: DamagedPart, path: Path) -> None:
     aside = path.with_name(path.name + ".damaged")
     path.replace(aside)
-    warnings.warn(f"{error}; set aside as {aside.name}, computing it anew", BackendNotice, stacklevel=2)
+    warn(f"{error}; set aside as {aside.name}, computing it anew")
 
 
 def check_same(
