@@ -81,6 +81,10 @@ class Mixture:
         *,
         model: nn.Module | None = None,
     ) -> None:
+        if isinstance(sampler, type) and issubclass(sampler, Sampler):
+            raise TypeError(
+                f"sampler is the class {sampler.__name__}; pass an instance, {sampler.__name__}(…)"
+            )
         if not isinstance(sampler, Sampler):
             raise TypeError(
                 f"sampler is a {type(sampler).__name__}; pass one of fastcomb's, such as Uniform()"

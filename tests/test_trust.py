@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -852,3 +853,57 @@ def test_dropout_in_place_keeps_the_engine():
     with torch.no_grad():
         logits = functional_call(a, sweep.mixture[1], (x,))
     assert sweep.loss[1] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
+class TestEndpoints:
+    def make(self):
+        return pair(lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)))
+
+    @pytest.mark.parametrize("backend", ["auto", "torch_reference"])
+    def test_the_networks_own_loss_and_accuracy(self, backend, tmp_path):
+        a, b = self.make()
+        data = samples()
+        b[1].running_mean.normal_()
+        given = {"data": data, "n": 3, "batch_norm": "lerp", "backend": backend}
+        sweep = fc.evaluate(a, b, fc.Uniform(), **given)
+        for found, network, label in zip(sweep.endpoints, (a, b), ("theta_a", "theta_b"), strict=True):
+            with torch.no_grad():
+                right = (network(data[0]).argmax(1) == data[1]).float().mean().item()
+            assert found.label == label
+            assert found.loss == pytest.approx(own_loss(network, data), rel=1e-5)
+            assert found.accuracy == pytest.approx(right)
+        assert sweep.summary()["theta_b_loss"] == sweep.endpoints[1].loss
+        assert "theta a accuracy" in str(sweep)
+        fc.evaluate(a, b, fc.Uniform(), out=tmp_path / "run", **given)
+        assert fc.open_sweep(tmp_path / "run").endpoints == sweep.endpoints
+
+    def test_recomputed_statistics_are_the_networks_own(self):
+        a, b = self.make()
+        data = samples()
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=data, n=2, batch_norm="recompute", calibration=data[0])
+        torch.optim.swa_utils.update_bn([data[0]], b)
+        assert sweep.endpoints[1].loss == pytest.approx(own_loss(b.eval(), data), rel=1e-4)
+
+    def test_without_classes_there_is_no_accuracy(self):
+        a, b = self.make()
+        x, _ = samples()
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, torch.randn(50, 3)), n=2, loss="mse", batch_norm="a")
+        assert np.isnan(sweep.endpoints[0].accuracy)
+        assert "theta_a_accuracy" not in sweep.summary()
+
+
+def test_sweeps_in_memory_are_copied_and_pickled():
+    a, b = pair(lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)))
+    data = samples()
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=data, n=3, batch_norm="recompute", calibration=data[0])
+    for other in (copy.deepcopy(sweep), pickle.loads(pickle.dumps(sweep))):
+        assert np.array_equal(other.loss, sweep.loss)
+        assert other.endpoints == sweep.endpoints
+        assert own_loss(other.rebuild(2), data) == pytest.approx(sweep.loss[2], rel=1e-4)
+        assert torch.equal(other.mixture[1]["0.weight"], sweep.mixture[1]["0.weight"])
+
+
+def test_the_class_of_a_sampler_is_no_sampler():
+    a, b = pair(lambda: nn.Linear(6, 3))
+    with pytest.raises(TypeError, match=r"sampler is the class Uniform; pass an instance"):
+        fc.Mixture(a, b, fc.Uniform)

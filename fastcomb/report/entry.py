@@ -86,7 +86,9 @@ def _known(sweep: Sweep) -> dict[str, Any]:
         "data": {"samples": sweep.samples},
     }
     if isinstance(sweep.origin, Ran):
-        kind = type(sweep.origin.job.module)
+        kind = type(sweep.origin.module)
         known["model"] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
-        known["loss"] = sweep.origin.job.scores.name or "a callable"
+        if sweep.origin.experiment is not None:
+            loss = sweep.origin.experiment.loss
+            known["loss"] = loss if isinstance(loss, str) else "a callable"
     return known

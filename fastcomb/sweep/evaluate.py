@@ -169,7 +169,7 @@ def evaluate(
         if until is not None and writer is not None:
             found = writer.run.rows(wanted).pieces(until.metric)
             if any(watch.see(*piece) for piece in found):
-                return _outcome(job, None, writer, watch, watch.seen, 0.0)
+                return _outcome(experiment, job, None, writer, watch, watch.seen, 0.0)
         todo = [wanted] if writer is None else missing(wanted, writer.done)
         if decide is not None and todo:
             if n <= decide.pilot:
@@ -180,10 +180,11 @@ def evaluate(
             job = job.asking(pose(decide, job, progress))
         pieces = job.timed(todo) if cluster is None else spread(cluster, experiment, job, todo)
         with contextlib.closing(pieces):
-            return _collect(job, pieces, todo, wanted, writer, watch, progress)
+            return _collect(experiment, job, pieces, todo, wanted, writer, watch, progress)
 
 
 def _collect(
+    experiment: Experiment,
     job: Job,
     pieces: Generator[Piece],
     todo: list[Span],
@@ -220,18 +221,25 @@ def _collect(
             f"interrupted: {total - left} of {total} combinations are done"
             + ("; the same call continues" if writer else "")
         )
-    return _outcome(job, collected, writer, watch, watch.seen if enough else wanted, seconds)
+    return _outcome(experiment, job, collected, writer, watch, watch.seen if enough else wanted, seconds)
 
 
 def _outcome(
-    job: Job, collected: Collected | None, writer: Writer | None, watch: Watch, span: Span, seconds: float
+    experiment: Experiment,
+    job: Job,
+    collected: Collected | None,
+    writer: Writer | None,
+    watch: Watch,
+    span: Span,
+    seconds: float,
 ) -> Sweep:
     """The sweep over a span, of results in memory or in a run."""
-    origin = Ran(job)
+    origin = Ran.of(experiment, job)
     if writer is not None:
         writer.flush()
         estimate = watch.interval()
-        writer.settle(span, estimate)
+        there = writer.run.manifest.endpoints
+        writer.settle(span, estimate, there or origin.endpoints)
         return dataclasses.replace(from_run(writer.run, origin, span), estimate=estimate)
     assert collected is not None
     rows = collected.rows(span)

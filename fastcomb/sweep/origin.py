@@ -9,13 +9,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from fastcomb.backends import Backend
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.digest import Digest
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
 from fastcomb.program import private_copy
 from fastcomb.sampler_text import parse_sampler
-from fastcomb.sweep.experiment import Job
+from fastcomb.sweep.endpoint_results import EndpointResult, endpoint_results
+from fastcomb.sweep.experiment import Experiment, Job
 from fastcomb.sweep.networks import load_networks
 from fastcomb.sweep.run import Run
 
@@ -27,22 +29,49 @@ class Origin(Protocol):
     def mixture(self) -> Mixture:
         """The sequence of networks."""
 
+    @property
+    def endpoints(self) -> tuple[EndpointResult, ...]:
+        """What the networks score by themselves; empty where that is not known."""
+
     def rebuild(self, index: int) -> nn.Module:
         """A combination as a module, with the running statistics that it ran with."""
 
 
-@dataclass(frozen=True)
-class Ran(Origin):
-    """What ran in this process."""
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """What ran in this process. Copied or sent elsewhere, it goes without data and backend.
 
-    job: Job
+    Attributes:
+        mixture: the sequence of networks.
+        module, normalisation, dtype: how they ran.
+        experiment: what to evaluate the networks themselves with; gone from copies.
+        runner: the backend; gone from copies, which work out statistics on the reference.
+    """
 
-    @property
-    def mixture(self) -> Mixture:
-        return self.job.runner.mixture
+    mixture: Mixture
+    module: nn.Module
+    normalisation: Normalisation
+    dtype: torch.dtype
+    experiment: Experiment | None
+    runner: Backend | None
+
+    @staticmethod
+    def of(experiment: Experiment, job: Job) -> Ran:
+        runner = job.runner
+        return Ran(runner.mixture, job.module, experiment.normalisation, experiment.dtype, experiment, runner)
+
+    @cached_property
+    def endpoints(self) -> tuple[EndpointResult, ...]:
+        return endpoint_results(self.experiment) if self.experiment else ()
 
     def rebuild(self, index: int) -> nn.Module:
-        return _rebuilt(self.job.module, self.mixture, self.job.runner.statistics(index), index)
+        runner = self.runner or TorchReference(
+            self.mixture, self.module, dtype=self.dtype, normalisation=self.normalisation
+        )
+        return _rebuilt(self.module, self.mixture, runner.statistics(index), index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "endpoints": self.endpoints, "experiment": None, "runner": None}
 
 
 @dataclass(frozen=True)
@@ -58,6 +87,10 @@ class Saved(Origin):
     run: Run
     model: nn.Module | None
     calibration: Any
+
+    @property
+    def endpoints(self) -> tuple[EndpointResult, ...]:
+        return self.run.manifest.endpoints
 
     @cached_property
     def mixture(self) -> Mixture:

@@ -13,6 +13,7 @@ from torch import nn
 from fastcomb.density import Density
 from fastcomb.mixture import Mixture
 from fastcomb.statistics.proportion import Interval, Proportion, proportion
+from fastcomb.sweep.endpoint_results import EndpointResult
 from fastcomb.sweep.origin import Origin
 from fastcomb.sweep.rows import Rows, indices
 
@@ -79,6 +80,15 @@ class Sweep:
     def mixture(self) -> Mixture:
         """The mixture that was swept; ``sweep.mixture[i]`` is combination i's state dict."""
         return self.origin.mixture
+
+    @property
+    def endpoints(self) -> tuple[EndpointResult, ...]:
+        """Loss and accuracy of the networks themselves, evaluated when first asked for.
+
+        Each with its own buffers and running statistics (recomputed ones with ``batch_norm="recompute"``).
+        Empty for runs that were saved without.
+        """
+        return self.origin.endpoints
 
     @property
     def rate(self) -> float:
@@ -156,6 +166,10 @@ class Sweep:
         if self.estimate is not None:
             found = self.estimate
             report |= {"estimate": found.value, "estimate_low": found.low, "estimate_high": found.high}
+        for endpoint in self.endpoints:
+            report[f"{endpoint.label}_loss"] = endpoint.loss
+            if not np.isnan(endpoint.accuracy):
+                report[f"{endpoint.label}_accuracy"] = endpoint.accuracy
         for metric in self.metrics if len(self) else ():
             density = self.density(metric)
             report[f"{metric}_mean"] = density.mean

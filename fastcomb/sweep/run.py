@@ -29,6 +29,7 @@ from fastcomb.endpoints import Endpoint
 from fastcomb.files import appear
 from fastcomb.notice import warn
 from fastcomb.statistics.proportion import Interval, Proportion
+from fastcomb.sweep.endpoint_results import EndpointResult
 from fastcomb.sweep.experiment import Columns
 from fastcomb.sweep.networks import save_networks
 from fastcomb.sweep.parts import DamagedPart, ForeignPart, Part, Parts, listed, opened, parquet, write
@@ -53,6 +54,8 @@ class Manifest:
         requested: combinations asked for, all in all.
         created: when, ISO 8601.
         estimate: what the last sweep with ``until`` found, if nothing was asked for since.
+        endpoints: what the networks score by themselves; empty until a sweep has ended, and in runs of
+            earlier versions.
     """
 
     experiment: Mapping[str, Any]
@@ -60,6 +63,7 @@ class Manifest:
     requested: list[Span]
     created: str
     estimate: Interval | None = None
+    endpoints: tuple[EndpointResult, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -75,6 +79,7 @@ class Manifest:
             "requested": self.requested,
             "created": self.created,
             "estimate": None if self.estimate is None else dataclasses.asdict(self.estimate),
+            "endpoints": [dataclasses.asdict(endpoint) for endpoint in self.endpoints],
         }
         text = json.dumps(record, indent=1) + "\n"
         appear(path, lambda beside: beside.write_text(text, "utf-8"))
@@ -98,7 +103,10 @@ class Manifest:
                 raise ValueError(f"requested={requested} are no spans of combinations")
             columns = tuple(record["columns"])
             estimate = _interval(record["estimate"]) if record["estimate"] else None
-            manifest = Manifest(record["experiment"], columns, requested, record["created"], estimate)
+            endpoints = tuple(EndpointResult(**endpoint) for endpoint in record.get("endpoints", ()))
+            manifest = Manifest(
+                record["experiment"], columns, requested, record["created"], estimate, endpoints
+            )
             if record["digest"] != manifest.digest:
                 raise ValueError("its digest does not fit: it was changed after it was written")
         except (ValueError, KeyError, TypeError) as error:
@@ -212,12 +220,15 @@ class Writer:
         self._waiting, self._seconds = [], 0.0
         self._next = min(self._every, 2 * self._next)
 
-    def settle(self, span: Span, estimate: Interval | None) -> None:
-        """Have the manifest say that these combinations were wanted, and what they were wanted for."""
+    def settle(self, span: Span, estimate: Interval | None, endpoints: Sequence[EndpointResult]) -> None:
+        """Have the manifest say that these combinations were wanted, what for, and beside what they stand."""
         there = self.run.manifest
         requested = joined([*there.requested, span])
-        if requested != there.requested or (estimate and estimate != there.estimate):
-            self.run.manifest = dataclasses.replace(there, requested=requested, estimate=estimate)
+        new = endpoints and not there.endpoints
+        if requested != there.requested or (estimate and estimate != there.estimate) or new:
+            self.run.manifest = dataclasses.replace(
+                there, requested=requested, estimate=estimate, endpoints=there.endpoints or tuple(endpoints)
+            )
             self.run.manifest.save(self.run.path / "manifest.json")
 
 

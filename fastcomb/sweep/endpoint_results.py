@@ -1,0 +1,52 @@
+"""Loss and accuracy of the networks themselves, beside which those of their combinations stand."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastcomb.mixture import Mixture
+from fastcomb.normalisation import Normalisation
+from fastcomb.samplers import Constant
+
+if TYPE_CHECKING:
+    from fastcomb.sweep.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class EndpointResult:
+    """What one of a sweep's networks scores by itself.
+
+    Attributes:
+        label: "theta_a" and "theta_b", or "theta_b[0]", ….
+        loss, accuracy: means over the samples, as the sweep measures them; NaN where accuracy has no
+            meaning.
+    """
+
+    label: str
+    loss: float
+    accuracy: float
+
+
+def endpoint_results(experiment: Experiment) -> tuple[EndpointResult, ...]:
+    """Evaluate the networks of an experiment as it evaluates combinations.
+
+    Each has its own buffers and running statistics, or with ``batch_norm="recompute"`` recomputed ones.
+    """
+    found = []
+    for label, network in experiment.mixture.networks.items():
+        alone = Mixture(network, network, Constant(0.0, per="model"), model=experiment.module)
+        alone = alone.to(experiment.mixture.device)
+        made = experiment.normalisation
+        own = (
+            Normalisation(made.choice, batches=made.batches)
+            if made.batches
+            else Normalisation.choose(experiment.module, alone, made.choice and "a", None)
+        )
+        one = dataclasses.replace(
+            experiment, mixture=alone, normalisation=own, metrics={}, decide=None, backend="auto"
+        )
+        ((_, columns),) = one.start().run(0, 1)
+        found.append(EndpointResult(label, float(columns["loss"][0]), float(columns["accuracy"][0])))
+    return tuple(found)
