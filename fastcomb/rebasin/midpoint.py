@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastcomb.program import private_copy
 from fastcomb.rebasin.method import Problem
 
 
@@ -18,7 +18,7 @@ class Midpoint:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._model = copy.deepcopy(problem.model).float()
+        self._model = private_copy(problem.model).float()
         for module in self._model.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.train()

@@ -242,19 +242,31 @@ class Symmetries:
 _known: WeakKeyDictionary[Program, Symmetries] = WeakKeyDictionary()
 
 
-def symmetries(program: Program) -> Symmetries:
+def symmetries(program: Program, *others: Program) -> Symmetries:
     """Read the permutation groups off a Program.
+
+    Args:
+        program: the captured network.
+        *others: further Programs of the same network, captured on inputs of other sizes or in training
+            mode. The groups are then those that all of them have.
 
     Raises:
         TypeError: it is none, but a module perhaps.
     """
-    if not isinstance(program, Program):
-        raise TypeError(f"a {type(program).__name__} is no Program; pass fastcomb.capture(model)")
+    for one in (program, *others):
+        if not isinstance(one, Program):
+            raise TypeError(f"a {type(one).__name__} is no Program; pass fastcomb.capture(model)")
+    if others:
+        return _read(program, *others)
     if program not in _known:
-        found, pinned = Reader(program, RULES).read()
-        groups = tuple(_group(one, found) for one in found)
-        _known[program] = Symmetries(groups, pinned, program.aliases)
+        _known[program] = _read(program)
     return _known[program]
+
+
+def _read(*programs: Program) -> Symmetries:
+    found, pinned = Reader(programs, RULES).read()
+    groups = tuple(_group(one, found) for one in found)
+    return Symmetries(groups, pinned, programs[0].aliases)
 
 
 def _group(found: Found, others: list[Found]) -> Group:
