@@ -82,9 +82,7 @@ def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -
 def _repairable(program: Program) -> set[str]:
     """Hidden layers with a bias, used once, whose result no norm over samples reads."""
     uses = Counter(weight.name for node in program for weight in node.weights)
-    normed = {
-        name for node in program if node.op == "batch_norm" or _running(node) for name in node.values
-    }
+    normed = {name for node in program if node.op == "batch_norm" or _running(node) for name in node.values}
     results = {leaf.name for leaf in tree_leaves(program.output) if isinstance(leaf, Value)}
     return {
         node.name
