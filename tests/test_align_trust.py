@@ -67,7 +67,8 @@ def normal(*shape):
 def table():
     return Made(
         lambda n, ids: n.out(torch.relu(n.hid(n.tok(ids) + n.pos[: ids.shape[1]])).mean(1)),
-        tok=nn.Embedding(11, 8), pos=nn.Parameter(torch.randn(16, 8)), hid=nn.Linear(8, 12), out=nn.Linear(12, 5),
+        tok=nn.Embedding(11, 8), pos=nn.Parameter(torch.randn(16, 8)), hid=nn.Linear(8, 12),
+        out=nn.Linear(12, 5),
     )  # fmt: skip
 
 
@@ -92,8 +93,8 @@ def causal():
 
     places = torch.arange(12.0)[:, None] / torch.tensor([1.0, 3.0, 9.0, 27.0])
     return Made(
-        forward, tok=nn.Embedding(11, 8), q=nn.Linear(8, 6), k=nn.Linear(8, 6), v=nn.Linear(8, 10), out=nn.Linear(10, 3),
-        cos=places.cos(), sin=places.sin(), mask=torch.ones(12, 12).tril(),
+        forward, tok=nn.Embedding(11, 8), q=nn.Linear(8, 6), k=nn.Linear(8, 6), v=nn.Linear(8, 10),
+        out=nn.Linear(10, 3), cos=places.cos(), sin=places.sin(), mask=torch.ones(12, 12).tril(),
     )  # fmt: skip
 
 
@@ -107,10 +108,14 @@ def test_masks_and_rotary_tables_longer_than_the_example():
 
 def slots():
     """Memory of as many slots as there are tokens: their order does not matter, but which they are does."""
+
+    def forward(n, ids):
+        t = ids.shape[1]
+        return n.out(((n.tok(ids) @ n.slots[:t].T).softmax(-1) @ n.values[:t]).mean(1))
+
     return Made(
-        lambda n, ids: n.out(((n.tok(ids) @ n.slots[: ids.shape[1]].T).softmax(-1) @ n.values[: ids.shape[1]]).mean(1)),
-        tok=nn.Embedding(11, 8), slots=nn.Parameter(torch.randn(14, 8)), values=nn.Parameter(torch.randn(14, 6)),
-        out=nn.Linear(6, 3),
+        forward, tok=nn.Embedding(11, 8), slots=nn.Parameter(torch.randn(14, 8)),
+        values=nn.Parameter(torch.randn(14, 6)), out=nn.Linear(6, 3),
     )  # fmt: skip
 
 
@@ -236,7 +241,7 @@ def cast_to(kind):
         "type_as": lambda: x.type_as(x),
         "double and back": lambda: x.double().to(torch.float32),
         "compared": lambda: x * (x > 0).to(x.dtype) + x,
-        "constant": lambda: x * torch.tensor([2.0], dtype=torch.float32) + torch.zeros(1, dtype=torch.float32),
+        "constant": lambda: x * torch.tensor([2.0], dtype=torch.float32) + torch.zeros(1),
         "asserted": lambda: (torch._assert(x.ndim == 2, "two"), x)[1],
     }[kind]())  # fmt: skip
 
@@ -406,6 +411,21 @@ def test_modules_and_buffers_with_two_names():
         assert found.model.again is found.model.norm
 
 
+def test_complex_parameters_move_with_the_units():
+    def make():
+        return Made(
+            lambda n, x: n.out((torch.relu(n.body(x)).to(torch.cfloat) @ n.w).abs()),
+            body=nn.Linear(6, 12), w=nn.Parameter(torch.randn(12, 8, dtype=torch.cfloat)),
+            out=nn.Linear(8, 3),
+        )  # fmt: skip
+
+    a, b = two(make)
+    for method in ("random", "weights", "frank_wolfe"):
+        found = align(a, b, method, example=normal(4, 6))
+        assert [g.size for g in found.symmetries.groups] == [12, 8]
+        same(found, b, normal(9, 6))
+
+
 def test_networks_without_a_module_take_their_architecture(tmp_path):
     a, b = two(table)
     torch.save(a.state_dict(), tmp_path / "a.pt")
@@ -422,8 +442,9 @@ def test_networks_without_a_module_take_their_architecture(tmp_path):
     same(joint[1], b, tokens(4, 16))
     with pytest.raises(TypeError, match="pass a module of the architecture as model="):
         align(a.state_dict(), b.state_dict())
+    other = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 2))
     with pytest.raises(ValueError, match="model and model_b are different architectures"):
-        align(MLP((4, 5, 2)), nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 2)), model=MLP((4, 5, 2)))  # fmt: skip
+        align(MLP((4, 5, 2)), other, model=MLP((4, 5, 2)))
 
 
 def recurrent(start):
@@ -503,7 +524,8 @@ def test_repair_averages_statistics_over_calls(norm):
     def make():
         return Made(
             lambda n, x: n.out(torch.relu(n.norm(n.one(x))) + torch.relu(n.norm(n.one(n.two(3 * x))))),
-            one=nn.Conv1d(6, 12, 1), two=nn.Conv1d(6, 6, 1, bias=False), norm=norm(12), out=nn.Conv1d(12, 4, 1),
+            one=nn.Conv1d(6, 12, 1), two=nn.Conv1d(6, 6, 1, bias=False), norm=norm(12),
+            out=nn.Conv1d(12, 4, 1),
         )  # fmt: skip
 
     a, b = two(make)
@@ -532,6 +554,11 @@ def test_repair_averages_statistics_over_calls(norm):
         torch.testing.assert_close(fixed.norm.running_var, updated.norm.running_var, rtol=1e-4, atol=1e-5)
 
 
+def attend(n, h):
+    mask = ~n.mask[: h.shape[1], : h.shape[1]]
+    return h + n.v((n.q(h) @ h.mT).masked_fill(mask, float("-inf")).softmax(-1) @ h)
+
+
 STEPS = {
     "linear": lambda w: (nn.Linear(w, w), lambda n, h: torch.tanh(n(h))),
     "residual": lambda w: (nn.Linear(w, w), lambda n, h: h + torch.relu(n(h))),
@@ -547,15 +574,15 @@ STEPS = {
     ),
     "causal": lambda w: (
         Made(
-            lambda n, h: h
-            + n.v(
-                (n.q(h) @ h.mT).masked_fill(~n.mask[: h.shape[1], : h.shape[1]], float("-inf")).softmax(-1) @ h
-            ),
+            attend,
             q=nn.Linear(w, w), v=nn.Linear(w, w), mask=torch.ones(12, 12).tril().bool(),
         ),
         lambda n, h: n(h),
     ),
-    "zeros": lambda w: (nn.Linear(2 * w, w), lambda n, h: torch.relu(n(torch.cat([h, torch.zeros_like(h)], -1)))),
+    "zeros": lambda w: (
+        nn.Linear(2 * w, w),
+        lambda n, h: torch.relu(n(torch.cat([h, torch.zeros_like(h)], -1))),
+    ),
     "transposed": lambda w: (
         Made(lambda n, h: torch.relu(h @ n.weight.T), weight=nn.Parameter(torch.randn(w, w) / w**0.5)),
         lambda n, h: n(h),

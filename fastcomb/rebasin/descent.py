@@ -42,11 +42,9 @@ class Descent:
         self.problem = problem
         self.matching = list(start)
         self.work = 0
-        names = problem.members()
-        self._a = {name: problem.a[name].detach().float() for name in names}
-        b = {name: problem.b[name].detach().float() for name in names}
+        self._a, b = problem.numbers(problem.a), problem.numbers(problem.b)
         self._b = problem.symmetries.permute(b, start)
-        self._sizes = {n: float(self._a[n].norm() * b[n].norm()) for n in names}
+        self._sizes = {name: float(self._a[name].norm() * b[name].norm()) for name in b}
         self._kept: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
         self._seen: dict[int, list[Tensor]] = {}
         self._members: dict[int, list[int]] = {}

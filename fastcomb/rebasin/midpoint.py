@@ -14,9 +14,19 @@ from fastcomb.rebasin.method import Problem
 
 
 class Midpoint:
-    """Cross-entropy of (1 − t)·θ_A + t·π(θ_B); BatchNorm uses each batch's own statistics."""
+    """Cross-entropy of (1 − t)·θ_A + t·π(θ_B); BatchNorm uses each batch's own statistics.
+
+    Raises:
+        ValueError: complex parameters.
+    """
 
     def __init__(self, problem: Problem) -> None:
+        for name in sorted(problem.counted):
+            if problem.a[name].is_complex():
+                raise ValueError(
+                    f"{name!r} is complex, which methods that learn from the loss do not take; choose "
+                    "method='weights', 'activations' or 'frank_wolfe'"
+                )
         self._problem = problem
         self._model = private_copy(problem.model).float()
         for module in self._model.modules():

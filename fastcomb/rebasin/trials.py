@@ -310,5 +310,8 @@ def _sizes(shape: tuple[int, ...], sizes: Iterable[int]) -> Iterator[tuple[tuple
         yield tuple(range(2, len(shape))), shape[2] // 2
         yield (len(shape) - 1,), shape[-1] - 1
     for d in range(1, len(shape) if len(shape) < 4 else 2):
-        for new in sorted({2 * shape[d], shape[d] + 1, shape[d] - 1, shape[d] // 2, *sizes} - {shape[d]}):
+        size = shape[d]
+        # attention takes memory with the square of a length
+        longer = {new for new in (2 * size, *sizes) if new <= min(max(4 * size, 64), 512)}
+        for new in sorted({size + 1, size - 1, size // 2, *longer} - {size}):
             yield (d,), new
