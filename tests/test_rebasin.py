@@ -433,7 +433,11 @@ BAD = {
         ValueError,
         r"different architectures: at 'relu' in module '2', model_a has op relu and model_b gelu",
     ),
-    "no module": (lambda a, b: align(a.state_dict(), b), TypeError, "reference network as a module"),
+    "no module": (
+        lambda a, b: align(a.state_dict(), b.state_dict()),
+        TypeError,
+        "pass a module of the architecture as model=",
+    ),
     "no symmetry": (lambda a, b: align(a[5], b[5]), ValueError, "no permutation symmetry"),
     "no data": (lambda a, b: align(a, b, "activations"), ValueError, "on inputs; pass data="),
     "no targets": (lambda a, b: align(a, b, "ste", data=torch.ones(4, 20)), ValueError, "with targets"),
@@ -493,7 +497,7 @@ def test_a_network_that_cannot_be_captured_says_why():
 
 
 def test_a_misread_symmetry_is_an_error_not_a_result(monkeypatch):
-    module = sys.modules["fastcomb.rebasin.align"]
+    module = sys.modules["fastcomb.rebasin.verified"]
     right = module.symmetries
 
     def wrong(program):

@@ -81,6 +81,8 @@ def _several(x: Tensor) -> Tensor:
 def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
     first = {id(p): name for name, p in module.named_parameters()}
     names = {n: first[id(p)] for n, p in module.named_parameters(remove_duplicate=False)}
+    first_buffers = {id(b): name for name, b in module.named_buffers()}
+    buffers = {n: first_buffers[id(b)] for n, b in module.named_buffers(remove_duplicate=False)}
     refs: dict[Any, Value | Weight] = {}
     inputs: dict[str, tuple[Dimension, ...]] = {}
     constants: dict[str, Tensor] = {}
@@ -96,7 +98,7 @@ def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
             elif spec.kind == InputKind.PARAMETER:
                 refs[fx] = Weight(names[spec.target], "parameter")
             elif spec.kind == InputKind.BUFFER:
-                refs[fx] = Weight(spec.target, "buffer" if spec.persistent else "transient")
+                refs[fx] = Weight(buffers[spec.target], "buffer" if spec.persistent else "transient")
             else:
                 refs[fx] = Weight(spec.target, "constant")
                 constants[spec.target] = exported.constants[spec.target]

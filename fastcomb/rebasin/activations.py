@@ -9,7 +9,7 @@ nothing else, so every group is solved once, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -45,7 +45,10 @@ class ActivationMatching(Method):
         similarities = [(moment, moment.similarity(self.criterion)) for moment in _moments(problem)]
         place = {n: (values, at) for moment, values in similarities for n, at in moment.offsets.items()}
 
-        def similarity(one: int, other: int) -> Tensor:
+        def similarity(ones: Sequence[int], others: Sequence[int]) -> Tensor:
+            return torch.stack([torch.stack([pair(one, other) for other in others]) for one in ones])
+
+        def pair(one: int, other: int) -> Tensor:
             (values, i), (_, j) = place[one], place[other]
             return values[i : i + symmetries.groups[one].size, j : j + symmetries.groups[other].size]
 
@@ -53,7 +56,7 @@ class ActivationMatching(Method):
         for number in outer_groups(symmetries):
             for group, permutation in best_step(symmetries, number, similarity).items():
                 matching[group] = permutation
-        objective = [_objective(symmetries, similarity, m) for m in (symmetries.identity(), matching)]
+        objective = [_objective(symmetries, pair, m) for m in (symmetries.identity(), matching)]
         return Match(matching, objective)
 
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils._pytree import tree_leaves
 
 from fastcomb import endpoints
 from fastcomb.endpoints import Endpoint, Theta
-from fastcomb.program import Program, example_inputs
+from fastcomb.program import Program, example_inputs, private_copy
 from fastcomb.program.cache import captured
 from fastcomb.rebasin.activations import ActivationMatching
-from fastcomb.rebasin.alignment import Alignment
+from fastcomb.rebasin.alignment import Alignment, loaded, with_metadata
 from fastcomb.rebasin.batches import in_batches
 from fastcomb.rebasin.controls import Identity, Random
 from fastcomb.rebasin.frank_wolfe import FrankWolfe, universe
 from fastcomb.rebasin.method import Match, Method, Problem
 from fastcomb.rebasin.sinkhorn import Sinkhorn
 from fastcomb.rebasin.ste import StraightThrough
-from fastcomb.rebasin.symmetries import symmetries
+from fastcomb.rebasin.trials import Trials
+from fastcomb.rebasin.verified import misread, verified
 from fastcomb.rebasin.weights import WeightMatching
 
 METHODS: dict[str, type[Method]] = {
@@ -40,15 +37,13 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-#: Relative difference that reordered sums may cause in float64 (about 1e-13 in practice) stays far below.
-_FUNCTION_TOLERANCE = 1e-8
-
 
 def align(
-    model_a: nn.Module,
+    model_a: Theta,
     model_b: Theta,
     method: str | Method = "weights",
     *,
+    model: nn.Module | None = None,
     data: Any = None,
     example: Tensor | None = None,
     seed: int = 0,
@@ -57,13 +52,16 @@ def align(
 ) -> Alignment:
     """Permute the hidden units of network B so that it matches network A; its function stays the same.
 
-    The permutation groups are read off the captured Program of A.
+    The permutation groups are read off the captured Program of the network. Before matching, a random
+    permutation of all groups is tried: it must leave B's function as it is on the example, random inputs,
+    inputs of other sizes that the network takes, and in training mode where that is another function.
 
     Args:
-        model_a: the reference network.
-        model_b: the network to permute: a module of the same architecture, its weights, or their path.
+        model_a: the reference network: a module, its weights, or their path.
+        model_b: the network to permute, of the same architecture; given alike.
         method: "weights", "activations", "ste", "sinkhorn", "frank_wolfe", "random" or "identity", or a
             method with its options, such as ``WeightMatching(starts=3)``.
+        model: a module of the architecture, where neither network is one; its weights do not matter.
         data: for methods that need it: inputs [N, ...] or ``(x, y)``, a Dataset or a DataLoader of such.
         example: a sample input [N, ...]; taken from ``data``, or guessed from the first layers, if None.
         seed: of the method's random choices. The same seed gives the same result.
@@ -79,15 +77,21 @@ def align(
         TypeError: an argument of the wrong kind.
         CaptureError: the network could not be captured.
         RuntimeError: the permuted network does not compute the same function.
+
+    Warns:
+        BackendNotice: parameters that neither the example nor training mode reaches, so that nothing is
+            known of the units that they may read.
     """
     chosen = resolve(method, options)
-    problem, b = _problem(chosen, model_a, model_b, data, example, seed, progress)
-    return _finish(chosen, chosen.match(problem), problem, b, model_b)
+    structure = _structure(model, model_a, model_b)
+    task = _task(chosen, structure, model_a, model_b, data, example, seed, progress)
+    return _finish(chosen, chosen.match(task.problem), task)
 
 
 def align_all(
     models: Sequence[Theta],
     *,
+    model: nn.Module | None = None,
     example: Tensor | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -99,8 +103,8 @@ def align_all(
     the identity (:mod:`fastcomb.rebasin.frank_wolfe`).
 
     Args:
-        models: the networks; the first is a module, the others as ``model_b`` of :func:`align`.
-        example, seed, progress: as in :func:`align`.
+        models: the networks: modules, their weights, or paths.
+        model, example, seed, progress: as in :func:`align`.
         **options: of :class:`FrankWolfe`.
 
     Returns:
@@ -113,16 +117,15 @@ def align_all(
         raise ValueError(f"{len(models)} networks given; at least two are needed")
     chosen = resolve("frank_wolfe", options)
     assert isinstance(chosen, FrankWolfe)
-    first = models[0]
-    pairs = [
-        _problem(chosen, first, model, None, example, seed, progress, f"models[{i}]")
-        for i, model in enumerate(models)
+    structure = _structure(model, *models)
+    tasks = [
+        _task(
+            chosen, structure, models[0], other, None, example, seed, progress, ("models[0]", f"models[{i}]")
+        )
+        for i, other in enumerate(models)
     ]
-    matches = universe([problem for problem, _ in pairs], chosen)
-    return [
-        _finish(chosen, match, problem, b, model)
-        for match, (problem, b), model in zip(matches, pairs, models, strict=True)
-    ]
+    matches = universe([task.problem for task in tasks], chosen)
+    return [_finish(chosen, match, task) for match, task in zip(matches, tasks, strict=True)]
 
 
 def resolve(method: str | Method, options: Mapping[str, Any]) -> Method:
@@ -146,101 +149,101 @@ def resolve(method: str | Method, options: Mapping[str, Any]) -> Method:
     return kind(**options)
 
 
-def _problem(
+def _structure(model: nn.Module | None, *networks: Theta) -> nn.Module:
+    found = endpoints.structure(model, *networks)
+    if found is None:
+        raise TypeError(
+            "no network is given as a module; pass a module of the architecture as model= (its weights do "
+            "not matter)"
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Task:
+    """A problem, network B as it was given, and what B computes."""
+
+    problem: Problem
+    b: Endpoint
+    module: nn.Module
+    trials: Trials
+
+
+def _task(
     method: Method,
-    model_a: Any,
+    structure: nn.Module,
+    model_a: Theta,
     model_b: Theta,
     data: Any,
     example: Tensor | None,
     seed: int,
     progress: bool | None,
-    label: str = "model_b",
-) -> tuple[Problem, Endpoint]:
+    labels: tuple[str, str] = ("model_a", "model_b"),
+) -> _Task:
     """Check everything, and put together what a method needs."""
-    if not isinstance(model_a, nn.Module):
-        raise TypeError(f"model_a is a {type(model_a).__name__}; pass the reference network as a module")
     if method.needs_data and data is None:
         raise ValueError(f"method={method.name!r} compares the networks on inputs; pass data=")
-    a = endpoints.read(model_a, model_a, "model_a")
-    b = endpoints.read(model_b, None if isinstance(model_b, nn.Module) else model_a, label)
-    endpoints.check_match(a, b, ("model_a", label))
+    a, b = (
+        endpoints.read(theta, None if isinstance(theta, nn.Module) else structure, label)
+        for theta, label in zip((model_a, model_b), labels, strict=True)
+    )
+    endpoints.check_match(a, b, labels)
     if example is not None and not (isinstance(example, Tensor) and len(example)):
         raise TypeError(
             "example is one tensor of at least one input [N, ...]; networks with several inputs "
             "cannot be aligned"
         )
     batches = None if data is None else in_batches(data)
-    module = copy.deepcopy(model_a).cpu().eval()
+    module = _idle(structure)
     if example is None:
-        example = batches[0][0][:2] if batches else example_inputs(module)[0]
+        example = batches[0][0][:2] if batches else example_inputs(_idle(structure))[0]
+    example = example.cpu()
     program = captured(module, example)
-    if isinstance(model_b, nn.Module):
-        _check_same(program, captured(copy.deepcopy(model_b).cpu().eval(), example), label)
-    groups = symmetries(program)
-    if not groups.groups:
+    own = next((labels[i] for i, theta in enumerate((model_a, model_b)) if theta is structure), "model")
+    for theta, label in zip((model_a, model_b), labels, strict=True):
+        if isinstance(theta, nn.Module) and theta is not structure:
+            _check_same(program, captured(_idle(theta), example), (own, label))
+    given = b.tensors()
+    groups, trials = verified(module, program, example, given)
+    if trials is None:
         raise ValueError(f"the network has no permutation symmetry that could be used:\n{groups}")
     counted = frozenset(a.parameters)
-    problem = Problem(
-        module, program, example, groups, a.tensors(), b.tensors(), counted, batches, seed, progress
-    )
-    return problem, b
+    problem = Problem(module, program, example, groups, a.tensors(), given, counted, batches, seed, progress)
+    return _Task(problem, b, model_b if isinstance(model_b, nn.Module) else module, trials)
 
 
-def _finish(method: Method, match: Match, problem: Problem, b: Endpoint, model_b: Theta) -> Alignment:
+def _idle(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode on the CPU; what it may have cached there in evaluation mode is dropped."""
+    return private_copy(model).cpu().train().eval()
+
+
+def _finish(method: Method, match: Match, task: _Task) -> Alignment:
+    problem, b = task.problem, task.b
     groups = problem.symmetries
-    before = b.tensors()
-    state = groups.permute(before, match.permutations)
-    _check_function(problem, before, state)
-    model = copy.deepcopy(model_b if isinstance(model_b, nn.Module) else problem.model)
-    names = {name: b.aliases.get(name, name) for name in b.state}
-    full = {name: state[first] for name, first in names.items() if first in state}
-    model.load_state_dict(full, strict=False)
+    state = groups.permute(problem.b, match.permutations)
+    failed = task.trials.failed(state, main=True)
+    if failed is not None:
+        raise RuntimeError(misread(failed[1]))
+    first = {name: b.aliases.get(name, name) for name in b.state}
     options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
     options["seed"] = problem.seed
+    full = with_metadata({name: state[one] for name, one in first.items() if one in state}, task.module)
+    model = loaded(task.module, full, strict=False)
     return Alignment(match.permutations, full, model, match.objective, groups, method.name, options)
 
 
-def _check_same(one: Program, other: Program, label: str) -> None:
+def _check_same(one: Program, other: Program, labels: tuple[str, str]) -> None:
     """Raise ValueError where two Programs differ, naming the first difference."""
     if one is other:
         return
+    both = " and ".join(labels)
     for a, b in zip(one, other, strict=False):
         for what in ("op", "target", "module", "shape", "weights"):
             x, y = getattr(a, what), getattr(b, what)
             if x != y:
                 raise ValueError(
-                    f"model_a and {label} are different architectures: at {a.name!r} in module "
-                    f"{a.module or 'itself'!r}, model_a has {what} {x} and {label} {y}"
+                    f"{both} are different architectures: at {a.name!r} in module "
+                    f"{a.module or 'itself'!r}, {labels[0]} has {what} {x} and {labels[1]} {y}"
                 )
     if len(one) != len(other):
-        raise ValueError(
-            f"model_a and {label} are different architectures: {len(one)} operations against {len(other)}"
-        )
-
-
-def _check_function(problem: Problem, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    """Raise RuntimeError unless both states give the same outputs, in float64."""
-    wide = copy.deepcopy(problem.model).double()
-    (x,) = _widen({"x": problem.example[:1]}).values()
-    inputs = [x]
-    if x.is_floating_point():  # an example may be all zeros
-        generator = torch.Generator().manual_seed(0)
-        inputs.append(torch.randn(x.shape, generator=generator, dtype=torch.float64))
-
-    def run(state: Mapping[str, Tensor]) -> list[Tensor]:
-        outputs = [functional_call(wide, _widen(state), (x,)) for x in inputs]
-        return [leaf.nan_to_num() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-
-    with torch.no_grad():
-        for expected, found in zip(run(before), run(after), strict=True):
-            difference = float((expected - found).abs().max()) if expected.numel() else 0.0
-            scale = float(expected.abs().max()) if expected.numel() else 1.0
-            if not difference <= _FUNCTION_TOLERANCE * max(scale, 1e-30):
-                raise RuntimeError(
-                    f"the permuted network's output differs by {difference:.3g} (outputs reach {scale:.3g}), "
-                    "so a symmetry was misread and nothing is returned; please report the network"
-                )
-
-
-def _widen(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
+        raise ValueError(f"{both} are different architectures: {len(one)} operations against {len(other)}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fastcomb.program import private_copy
 from fastcomb.rebasin.symmetries import Group, Matching, Member, Symmetries
 
 _FORMAT = "fastcomb alignment 1"
@@ -27,7 +28,8 @@ class Alignment:
     Attributes:
         permutations: one int64 tensor per group of ``symmetries``: unit j of the aligned network is unit
             ``permutation[j]`` of the original (groups act in order, :class:`Symmetries`).
-        state_dict: the aligned network's, parameters and buffers.
+        state_dict: the aligned network's, parameters and buffers, with the metadata that
+            :meth:`torch.nn.Module.state_dict` adds.
         model: the aligned network as a module.
         objective: what the method maximises: before, and after each sweep or other improvement.
         symmetries: the groups, and what was pinned and why.
@@ -48,11 +50,19 @@ class Alignment:
         """(tensor, dimension) that could not be permuted → why."""
         return self.symmetries.pinned
 
+    @property
+    def moved_buffers(self) -> tuple[str, ...]:
+        """Buffers that moved with the units, such as running statistics and masks.
+
+        Elsewhere they may differ between the networks now where they did not before.
+        """
+        moved = {member.name for group in self.symmetries.groups for member in group.members}
+        return tuple(name for name, _ in self.model.named_buffers() if name in moved)
+
     def followed_by(self, matching: Matching) -> Alignment:
         """This alignment with the aligned network's units permuted once more."""
-        state = self.symmetries.permute(self.state_dict, matching)
-        model = copy.deepcopy(self.model)
-        model.load_state_dict(state)
+        state = with_metadata(self.symmetries.permute(self.state_dict, matching), self.model)
+        model = loaded(self.model, state, strict=False)
         permutations = self.symmetries.compose(self.permutations, matching)
         return dataclasses.replace(self, permutations=permutations, state_dict=state, model=model)
 
@@ -120,9 +130,9 @@ def load(path: str | Path, model: nn.Module) -> Alignment:
         groups.append(Group(group["size"], members, tuple(map(tuple, group["families"]))))
     pinned = {(p["name"], p["dim"]): p["reason"] for p in record["pinned"]}
     state = {n.removeprefix("state/"): t for n, t in tensors.items() if n.startswith("state/")}
-    aligned = copy.deepcopy(model)
+    state = with_metadata(state, model)
     try:
-        aligned.load_state_dict(state)
+        aligned = loaded(model, state)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from error
     permutations = [tensors[f"permutation/{i}"] for i in range(len(groups))]
@@ -130,6 +140,24 @@ def load(path: str | Path, model: nn.Module) -> Alignment:
     return Alignment(
         permutations, state, aligned, record["objective"], symmetries, record["method"], record["options"]
     )
+
+
+def with_metadata(state: Mapping[str, Tensor], model: nn.Module) -> OrderedDict[str, Tensor]:
+    """A state dict with the versions of modules that loading may depend on."""
+    full = OrderedDict(state)
+    full._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    return full
+
+
+def loaded(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> nn.Module:
+    """A copy of a module with other weights, in the same mode, without what it may have cached."""
+    copy = private_copy(model)
+    modes = [module.training for module in copy.modules()]
+    copy.train().train(model.training)
+    for module, training in zip(copy.modules(), modes, strict=True):
+        module.training = training
+    copy.load_state_dict(state, strict=strict)
+    return copy
 
 
 def _record(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastcomb.rebasin.symmetries import Symmetries
 
-#: Similarity [units, units] of a group in network A with a group of the same kind in network B.
-Similarity = Callable[[int, int], Tensor]
+#: Similarities [ones, others, units, units] of groups in network A with groups of the same kind in B.
+Similarity = Callable[[Sequence[int], Sequence[int]], Tensor]
 
 
 def assign(similarity: Tensor) -> Tensor:
@@ -32,21 +32,24 @@ def best_step(symmetries: Symmetries, number: int, similarity: Similarity) -> di
     heads is the value of the best assignment of their features.
     """
     group = symmetries.groups[number]
-    total = similarity(number, number)
+    total = similarity((number,), (number,))[0, 0]
     if not group.families:
         return {number: assign(total)}
     total = total.clone()
-    inside: dict[tuple[int, int, int], Tensor] = {}
-    for family in group.families:
-        for i, one in enumerate(family):
-            for j, other in enumerate(family):
-                values = similarity(one, other)
-                chosen = assign(values)
-                inside[one, i, j] = chosen
-                total[i, j] += values[torch.arange(len(chosen)), chosen].sum()
+    inside = [_best_pairs(similarity(family, family)) for family in group.families]
+    for _, values in inside:
+        total += values
     units = assign(total)
     step = {number: units}
-    for family in group.families:
-        for i, one in enumerate(family):
-            step[one] = inside[one, i, int(units[i])]
+    for family, (chosen, _) in zip(group.families, inside, strict=True):
+        step |= {one: chosen[i, units[i]] for i, one in enumerate(family)}
     return step
+
+
+def _best_pairs(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The best assignment [ones, others, units] of every pair of groups, and its value [ones, others]."""
+    pairs = values.flatten(0, 1).numpy()
+    chosen = torch.stack(
+        [torch.from_numpy(linear_sum_assignment(pair, maximize=True)[1]) for pair in pairs]
+    ).reshape(values.shape[:3])
+    return chosen, values.gather(3, chosen[..., None]).sum((2, 3))

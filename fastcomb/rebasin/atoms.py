@@ -8,6 +8,7 @@ atoms that play the same part everywhere may be permuted among themselves: those
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,6 +67,7 @@ class Atoms:
         self._marks: list[tuple[Ids, str]] = []
         self._places: list[tuple[Place, Ids]] = []
         self._views: list[tuple[Seen, Ids]] = []
+        self._reached: list[Ids] = []
 
     def new(self, count: int) -> Ids:
         """Fresh atoms, each a unit of its own."""
@@ -103,6 +105,23 @@ class Atoms:
     def mark(self, ids: Ids, tag: str) -> None:
         """Tell these atoms from others, for example the two halves of a split."""
         self._marks.append((ids.reshape(-1), tag))
+
+    def reach(self, ids: Ids) -> None:
+        """The network's result may depend on these atoms."""
+        self._reached.append(ids.reshape(-1))
+
+    def pin_unreached(self, reason: str) -> None:
+        """Pin entries of tensors that no operation reached, neither as such nor in a bundle."""
+        reached = np.zeros(self._count, dtype=bool)
+        for ids in self._reached:
+            reached[self.find(ids)] = True
+        for _ in range(_DEPTH):
+            for carriers, rows, _ in self._bundles:
+                reached[self.find(rows[reached[self.find(carriers)]].reshape(-1))] = True
+        for _, ids in self._places:
+            left = ids[~reached[self.find(ids)]]
+            if len(left):
+                self.pin(left, reason)
 
     def place(self, place: Place, ids: Ids) -> None:
         """These atoms are the entries of a dimension, in order."""
@@ -294,8 +313,10 @@ class Atoms:
     def _reasons(self, pinned: dict[int, str]) -> dict[tuple[str, int], str]:
         reasons: dict[tuple[str, int], str] = {}
         for place, ids in self._places:
-            held = [pinned[root] for root in self.find(ids).tolist() if root in pinned]
+            held = Counter(pinned[root] for root in self.find(ids).tolist() if root in pinned)
             if held and (place.name, place.dim) not in reasons:
-                some = "" if len(held) == len(ids) else f" ({len(held)} of {len(ids)} entries)"
-                reasons[place.name, place.dim] = held[0] + some
+                some = {
+                    why: "" if n == len(ids) else f" ({n} of {len(ids)} entries)" for why, n in held.items()
+                }
+                reasons[place.name, place.dim] = ", ".join(why + part for why, part in some.items())
         return reasons

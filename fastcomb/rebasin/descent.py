@@ -20,8 +20,9 @@ from fastcomb.rebasin.assignment import best_step, outer_groups
 from fastcomb.rebasin.method import Match, Problem
 from fastcomb.rebasin.symmetries import Matching, Member
 
-#: Work of assigning one similarity, where comparing a weight is 1.
+#: Work of assigning one similarity, where comparing a weight is 1; and of starting any assignment.
 _ASSIGNING = 8
+_STARTING = 4000
 
 
 class Descent:
@@ -41,13 +42,12 @@ class Descent:
         self.problem = problem
         self.matching = list(start)
         self.work = 0
-        names = problem.members()
-        self._a = {name: problem.a[name].detach().float() for name in names}
-        b = {name: problem.b[name].detach().float() for name in names}
+        self._a, b = problem.numbers(problem.a), problem.numbers(problem.b)
         self._b = problem.symmetries.permute(b, start)
-        self._sizes = {n: float(self._a[n].norm() * b[n].norm()) for n in names}
+        self._sizes = {name: float(self._a[name].norm() * b[name].norm()) for name in b}
         self._kept: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
         self._seen: dict[int, list[Tensor]] = {}
+        self._members: dict[int, list[int]] = {}
         self.measure()
 
     def measure(self) -> float:
@@ -103,9 +103,10 @@ class Descent:
             if not any(self._matrices(n, which) for n, which in counted.items()):
                 counted = {n: self._counted(n) for n in nest}
 
-            def similarity(one: int, other: int, counted: Mapping[int, list[int]] = counted) -> Tensor:
-                mine, theirs = (symmetries.groups[n].members for n in (one, other))
-                return _joined(mine, counted[one], self._a) @ _joined(theirs, counted[one], self._b).T
+            def similarity(
+                ones: Sequence[int], others: Sequence[int], counted: Mapping[int, list[int]] = counted
+            ) -> Tensor:
+                return self._products(ones, others, counted[ones[0]])
 
             self._move(best_step(symmetries, number, similarity), self._touched(number))
         self.measure()
@@ -117,7 +118,7 @@ class Descent:
         before = self._b
         self._b = dict(before)
         if self._exact(number):
-            self._similarity(number, number)  # what is kept moves along
+            self._own(number)  # what is kept moves along
         self._move({number: order}, names)
         self.value += self._difference(before, names)
 
@@ -125,7 +126,15 @@ class Descent:
         """Work of a sweep in which all weights have moved."""
         groups = self.problem.symmetries.groups
         compared = sum(self._a[m.name].numel() for g in groups for m in g.members if m.name in self._a)
-        return compared + _ASSIGNING * sum(group.size**2 for group in groups)
+        families = [family for group in groups for family in group.families]
+        pairs = sum(
+            len(family) ** 2 * (_ASSIGNING * groups[family[0]].size ** 2 + _STARTING) for family in families
+        )
+        return (
+            compared
+            + pairs
+            + _ASSIGNING * sum(groups[n].size ** 2 for n in outer_groups(self.problem.symmetries))
+        )
 
     def unmatched(self, number: int, done: AbstractSet[int]) -> int:
         """Entries of the weights of a group, and of those inside it, whose other side is not done."""
@@ -155,10 +164,11 @@ class Descent:
             return 0.0  # nothing it depends on has changed since it was last found optimal
         own: list[Tensor] = []
 
-        def similarity(one: int, other: int) -> Tensor:
-            found = self._similarity(one, other)
-            own.append(found)
-            return found
+        def similarity(ones: Sequence[int], others: Sequence[int]) -> Tensor:
+            if len(ones) > 1:
+                return self._products(ones, others, self._counted(ones[0]))
+            own.append(self._own(number))
+            return own[0][None, None]
 
         step = best_step(self.problem.symmetries, number, similarity)
         gain = 0.0
@@ -197,17 +207,13 @@ class Descent:
 
     def _move(self, step: dict[int, Tensor], names: list[str]) -> None:
         """Apply permutations of some groups, which move the weights of these names."""
-        whole = self._whole(step)
-        self._b |= self.problem.symmetries.permute({name: self._b[name] for name in names}, whole)
-        self.matching = self.problem.symmetries.compose(self.matching, whole)
+        self._b |= self.problem.symmetries.apply({name: self._b[name] for name in names}, step)
+        self.matching = self.problem.symmetries.followed(self.matching, step)
         for number, order in step.items():
             if number in self._kept and self._exact(number):  # its own step permutes its similarities
                 members = self.problem.symmetries.groups[number].members
                 used = {i: self._b[members[i].name] for i in self._counted(number)}
                 self._kept[number] = self._kept[number][0][:, order], used
-
-    def _whole(self, step: dict[int, Tensor]) -> Matching:
-        return [step.get(n, identity) for n, identity in enumerate(self.problem.symmetries.identity())]
 
     def _exact(self, number: int) -> bool:
         """Whether similarities tell a step's gain: no inner groups, one dimension of each tensor."""
@@ -219,22 +225,29 @@ class Descent:
         members = self.problem.symmetries.groups[number].members
         return list(dict.fromkeys(m.name for m in members if m.name in self.problem.counted))
 
-    def _similarity(self, one: int, other: int) -> Tensor:
+    def _products(self, ones: Sequence[int], others: Sequence[int], counted: list[int]) -> Tensor:
+        """⟨unit of A, unit of B⟩ [ones, others, units, units] for groups of one kind, summed over members."""
+        groups = self.problem.symmetries.groups
+        a = torch.stack([_joined(groups[n].members, counted, self._a) for n in ones])
+        b = torch.stack([_joined(groups[n].members, counted, self._b) for n in others])
+        self.work += len(ones) * len(others) * (_ASSIGNING * a.shape[1] * b.shape[1] + _STARTING)
+        found = a.flatten(0, 1) @ b.flatten(0, 1).T
+        return found.reshape(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
+
+    def _own(self, number: int) -> Tensor:
         """Σ over members of ⟨unit of A, unit of B⟩; inner parts of units count in their own groups."""
-        counted = self._counted(one)
-        mine, theirs = (self.problem.symmetries.groups[number].members for number in (one, other))
-        self.work += _ASSIGNING * len(mine[0].index) * len(theirs[0].index)
-        if one != other:
-            return _joined(mine, counted, self._a) @ _joined(theirs, counted, self._b).T
-        total, used = self._kept.get(one, (None, {}))
-        stale = [i for i in counted if used.get(i) is not self._b[mine[i].name]]
-        self.work += sum(self._b[mine[i].name].numel() for i in stale)
+        counted = self._counted(number)
+        members = self.problem.symmetries.groups[number].members
+        self.work += _ASSIGNING * len(members[0].index) ** 2
+        total, used = self._kept.get(number, (None, {}))
+        stale = [i for i in counted if used.get(i) is not self._b[members[i].name]]
+        self.work += sum(self._b[members[i].name].numel() for i in stale)
         if total is None:
-            total = _joined(mine, stale, self._a) @ _joined(mine, stale, self._b).T
+            total = _joined(members, stale, self._a) @ _joined(members, stale, self._b).T
         elif stale:
-            weights, changes = zip(*(self._change(mine[i], used[i]) for i in stale), strict=True)
+            weights, changes = zip(*(self._change(members[i], used[i]) for i in stale), strict=True)
             total = total.addmm(torch.cat(weights, 1), torch.cat(changes, 1).T)
-        self._kept[one] = total, {i: self._b[mine[i].name] for i in counted}
+        self._kept[number] = total, {i: self._b[members[i].name] for i in counted}
         return total
 
     def _change(self, member: Member, before: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,13 +264,15 @@ class Descent:
 
     def _counted(self, number: int) -> list[int]:
         """Members of a group that its similarity counts."""
-        groups = self.problem.symmetries.groups
-        inside = {(m.name, m.dim) for f in groups[number].families for n in f for m in groups[n].members}
-        return [
-            i
-            for i, member in enumerate(groups[number].members)
-            if member.name in self.problem.counted and (member.name, member.dim) not in inside
-        ]
+        if number not in self._members:
+            groups = self.problem.symmetries.groups
+            inside = {(m.name, m.dim) for f in groups[number].families for n in f for m in groups[n].members}
+            self._members[number] = [
+                i
+                for i, member in enumerate(groups[number].members)
+                if member.name in self.problem.counted and (member.name, member.dim) not in inside
+            ]
+        return self._members[number]
 
 
 def _joined(members: Sequence[Member], which: list[int], state: Mapping[str, Tensor]) -> Tensor:

@@ -51,8 +51,7 @@ class FrankWolfe(Method):
         check_count("steps", self.steps)
 
     def match(self, problem: Problem) -> Match:
-        names = problem.members()
-        a, b = ({name: side[name].float() for name in names} for side in (problem.a, problem.b))
+        a, b = problem.numbers(problem.a), problem.numbers(problem.b)
         found = []
         for start in range(self.starts):
             first = problem.start(start)
@@ -117,7 +116,7 @@ def universe(problems: Sequence[Problem], method: FrankWolfe) -> list[Match]:
     """
     first = problems[0]
     symmetries, names = first.symmetries, first.members()
-    states = [{name: p.b[name].float() for name in names} for p in problems]
+    states = [p.numbers(p.b) for p in problems]
     best: tuple[float, list[Matching], list[float]] | None = None
     for start in range(method.starts):
         starts = [dataclasses.replace(p, seed=p.seed + i).start(start) for i, p in enumerate(problems)]

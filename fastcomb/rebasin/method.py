@@ -51,6 +51,10 @@ class Problem:
                 found.setdefault(member.name, set()).add(number)
         return found
 
+    def numbers(self, side: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters that groups permute, of one network, in float32; complex ones as pairs [..., 2]."""
+        return {name: _real(side[name].detach()).float() for name in self.members()}
+
     def members(self) -> list[str]:
         """Names of the parameters that groups permute, in their order."""
         names = (member.name for group in self.symmetries.groups for member in group.members)
@@ -98,7 +102,12 @@ def inner_product(problem: Problem, matching: Sequence[Tensor]) -> float:
     """
     names = problem.members()
     permuted = problem.symmetries.permute({name: problem.b[name] for name in names}, matching)
-    return sum(float((problem.a[n] * permuted[n]).sum(dtype=torch.float64)) for n in names)
+    pairs = ((_real(problem.a[name]), _real(permuted[name])) for name in names)
+    return sum(float((one * other).sum(dtype=torch.float64)) for one, other in pairs)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -10,15 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastcomb.program import private_copy
 from fastcomb.rebasin.method import Problem
 
 
 class Midpoint:
-    """Cross-entropy of (1 − t)·θ_A + t·π(θ_B); BatchNorm uses each batch's own statistics."""
+    """Cross-entropy of (1 − t)·θ_A + t·π(θ_B); BatchNorm uses each batch's own statistics.
+
+    Raises:
+        ValueError: complex parameters.
+    """
 
     def __init__(self, problem: Problem) -> None:
+        for name in sorted(problem.counted):
+            if problem.a[name].is_complex():
+                raise ValueError(
+                    f"{name!r} is complex, which methods that learn from the loss do not take; choose "
+                    "method='weights', 'activations' or 'frank_wolfe'"
+                )
         self._problem = problem
-        self._model = copy.deepcopy(problem.model).float()
+        self._model = private_copy(problem.model).float()
         for module in self._model.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.train()

@@ -38,30 +38,108 @@ _FIXED = {"constant": "constant", "transient": "buffer, which state dicts leave 
 
 OUTPUT = "output of the network"
 INPUT = "input of the network"
+UNREACHED = "not reached by the example"
+_CUT = "cut to the size of the input"
+
+#: Operations that make a tensor of one value throughout, which is the same in every order.
+_FILLED = frozenset(
+    "zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like fill zero".split()
+)
+
+#: Operations that only move, pick or join entries.
+_VIEWS = frozenset(
+    "permute transpose numpy_T mT reshape flatten unflatten squeeze unsqueeze expand select slice split "
+    "chunk unbind split_with_sizes item cat stack identity to _to_copy roll flip".split()
+)
 
 
 class Reader:
-    """Walks a Program; ``rules`` say per operation what it does to the axes of its arguments."""
+    """Walks Programs; ``rules`` say per operation what it does to the axes of its arguments.
 
-    def __init__(self, program: Program, rules: dict[str, Rule]) -> None:
-        self.program = program
+    Several Programs of one network (on inputs of other sizes, in training mode) share the atoms of their
+    weights, so that what is found are the symmetries that all of them have.
+    """
+
+    def __init__(self, programs: Sequence[Program], rules: dict[str, Rule]) -> None:
+        self.programs = programs
+        self.program = programs[0]
         self.rules = rules
         self.atoms = Atoms()
         self._weights: dict[str, Axes] = {}
         self._pieces: dict[str, list[Ids]] = {}
-        self._values: dict[str, Axes | list[Axes]] = {n: plain(s) for n, s in program.inputs.items()}
-        self._shapes: dict[str, tuple[Dimension, ...]] = dict(program.inputs)
+        self._values: dict[str, Axes | list[Axes]] = {}
+        self._shapes: dict[str, tuple[Dimension, ...]] = {}
+        self._static: set[str] = set()  # values that weights alone decide
+        self._uniform: set[str] = set()  # values of one number throughout
+        self._filled: dict[str, Axes] = {}
+        self._cuts: dict[tuple[bytes, int], tuple[Ids, dict[int, set[object]]]] = {}
 
     def read(self) -> tuple[list[Found], dict[tuple[str, int], str]]:
-        for node in self.program:
-            self._shapes[node.name] = node.shape
-            self._values[node.name] = self._follow(node)
-        for leaf in tree_leaves(self.program.output):
-            self.pin(self.axes(leaf) or (), OUTPUT)
-        layers = [node for node in self.program if node.op in LAYERS]
-        for name in dict.fromkeys(name for node in layers for name in (*node.values, node.name)):
-            self._see(name)
+        for program in self.programs:
+            self._walk(program)
+            if program is self.programs[0]:
+                layers = [node for node in program if node.op in LAYERS]
+                for name in dict.fromkeys(name for node in layers for name in (*node.values, node.name)):
+                    self._see(name)
+        self._look_for_unread()
+        for ids, cuts in self._cuts.values():
+            if len(set(map(frozenset, cuts.values()))) > 1:
+                self.atoms.pin(ids, _CUT)
+        self.atoms.pin_unreached(UNREACHED)
         return self.atoms.groups()
+
+    def _walk(self, program: Program) -> None:
+        self.program = program
+        self._values = {name: plain(shape) for name, shape in program.inputs.items()}
+        self._shapes = dict(program.inputs)
+        self._static, self._uniform = set(), set()
+        for name in program.constants:
+            self._weights.pop(name, None)  # Programs number their constants, each its own
+        for node in program:
+            self._filled.clear()
+            self._shapes[node.name] = node.shape
+            if all(name in self._static for name in node.values):
+                self._static.add(node.name)
+            self._values[node.name] = self._follow(node)
+            if self._fills(node):
+                self._uniform.add(node.name)
+            if node.name not in self._static:
+                self._reach(node.arguments)
+        self._filled.clear()
+        self._reach(program.output)
+        for leaf in tree_leaves(program.output):
+            self.pin(self.axes(leaf) or (), OUTPUT)
+
+    def _look_for_unread(self) -> None:
+        """Give tensors that no operation reads their places too, so that they are named."""
+        known = self._weights.keys() | {name for program in self.programs for name in program.constants}
+        self.program = self.programs[0]
+        for name in sorted(self.program.shapes.keys() - known):
+            self.axes(Weight(name, "buffer"))
+
+    def _reach(self, arguments: object) -> None:
+        """What the result may depend on: all entries but those that were cut off from weights before."""
+        for leaf in tree_leaves(arguments):
+            for block in blocks(self.axes(leaf) or ()):
+                self.atoms.reach(block.ids)
+
+    def _fills(self, node: Node) -> bool:
+        """Whether a node's result is one number throughout."""
+        base = base_name(node.target)
+        if base in _FILLED:
+            return True
+        tags = getattr(node.target, "tags", ())
+        passes = {node.op, base} & _VIEWS or (
+            torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags
+        )
+        leaves = [leaf for leaf in tree_leaves(node.arguments) if isinstance(leaf, (Value, Weight))]
+        tensors = [leaf for leaf in leaves if self.axes(leaf) or self.several(leaf)]
+        joins = node.op in ("cat", "stack")
+        return bool(passes) and bool(tensors) and not joins and all(map(self.uniform, tensors))
+
+    def uniform(self, leaf: object) -> bool:
+        """Whether a tensor is one number throughout, which no permutation changes."""
+        return isinstance(leaf, Value) and leaf.name in self._uniform
 
     def _see(self, name: str) -> None:
         """Note where a value holds the activations of a block."""
@@ -96,6 +174,8 @@ class Reader:
         """Axes of an argument, None where it is no tensor."""
         if isinstance(leaf, Value):
             found = self._values[leaf.name]
+            if isinstance(found, tuple) and leaf.name in self._uniform:
+                return self._any_order(leaf.name)
             return found if isinstance(found, tuple) else None
         if not isinstance(leaf, Weight):
             return None
@@ -110,6 +190,28 @@ class Reader:
                     self.atoms.pin(ids, f"meets the {_FIXED[leaf.kind]} {leaf.name}")
             self._weights[leaf.name] = tuple(axes)
         return self._weights[leaf.name]
+
+    def _any_order(self, name: str) -> Axes:
+        """Axes of a value of one number throughout: for every operation that reads it, atoms of its own."""
+        if name not in self._filled:
+            self._filled[name] = tuple(
+                (Factor((size, ()), Block(self.atoms.new(size))),)
+                if isinstance(size, int) and size > 1
+                else plain([size])[0]
+                for size in self._shapes[name]
+            )
+        return self._filled[name]
+
+    def cut(self, block: Block, dim: int, which: int | slice) -> None:
+        """Entries are taken from dimension ``dim`` of a block; other Programs may take others."""
+        kept = which if isinstance(which, int) else range(block.ids.shape[dim])[which]
+        _, cuts = self._cuts.setdefault((block.ids.tobytes(), dim), (block.ids, {}))
+        cuts.setdefault(id(self.program), set()).add(kept)
+
+    def mark(self, ids: Ids, tag: str) -> None:
+        """Tell entries from others, by what happens to them in this Program."""
+        number = next(i for i, program in enumerate(self.programs) if program is self.program)
+        self.atoms.mark(ids, f"{number} {tag}")
 
     def several(self, leaf: object) -> list[Axes] | None:
         """Axes of each result of an operation with several."""
@@ -144,6 +246,7 @@ class Reader:
             self.pin((self.axes(leaf) or ())[1:2], "used in groups and otherwise")
             self.atoms.forget(Place(leaf.name, 1, None))
             pieces = [self.atoms.new(columns) for _ in range(count)]
+            self.atoms.reach(np.concatenate(pieces))
             for i, ids in enumerate(pieces if columns > 1 else ()):
                 low, high = i * rows // count, (i + 1) * rows // count
                 self.atoms.place(Place(leaf.name, 1, (low, high)), ids)
@@ -232,6 +335,8 @@ class Reader:
         left = tuple(() if i in gone else axis for i, axis in enumerate(axes))
         for block in blocks(axes[i] for i in gone):
             keep = sorted(f.dim for axis in left for f in axis if f.block is block)
+            if not keep:
+                self.atoms.reach(block.ids)
             new = Block(self.carriers(block, keep, False)) if keep else None
             left = replace(left, block, new, {d: i for i, d in enumerate(keep)})
         return left

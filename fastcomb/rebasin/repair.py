@@ -4,12 +4,13 @@ Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Rep
 arXiv 2211.08403). The hidden units of an interpolated network vary less than those of its endpoints, more
 so with each layer. Each hidden linear layer or convolution is rescaled, unit by unit, so that its
 pre-activations get the mean and standard deviation interpolated between the endpoints'. Layers that feed
-a BatchNorm get nothing (the norm would undo it); the norm's running statistics are collected anew.
+a norm with running statistics get nothing (the norm would undo it); the statistics are collected anew:
+of BatchNorm over the batch, of InstanceNorm the mean over samples, each the mean over all calls.
 """
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -20,11 +21,13 @@ from torch.utils._pytree import tree_leaves
 
 from fastcomb import endpoints
 from fastcomb.endpoints import Theta
-from fastcomb.program import Node, Program, Value, Weight
+from fastcomb.program import Node, Program, Value, Weight, private_copy
 from fastcomb.program.cache import captured
 from fastcomb.rebasin.batches import in_batches
 
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
+#: Norms that may have running statistics → the argument by which they use the input's own instead.
+_NORMS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 
 
 def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -> nn.Module:
@@ -57,12 +60,12 @@ def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -
     own = endpoints.read(model, model, "model")
     for label, end in zip("ab", ends, strict=True):
         endpoints.check_match(own, end, ("model", label))
-    repaired = copy.deepcopy(model).cpu()
-    program = captured(copy.deepcopy(repaired).eval(), x[:2])
+    repaired = private_copy(model).cpu()
+    program = captured(private_copy(repaired).eval(), x[:2])
     layers = _repairable(program)
-    norms = {node.name for node in program if node.op == "batch_norm" and _running(node)}
+    norms = {node.name for node in program if _running(node)}
     if not layers and not norms:
-        raise ValueError("no layer to repair: none has a bias, and no BatchNorm has running statistics")
+        raise ValueError("no layer to repair: none has a bias, and no norm has running statistics")
     with torch.no_grad():
         at_a, at_b = (_statistics(program, end.tensors(), x, layers) for end in ends)
         targets = {
@@ -77,9 +80,9 @@ def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -
 
 
 def _repairable(program: Program) -> set[str]:
-    """Hidden layers with a bias, used once, whose result no BatchNorm reads."""
+    """Hidden layers with a bias, used once, whose result no norm over samples reads."""
     uses = Counter(weight.name for node in program for weight in node.weights)
-    normed = {name for node in program if node.op == "batch_norm" for name in node.values}
+    normed = {name for node in program if node.op == "batch_norm" or _running(node) for name in node.values}
     results = {leaf.name for leaf in tree_leaves(program.output) if isinstance(leaf, Value)}
     return {
         node.name
@@ -93,7 +96,9 @@ def _repairable(program: Program) -> set[str]:
 
 
 def _running(node: Node) -> bool:
-    return isinstance(node.arguments["running_mean"], Weight) and not node.arguments["training"]
+    """Whether a node normalises with running statistics."""
+    own = _NORMS.get(node.op)
+    return own is not None and isinstance(node.arguments["running_mean"], Weight) and not node.arguments[own]
 
 
 def _moments(value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -122,21 +127,31 @@ def _correct(
 ) -> None:
     """Walk the network once, correcting each layer on what the corrected ones before it yield.
 
-    Norms normalise by the batch's own statistics, of which the unbiased variance is kept, as in training.
+    Norms normalise by the input's own statistics, of which the unbiased variance is kept, as in training.
     """
     values: dict[str, Any] = dict(zip(program.inputs, (x,), strict=True))
-    kept: dict[str, Tensor] = {}
+    kept: dict[str, list[Tensor]] = {}
     for node in program:
         if node.name in targets:
             _rescale(node, state, program.apply(node, state, values), *targets[node.name])
         if node.name in norms:
-            rows = values[node.arguments["input"].name].movedim(1, 0).flatten(1).double()
-            mean, variance = (node.arguments[name].name for name in ("running_mean", "running_var"))
-            state[mean] = rows.mean(1).to(state[mean].dtype)
-            kept[variance] = rows.var(1).to(state[variance].dtype)
-            state[variance] = rows.var(1, correction=0).to(state[variance].dtype)
+            found = _normalising(node, values[node.arguments["input"].name])
+            for name, statistic in zip(("running_mean", "running_var"), found, strict=True):
+                kept.setdefault(node.arguments[name].name, []).append(statistic)
+            own = {"running_mean": None, "running_var": None, _NORMS[node.op]: True}
+            node = dataclasses.replace(node, arguments={**node.arguments, **own})
         values[node.name] = program.apply(node, state, values)
-    state |= kept
+    for name, calls in kept.items():
+        state[name] = torch.stack(calls).mean(0).to(state[name].dtype)
+
+
+def _normalising(node: Node, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance [channels] of a norm's input [N, channels, ...]."""
+    if node.op == "batch_norm":
+        rows = value.movedim(1, 0).flatten(1).double()
+        return rows.mean(1), rows.var(1)
+    rows = value.flatten(2).double()
+    return rows.mean(2).mean(0), rows.var(2).mean(0)
 
 
 def _rescale(

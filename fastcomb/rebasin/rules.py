@@ -37,6 +37,8 @@ def _vectors(reader: Reader, node: Node, names: str, source: Axes, dims: list[in
 
 def _linear(reader: Reader, node: Node) -> Result:
     source, weight = reader.of(node, "input"), reader.of(node, "weight")
+    if len(weight) != 2:
+        return None
     last = len(source) - 1
     reader.meet(source, weight, [(last, 1)])
     reader.contract(source, [last])
@@ -114,7 +116,8 @@ def _pool(reader: Reader, node: Node) -> Result:
 
 def _pointwise(reader: Reader, node: Node) -> Result:
     """Operations entry by entry on tensors that broadcast: axes that meet are the same."""
-    leaves = [leaf for leaf in tree_leaves(node.arguments) if reader.axes(leaf) is not None]
+    leaves = [leaf for leaf in tree_leaves(node.arguments) if not reader.uniform(leaf)]
+    leaves = [leaf for leaf in leaves if reader.axes(leaf) is not None]
     return _broadcast(reader, [(reader.axes(leaf) or (), reader.shape(leaf)) for leaf in leaves], node.shape)
 
 
@@ -178,13 +181,44 @@ def _attention(reader: Reader, node: Node) -> Result:
 
 
 def _matmul(reader: Reader, node: Node) -> Result:
-    names = list(node.arguments)[:2]
-    ranks = [len(reader.shape(node.arguments[name])) for name in names]
-    if min(ranks) < 2:
+    """Products of matrices, or of one and a vector, the first dimensions of both being batches."""
+    return _product(reader, node, list(node.arguments.values())[:2])
+
+
+def _addmm(reader: Reader, node: Node) -> Result:
+    """A product of matrices and something added to it."""
+    added, *leaves = list(node.arguments.values())[:3]
+    product = _product(reader, node, leaves)
+    own = reader.axes(added)
+    if own is None or not isinstance(product, tuple) or len(product) != len(node.shape):
         return None
-    batch = "".join(chr(ord("a") + d) for d in range(max(ranks) - 2))
-    labels = [batch[len(batch) + 2 - rank :] + own for rank, own in zip(ranks, ("XY", "YZ"), strict=True)]
-    return _contraction(reader, node, [node.arguments[name] for name in names], labels, batch + "XZ")
+    return _broadcast(reader, [(product, node.shape), (own, reader.shape(added))], node.shape)
+
+
+def _product(reader: Reader, node: Node, leaves: Sequence[object]) -> Result:
+    one, other = (len(reader.shape(leaf)) for leaf in leaves)
+    batch = "".join(chr(ord("a") + d) for d in range(max(one, other) - 2))
+    labels = [
+        "Y" if rank == 1 else batch[len(batch) + 2 - rank :] + own
+        for rank, own in ((one, "XY"), (other, "YZ"))
+    ]
+    result = batch + "X" * (one > 1) + "Z" * (other > 1)
+    return _contraction(reader, node, leaves, labels, result)
+
+
+def _outer(reader: Reader, node: Node) -> Result:
+    return _contraction(reader, node, list(node.arguments.values())[:2], ["X", "Z"], "XZ")
+
+
+def _weight_norm(reader: Reader, node: Node) -> Result:
+    """``v · g / ‖v‖``, norms taken over all dimensions but one."""
+    source, scale = reader.of(node, "v"), reader.of(node, "g")
+    dim = node.arguments["dim"]
+    if len(scale) == len(source) and dim >= 0:
+        reader.meet(source, scale, [(dim, dim)])
+        reader.contract(source, [d for d in range(len(source)) if d != dim])
+        return source
+    return None
 
 
 def _einsum(reader: Reader, node: Node) -> Result:
@@ -275,6 +309,18 @@ def _fresh(reader: Reader, node: Node) -> Result:
     return plain(node.shape)
 
 
+def _nothing(reader: Reader, node: Node) -> Result:
+    """Assertions on kinds and sizes of tensors, which look at no entries."""
+    return ()
+
+
+def _native_batch_norm(reader: Reader, node: Node) -> Result:
+    """As :func:`_batch_norm`; beside the result it yields statistics."""
+    source = reader.of(node, "input")
+    _vectors(reader, node, "weight bias running_mean running_var", source, [1])
+    return [source, (source[1],), (source[1],)]
+
+
 RULES: dict[str, Rule] = {
     "linear": _linear,
     "batch_norm": _batch_norm,
@@ -301,19 +347,26 @@ RULES: dict[str, Rule] = {
     "index": _index,
     "prelu": _prelu,
     "glu": _glu,
+    "numpy_T": views.turned_over,
+    "mT": views.last_two_exchanged,
+    "_weight_norm": _weight_norm,
 }
 for _names, _rule in {
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d": _conv,
     "mean sum amax amin var std logsumexp linalg_vector_norm": _reduce,
     "softmax log_softmax": _normalised,
-    "matmul bmm mm": _matmul,
+    "matmul bmm mm mv dot vdot inner": _matmul,
+    "addmm baddbmm addmv": _addmm,
+    "outer ger": _outer,
+    "_native_batch_norm_legit _native_batch_norm_legit_no_training": _native_batch_norm,
+    "_assert_tensor_metadata _assert_async _assert_scalar": _nothing,
     "flatten unflatten reshape squeeze": views.reshape,
     "split chunk unbind split_with_sizes": views.pieces,
     "pad constant_pad_nd": views.pad,
     "roll flip": views.turned,
     "upsample_nearest2d upsample_bilinear2d upsample_nearest1d upsample_linear1d": _resized,
-    "dropout identity zero fill zeros_like ones_like full_like": _same,
-    "size size_arithmetic zeros ones full arange new_zeros new_ones": _fresh,
+    "dropout identity to _to_copy type_as zero fill zeros_like ones_like full_like": _same,
+    "size size_arithmetic zeros ones full arange new_zeros new_ones new_full": _fresh,
     "relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu "
     "neg exp sqrt rsqrt pow abs add sub mul div": _pointwise,
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "

@@ -83,7 +83,7 @@ class Sinkhorn(Method):
             for g in symmetries.groups
         ]
         names = problem.members()
-        a, b = ({n: side[n].detach().float() for n in names} for side in (problem.a, problem.b))
+        a, b = problem.numbers(problem.a), problem.numbers(problem.b)
         scale = sum(float(a[n].norm() * b[n].norm()) for n in names) or 1.0
         midpoint = Midpoint(problem) if self.objective != "distance" else None
         batches = _forever(problem) if midpoint else None

@@ -9,6 +9,7 @@ wrong; :func:`fastcomb.rebasin.align` checks the function all the same.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -48,20 +49,13 @@ class Member:
     def units(self, tensor: Tensor) -> Tensor:
         """The tensor's entries as one row per unit: [units, r * other entries]."""
         picked = self.view(tensor).movedim(self.dim, 0)
-        if not self._whole(picked):
+        if not (self._ascending and self.index.numel() == picked.shape[0]):
             picked = picked[self.index.flatten().to(tensor.device)]
         return picked.reshape(len(self.index), -1)
 
     def permute(self, tensor: Tensor, permutation: Tensor) -> Tensor:
         """The tensor with unit ``permutation[j]`` in the place of unit j."""
-        order = torch.arange(self.view(tensor).shape[self.dim])
-        order[self.index.flatten()] = self.index[permutation.cpu()].flatten()
-        moved = self.view(tensor).index_select(self.dim, order.to(tensor.device))
-        if self.rows is None:
-            return moved
-        result = tensor.clone()
-        result[self.rows[0] : self.rows[1]] = moved
-        return result
+        return _reordered(tensor, [(self, permutation)])
 
     def mix(self, tensor: Tensor, weights: Tensor) -> Tensor:
         """The tensor with Σ_k weights[j, k] · (unit k) in the place of unit j; differentiable in both."""
@@ -74,9 +68,10 @@ class Member:
             return result
         return torch.cat([tensor[: self.rows[0]], result, tensor[self.rows[1] :]])
 
-    def _whole(self, picked: Tensor) -> bool:
-        flat = self.index.flatten()
-        return len(flat) == len(picked) and torch.equal(flat, torch.arange(len(flat)))
+    @functools.cached_property
+    def _ascending(self) -> bool:
+        """Whether the units are entries 0, 1, 2 and so on."""
+        return torch.equal(self.index.flatten(), torch.arange(self.index.numel()))
 
     def __str__(self) -> str:
         units, each = self.index.shape
@@ -165,12 +160,25 @@ class Symmetries:
             matching: one permutation per group.
         """
         self.check(matching)
+        return self.apply(state, dict(enumerate(matching)))
+
+    def apply(self, state: Mapping[str, Tensor], step: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """As :meth:`permute`, with permutations of some groups only: group number → permutation.
+
+        Groups of the same depth move different entries, so that a tensor is copied once for all of them.
+        """
         permuted = dict(state)
-        for group, permutation in zip(self.groups, matching, strict=True):
+        levels: dict[int, dict[tuple[str, int], list[tuple[Member, Tensor]]]] = {}
+        for number, permutation in step.items():
+            group = self.groups[number]
             if not torch.equal(permutation, torch.arange(group.size)):
+                level = levels.setdefault(self._depths[number], {})
                 for member in group.members:
                     if member.name in permuted:
-                        permuted[member.name] = member.permute(permuted[member.name], permutation)
+                        level.setdefault((member.name, member.dim), []).append((member, permutation))
+        for _, level in sorted(levels.items()):
+            for (name, _), moves in level.items():
+                permuted[name] = _reordered(permuted[name], moves)
         return self._tied(permuted)
 
     def mix(self, state: Mapping[str, Tensor], weights: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -184,10 +192,14 @@ class Symmetries:
 
     def compose(self, first: Sequence[Tensor], then: Sequence[Tensor]) -> Matching:
         """The matching that acts as ``first`` followed by ``then``."""
-        result = [p.clone() for p in first]
-        for number, group in enumerate(self.groups):
-            result[number] = result[number][then[number]]
-            self._carry(group, then[number], result)
+        return self.followed(first, dict(enumerate(then)))
+
+    def followed(self, matching: Sequence[Tensor], step: Mapping[int, Tensor]) -> Matching:
+        """As :meth:`compose`, with permutations of some groups only: group number → permutation."""
+        result = list(matching)
+        for number in sorted(step):
+            result[number] = result[number][step[number]]
+            self._carry(self.groups[number], step[number], result)
         return result
 
     def inverse(self, matching: Sequence[Tensor]) -> Matching:
@@ -210,6 +222,15 @@ class Symmetries:
             for tree, source in zip(trees, order, strict=True):
                 for n, permutation in zip(tree, before[source], strict=True):
                     matching[n] = permutation
+
+    @functools.cached_property
+    def _depths(self) -> list[int]:
+        """In how many other groups' units each group lies."""
+        depths = [0] * len(self.groups)
+        for number in range(len(self.groups)):
+            for inner in self.inside(number):
+                depths[inner] += 1
+        return depths
 
     def inside(self, number: int) -> list[int]:
         """Numbers of all groups inside the units of a group."""
@@ -238,23 +259,54 @@ class Symmetries:
         return "\n".join(lines)
 
 
+def _reordered(tensor: Tensor, moves: Sequence[tuple[Member, Tensor]]) -> Tensor:
+    """A tensor with members of one dimension permuted, of which no two share an entry."""
+    parts: dict[tuple[int, int] | None, Tensor] = {}
+    dim = moves[0][0].dim
+    for member, permutation in moves:
+        if member.rows not in parts:
+            parts[member.rows] = torch.arange(member.view(tensor).shape[dim])
+        parts[member.rows][member.index.flatten()] = member.index[permutation.cpu()].flatten()
+    if None in parts:
+        tensor = tensor.index_select(dim, parts.pop(None).to(tensor.device))
+    if parts:
+        tensor = tensor.clone()
+    for rows, order in parts.items():
+        assert rows is not None
+        part = tensor[rows[0] : rows[1]]
+        tensor[rows[0] : rows[1]] = part.index_select(dim, order.to(tensor.device))
+    return tensor
+
+
 #: Symmetries of programs that still exist.
 _known: WeakKeyDictionary[Program, Symmetries] = WeakKeyDictionary()
 
 
-def symmetries(program: Program) -> Symmetries:
+def symmetries(program: Program, *others: Program) -> Symmetries:
     """Read the permutation groups off a Program.
+
+    Args:
+        program: the captured network.
+        *others: further Programs of the same network, captured on inputs of other sizes or in training
+            mode. The groups are then those that all of them have.
 
     Raises:
         TypeError: it is none, but a module perhaps.
     """
-    if not isinstance(program, Program):
-        raise TypeError(f"a {type(program).__name__} is no Program; pass fastcomb.capture(model)")
+    for one in (program, *others):
+        if not isinstance(one, Program):
+            raise TypeError(f"a {type(one).__name__} is no Program; pass fastcomb.capture(model)")
+    if others:
+        return _read(program, *others)
     if program not in _known:
-        found, pinned = Reader(program, RULES).read()
-        groups = tuple(_group(one, found) for one in found)
-        _known[program] = Symmetries(groups, pinned, program.aliases)
+        _known[program] = _read(program)
     return _known[program]
+
+
+def _read(*programs: Program) -> Symmetries:
+    found, pinned = Reader(programs, RULES).read()
+    groups = tuple(_group(one, found) for one in found)
+    return Symmetries(groups, pinned, programs[0].aliases)
 
 
 def _group(found: Found, others: list[Found]) -> Group:

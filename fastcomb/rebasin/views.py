@@ -22,12 +22,23 @@ from fastcomb.rebasin.axes import (
     size_of,
 )
 from fastcomb.rebasin.axes import reshape as reshaped
-from fastcomb.rebasin.reader import Reader, Result
+from fastcomb.rebasin.reader import INPUT, Reader, Result
 
 
 def permute(reader: Reader, node: Node) -> Result:
     source = reader.first(node)
     return tuple(source[d] for d in node.arguments["dims"])
+
+
+def turned_over(reader: Reader, node: Node) -> Result:
+    """``.T``: all dimensions in reverse order."""
+    return reader.first(node)[::-1]
+
+
+def last_two_exchanged(reader: Reader, node: Node) -> Result:
+    """``.mT``."""
+    source = reader.first(node)
+    return (*source[:-2], source[-1], source[-2])
 
 
 def transpose(reader: Reader, node: Node) -> Result:
@@ -72,9 +83,10 @@ def take(reader: Reader, axes: Axes, dim: int, which: Any, size: Dimension | Non
         axes = (*axes[:dim], (Factor((len(ids), ()), Block(ids)),), *axes[dim + 1 :])
     ((_, block, k),) = axes[dim]
     assert block is not None
+    reader.cut(block, k, which)
     ids = block.ids[(slice(None),) * k + (which,)]
     if ids.size < block.ids.size:
-        reader.atoms.mark(ids, tag)
+        reader.mark(ids, tag)
     if size is not None:
         new = Block(ids)
         taken = replace(axes, block, new, {d: d for d in range(ids.ndim)})
@@ -113,9 +125,11 @@ def slice_scatter(reader: Reader, node: Node) -> Result:
     reader.meet(source, written, [(d, d) for d in range(len(source)) if d != dim])
     if is_plain(source[dim]) and is_plain(written[dim]):
         return source
-    new = reader.flat(written, dim)
-    if new is None or not all(bound is None or isinstance(bound, int) for bound in part):
+    new, size = reader.flat(written, dim), reader.shape(node.arguments["src"])[dim]
+    if not isinstance(size, int) or not all(bound is None or isinstance(bound, int) for bound in part):
         return None
+    if new is None:
+        new = _from_input(reader, size)
     return _overwrite(reader, node, source, dim, slice(*part), new)
 
 
@@ -138,10 +152,17 @@ def _overwrite(reader: Reader, node: Node, source: Axes, dim: int, part: slice |
     ids, count = reader.flat(source, dim), node.shape[dim]
     if ids is None or not isinstance(count, int):
         return None
-    reader.atoms.mark(ids[part], f"written over by {node.name}")
+    reader.mark(ids[part], f"written over by {node.name}")
     whole = ids.copy()
     whole[part] = new.reshape(whole[part].shape)
     return reader.whole((*source[:dim], (Factor((count, ()), Block(whole)),), *source[dim + 1 :]))
+
+
+def _from_input(reader: Reader, size: int) -> Ids:
+    """Atoms of an axis that cannot be permuted."""
+    ids = reader.atoms.new(size)
+    reader.atoms.pin(ids, INPUT)
+    return ids
 
 
 def _origin(node: Node) -> str:
@@ -193,8 +214,9 @@ def cat(reader: Reader, node: Node) -> Result:
     others = [d for d in range(len(node.shape)) if d != dim]
     for axes in known[1:]:
         reader.meet(known[0], axes, [(d, d) for d in others])
-    if all(is_plain(axes[dim]) for axes in known):
-        out = list(next((axes for axes in known if not all(map(is_plain, axes))), known[0]))
+    varied = [axes for leaf, axes in zip(leaves, known, strict=True) if not reader.uniform(leaf)]
+    if all(is_plain(axes[dim]) for axes in varied or known):
+        out = list(next((axes for axes in varied if not all(map(is_plain, axes))), (varied or known)[0]))
         out[dim] = plain([node.shape[dim]])[0]
         return reader.whole(tuple(out))
     parts = []
@@ -204,8 +226,7 @@ def cat(reader: Reader, node: Node) -> Result:
             size = reader.shape(leaf)[dim]
             if not isinstance(size, int):
                 return None
-            ids = reader.atoms.new(size)
-            reader.atoms.pin(ids, "input of the network")
+            ids = _from_input(reader, size)
         parts.append(ids)
     joined = np.concatenate(parts)
     axis = (Factor((len(joined), ()), Block(joined)),)
