@@ -29,8 +29,9 @@ def extension() -> ModuleType | None:
         return importlib.import_module("fastcomb._native")
     except ImportError as error:
         notify(
-            f"fastcomb's compiled engine is missing ({why_missing('_native') or error}), so everything runs on torch alone, several "
-            "times slower; reinstall where there is a C++17 compiler (GCC or Clang) to have it"
+            f"fastcomb's compiled engine is missing ({why_missing('_native') or error}), so everything "
+            "runs on torch alone, several times slower; "
+            "reinstall where there is a C++17 compiler (GCC or Clang) to have it"
         )
         return None
 

@@ -33,8 +33,9 @@ def extension() -> ModuleType | None:
     if built() is None:
         why = compiled.why_missing("_cuda")
         notify(
-            f"fastcomb's kernels in CUDA C++ were not built{f' ({why})' if why else ''}, so narrow networks run layer by layer, several "
-            "times slower; reinstall where there is an nvcc, with FASTCOMB_CUDA=1, to have them"
+            f"fastcomb's kernels in CUDA C++ were not built{f' ({why})' if why else ''}, so narrow networks "
+            "run layer by layer, several times slower; "
+            "reinstall where there is an nvcc, with FASTCOMB_CUDA=1, to have them"
         )
     return built()
 
