@@ -2,34 +2,55 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-COMBINATIONS ?= 125000
+# without byte-compiling all of torch and its company; what is imported is compiled then, and kept
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
+SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*.* csrc/cuda/*.*)
+COMBINATIONS ?=
+FUZZ ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format bench bench-gpu sanitize clean
+.PHONY: help demo test test-all fuzz test-gpu lint format bench bench-gpu sanitize clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-$(VENV)/installed-demo: pyproject.toml constraints.txt setup.py $(wildcard csrc/* csrc/cuda/*)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable '.[demo]'
-	touch $@
+$(VENV)/made:
+	@command -v $(PYTHON) > /dev/null || { echo "error: no $(PYTHON); install Python 3.11 or newer, or name \
+	one as in: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is \
+	$$($(PYTHON) --version 2>&1), and fastcomb needs 3.11 or newer; name one as in: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo "error: $(PYTHON) cannot make environments; \
+	install its venv module (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt setup.py $(wildcard csrc/* csrc/cuda/*)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable '.[dev]'  # which includes the demo's packages
-	touch $(VENV)/installed-demo
+# What pip does not show of a build that succeeds; without the engine the installation is not finished.
+SAY = if test -e fastcomb/_native.missing; then echo "note: fastcomb's compiled engine is missing \
+	($$(cat fastcomb/_native.missing)), so everything runs several times slower; \
+	install a C++17 compiler (GCC or Clang) and run this again"; else touch
+
+$(VENV)/installed-demo: $(SOURCES) | $(VENV)/made
+	$(PIP) torch --editable '.[demo]'
+	@$(SAY) $@; fi
+
+$(VENV)/installed-dev: $(SOURCES) | $(VENV)/made
+	$(PIP) torch --editable '.[dev]'  # which includes the demo's packages
 	$(PIP) --no-deps torchvision  # its package asks for a CUDA build of torch; only tests use it
-	touch $@
+	@$(SAY) $(VENV)/installed-demo $@; fi
 
-demo: $(VENV)/installed-demo  ## train two networks on real digits and look at a million combinations of them
-	$(BIN)/fastcomb demo --combinations $(COMBINATIONS)
+demo: $(VENV)/installed-demo  ## train two networks on real digits and look at up to a million combinations of them
+	$(BIN)/fastcomb demo $(if $(COMBINATIONS),--combinations $(COMBINATIONS))
 
-test: $(VENV)/installed-dev  ## run the test suite (about six minutes on two cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+test: $(VENV)/installed-dev  ## run the test suite but for what is slow (about five minutes on two cores)
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/installed-dev  ## run all of the test suite
+	$(PYTEST)
+
+fuzz: $(VENV)/installed-dev  ## compare random networks with plain torch: make fuzz FUZZ=2000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --networks $(FUZZ)
 
 lint: $(VENV)/installed-dev  ## check style and types
 	$(BIN)/ruff check .
@@ -62,12 +83,10 @@ SANITIZED := build/sanitized
 sanitize: $(VENV)/installed-dev  ## run the engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	cp -r csrc fastcomb tests setup.py pyproject.toml README.md LICENSE $(SANITIZED)
-	rm -f $(SANITIZED)/fastcomb/_native*
-	$(PIP) pybind11
-	cd $(SANITIZED) && FASTCOMB_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd $(SANITIZED) && FASTCOMB_SANITIZE=1 FASTCOMB_OBJECTS=$(CURDIR)/build/objects $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)" \
 		$(CURDIR)/$(BIN)/python -m pytest -x tests/test_native.py tests/test_dirichlet.py -k "not fork"
 
 clean:  ## remove the environment and everything generated
-	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) out build dist *.egg-info fastcomb/*.so fastcomb/*.missing .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,124 +1,103 @@
 """Builds the compiled parts; everything else about the package is in pyproject.toml.
 
 ``_native`` holds the CPU kernels of all instruction levels and chooses among them at run time; ``_cuda``
-holds the kernels in CUDA C++ and is built where there is an nvcc (on the path, or of CUDA_HOME). Where one
-cannot be built, the package installs without it and runs on what is left.
+holds the kernels in CUDA C++ and is built where there are a device and an nvcc. Where one cannot be built,
+the package installs without it and runs on what is left; the reason is kept as ``_native.missing``, since pip
+shows nothing of a build that succeeds, and is part of the notice at its first use.
 
-FASTCOMB_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer. FASTCOMB_CUDA=0 leaves the
-kernels in CUDA C++ out.
+FASTCOMB_CUDA=1 builds the kernels in CUDA C++ without a device too, FASTCOMB_CUDA=0 never.
+FASTCOMB_SANITIZE=1 builds with AddressSanitizer and UndefinedBehaviorSanitizer.
+FASTCOMB_OBJECTS is where objects are kept (build/objects), see csrc/objects.py.
 """
 
 import os
-import platform
-import shutil
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sys
 from pathlib import Path
 
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-FLAGS = "-std=c++17 -fvisibility=hidden -ffp-contract=off -pthread -Wall -Wextra -Wno-psabi".split()
-# GCC 12 takes the undefined operand inside its own AVX-512 intrinsics for a mistake of ours
-AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -Wno-maybe-uninitialized".split()
-LEVELS = {
-    "level_avx2": ["-mavx2", "-mfma"],
-    "level_avx512": AVX512,
-    "level_avx512_bf16": [*AVX512, "-mavx512bf16"],
-}
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g"]
-SOURCES = """
-    bindings decide engine verify pool level_portable level_avx2 level_avx512 level_avx512_bf16
-    cuda/host cuda/bind
-""".split()
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "csrc"))
 
-CUDA_SOURCES = "mix network_float32 network_bfloat16 network_float16".split()
-# machine code for A100 and H100, and an intermediate form that later devices translate
-DEVICES = [
-    "-gencode=arch=compute_80,code=[sm_80,compute_80]",
-    "-gencode=arch=compute_90a,code=sm_90a",
-]
-CUDA_FLAGS = ["-std=c++17", "-O3", "-Werror=all-warnings", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+import objects  # noqa: E402
 
-
-def nvcc() -> str | None:
-    """The CUDA compiler, if there is one and it is wanted."""
-    if os.environ.get("FASTCOMB_CUDA") == "0":
-        return None
-    home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
-    return shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+NAMES = ("_native", "_cuda")
 
 
 class Build(build_ext):
-    """Compiles the sources side by side, each with its own flags; a failure leaves the package pure."""
+    """Links the extensions from objects; a failure leaves a note of the reason in place of one."""
+
+    def run(self) -> None:
+        # what is there is of earlier sources, and must not stay if it cannot be made anew
+        for name in NAMES:
+            for path in (self._extension(name), self._note(name)):
+                path.unlink(missing_ok=True)
+        notes = {name: self._note(name) for name in NAMES}
+        self._reasons: dict[str, str] = {}
+        super().run()
+        for name, reason in self._reasons.items():
+            print(f"warning: fastcomb.{name} was not built: {reason}")
+            notes[name].parent.mkdir(parents=True, exist_ok=True)
+            notes[name].write_text(reason + "\n", "utf-8")
 
     def build_extension(self, ext: Extension) -> None:
+        name = ext.name.rpartition(".")[2]
+        target = self._extension(name)
+        target.unlink(missing_ok=True)
         try:
-            self._build_cuda(ext) if ext.name.endswith("_cuda") else self._build(ext)
+            made = self._cuda() if name == "_cuda" else self._native(objects.NATIVE)
+            self._link(made, target, objects.nvcc() if name == "_cuda" else None)
         except Exception as error:
-            print(f"warning: {ext.name} was not built, and what is there will be used instead: {error}")
+            self._reasons[name] = " ".join(str(error).split()) or type(error).__name__
 
-    def _build_cuda(self, ext: Extension) -> None:
-        compiler, folder = nvcc(), Path(self.build_temp) / "cuda"
-        assert compiler is not None
-        folder.mkdir(parents=True, exist_ok=True)
+    def _extension(self, name: str) -> Path:
+        return Path(self.get_ext_fullpath(f"fastcomb.{name}"))
 
-        def compile_one(name: str) -> str:
-            out = str(folder / f"{name}.o")
-            source = f"csrc/cuda/{name}.cu"
-            subprocess.run([compiler, *CUDA_FLAGS, *DEVICES, "-c", source, "-o", out], check=True)
-            return out
+    def _note(self, name: str) -> Path:
+        return self._extension(name).with_name(f"{name}.missing")
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_one, CUDA_SOURCES))
-        objects += self.compiler.compile(
-            ext.sources,
-            output_dir=str(folder),
-            include_dirs=ext.include_dirs,
-            extra_postargs=[*FLAGS, "-O2"],
-            depends=ext.depends,
-        )
-        target = Path(self.get_ext_fullpath(ext.name))
+    def _native(self, names: list[str]) -> list[Path]:
+        includes = [*self.include_dirs, pybind11.get_include()]
+        versions = f"{sys.version} pybind11 {pybind11.__version__}"
+        return objects.native(names, self.compiler.compiler_so_cxx, includes, versions, _sanitize())
+
+    def _cuda(self) -> list[Path]:
+        compiler = objects.nvcc()
+        if compiler is None:
+            raise RuntimeError("FASTCOMB_CUDA=1, but there is no nvcc, neither on the path nor in CUDA_HOME")
+        return [*self._native(["cuda/bind", "cuda/module"]), *objects.cuda(compiler)]
+
+    def _link(self, made: list[Path], target: Path, nvcc: str | None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([compiler, "-shared", "-o", str(target), *objects], check=True)
+        beside = target.with_name("." + target.name)
+        if nvcc:
+            self.spawn([nvcc, "-shared", "-o", str(beside), *map(str, made)])
+        else:
+            options = ["-pthread", *(objects.SANITIZE if _sanitize() else [])]
+            given = {"extra_postargs": options, "target_lang": "c++"}
+            self.compiler.link_shared_object([str(path) for path in made], str(beside), **given)
+        beside.replace(target)
 
-    def _build(self, ext: Extension) -> None:
-        sanitize = bool(os.environ.get("FASTCOMB_SANITIZE"))
-        common = [*FLAGS, *(["-O1", *SANITIZE] if sanitize else ["-O2"])]
-        x86 = platform.machine().lower() in ("x86_64", "amd64")
 
-        def compile_one(source: str) -> list[str]:
-            return self.compiler.compile(
-                [source],
-                output_dir=str(Path(self.build_temp) / ("sanitized" if sanitize else "plain")),
-                include_dirs=ext.include_dirs,
-                extra_postargs=common + (LEVELS.get(Path(source).stem, []) if x86 else []),
-                depends=ext.depends,
-            )
+def _sanitize() -> bool:
+    return bool(os.environ.get("FASTCOMB_SANITIZE"))
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [name for names in pool.map(compile_one, ext.sources) for name in names]
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.compiler.link_shared_object(
-            objects,
-            str(target),
-            extra_postargs=["-pthread", *(SANITIZE if sanitize else [])],
-            target_lang="c++",
-        )
+
+def _cuda_wanted() -> bool:
+    asked = os.environ.get("FASTCOMB_CUDA")
+    if asked in ("0", "1"):
+        return asked == "1"
+    return objects.nvcc() is not None and objects.device()
 
 
 def extension(name: str, sources: list[str]) -> Extension:
-    return Extension(
-        f"fastcomb.{name}",
-        sources=sources,
-        depends=[str(path) for path in sorted(Path("csrc").rglob("*.[ch]*"))],
-        include_dirs=["csrc", pybind11.get_include()],
-        optional=True,
-    )
+    # the sources are for lists of files; which objects it is linked from is Build's
+    return Extension(f"fastcomb.{name}", sources=sources, optional=True)
 
 
-native = extension("_native", [f"csrc/{name}.cpp" for name in SOURCES])
-cuda = extension("_cuda", ["csrc/cuda/bind.cpp", "csrc/cuda/module.cpp"])
-setup(cmdclass={"build_ext": Build}, ext_modules=[native, cuda] if nvcc() else [native])
+extensions = [extension("_native", [f"csrc/{name}.cpp" for name in objects.NATIVE])]
+if _cuda_wanted():
+    extensions.append(extension("_cuda", ["csrc/cuda/bind.cpp", "csrc/cuda/module.cpp"]))
+setup(cmdclass={"build_ext": Build}, ext_modules=extensions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,10 +29,17 @@ def extension() -> ModuleType | None:
         return importlib.import_module("fastcomb._native")
     except ImportError as error:
         notify(
-            f"fastcomb's compiled engine is missing ({error}), so everything runs on torch alone, several "
-            "times slower; reinstall where there is a C++17 compiler (GCC or Clang) to have it"
+            f"fastcomb's compiled engine is missing ({why_missing('_native') or error}), so everything "
+            "runs on torch alone, several times slower; "
+            "reinstall where there is a C++17 compiler (GCC or Clang) to have it"
         )
         return None
+
+
+def why_missing(name: str) -> str | None:
+    """Why an extension was not built, as setup.py left it written; None where it was built or not wanted."""
+    note = Path(__file__).with_name(f"{name}.missing")
+    return note.read_text("utf-8").strip() if note.exists() else None
 
 
 def serves(device: torch.device) -> bool:

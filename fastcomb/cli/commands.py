@@ -43,11 +43,13 @@ def info(as_json: bool) -> None:
 
 @group.command()
 @click.option(
-    "--combinations", type=click.IntRange(1), default=125_000, help="Per pair and law.", show_default=True
+    "--combinations",
+    type=click.IntRange(1),
+    help="Per pair and law.  [default: as many as fit 90 seconds in all, at most 125,000]",
 )
 @click.option("--out", default="out/demo", help="Folder for pictures and runs.", show_default=True)
-def demo(combinations: int, out: str) -> None:
-    """Train two networks on real digits and look at a million combinations of them."""
+def demo(combinations: int | None, out: str) -> None:
+    """Train two networks on real digits and look at up to a million combinations of them."""
     from pathlib import Path
 
     from fastcomb.demo import run as run_demo
