@@ -15,6 +15,7 @@ from fastcomb.endpoints import Endpoint, Theta
 from fastcomb.mixed import Laws, Mixed
 from fastcomb.mixing import coefficients, spread
 from fastcomb.samplers import Granularity, Sampler
+from fastcomb.state_dicts import unwrapped, with_metadata
 from fastcomb.stream import as_signed, step_unit
 
 _WHOLE_MODEL = 0xFFFFFFFF
@@ -155,7 +156,7 @@ class Mixture:
             else:
                 carried = self.a.carried[first]
                 state[name] = carried.clone() if isinstance(carried, Tensor) else carried
-        return state
+        return with_metadata(state, self.a.metadata)
 
     def coefficients(self, index: int) -> dict[str, Tensor]:
         """Λ of one combination: for each mixed parameter a float32 tensor of its shape.
@@ -238,6 +239,7 @@ class Mixture:
         from fastcomb import backends
         from fastcomb.normalisation import Normalisation
 
+        model = unwrapped(model)
         single = isinstance(indices, int) or (isinstance(indices, Tensor) and indices.ndim == 0)
         index = self.index_tensor([indices] if single else indices)  # type: ignore[list-item,arg-type]
         normalisation = Normalisation.choose(model, self, batch_norm, calibration)

@@ -169,6 +169,12 @@ def with_metadata(state: Mapping[str, Any], metadata: Mapping[str, Any] | None) 
     return result
 
 
+def restore(module: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> None:
+    """Load a state dict of the module's own layout, whichever notes about it have been lost on the way."""
+    own = getattr(module.state_dict(), "_metadata", None)
+    module.load_state_dict(with_metadata(state, own), strict=strict)
+
+
 @dataclass(frozen=True)
 class _Reading:
     """A way to take wrappers out of names.

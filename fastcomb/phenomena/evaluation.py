@@ -16,6 +16,7 @@ from fastcomb.endpoints import Theta, structure
 from fastcomb.mixture import Mixture
 from fastcomb.rebasin import Alignment, Method, align
 from fastcomb.samplers import Constant, Sampler
+from fastcomb.state_dicts import restore, unwrapped
 from fastcomb.sweep import Sweep, evaluate
 from fastcomb.sweep.data import DATA_BUDGET, Data
 from fastcomb.sweep.losses import UserLoss
@@ -87,9 +88,9 @@ class Evaluation:
     def module(self, theta: Theta) -> nn.Module:
         """A network as a module."""
         if isinstance(theta, nn.Module):
-            return theta
+            return unwrapped(theta)
         module = copy.deepcopy(self.model)
-        module.load_state_dict(Mixture(theta, theta, Constant(0.0), model=module)[0])
+        restore(module, Mixture(theta, theta, Constant(0.0), model=module)[0])
         return module
 
     def align(

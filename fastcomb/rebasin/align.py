@@ -26,6 +26,7 @@ from fastcomb.rebasin.sinkhorn import Sinkhorn
 from fastcomb.rebasin.ste import StraightThrough
 from fastcomb.rebasin.symmetries import symmetries
 from fastcomb.rebasin.weights import WeightMatching
+from fastcomb.state_dicts import restore, unwrapped
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -159,6 +160,8 @@ def _problem(
     """Check everything, and put together what a method needs."""
     if not isinstance(model_a, nn.Module):
         raise TypeError(f"model_a is a {type(model_a).__name__}; pass the reference network as a module")
+    model_a = unwrapped(model_a)
+    model_b = unwrapped(model_b) if isinstance(model_b, nn.Module) else model_b
     if method.needs_data and data is None:
         raise ValueError(f"method={method.name!r} compares the networks on inputs; pass data=")
     a = endpoints.read(model_a, model_a, "model_a")
@@ -191,10 +194,10 @@ def _finish(method: Method, match: Match, problem: Problem, b: Endpoint, model_b
     before = b.tensors()
     state = groups.permute(before, match.permutations)
     _check_function(problem, before, state)
-    model = copy.deepcopy(model_b if isinstance(model_b, nn.Module) else problem.model)
+    model = copy.deepcopy(unwrapped(model_b) if isinstance(model_b, nn.Module) else problem.model)
     names = {name: b.aliases.get(name, name) for name in b.state}
     full = {name: state[first] for name, first in names.items() if first in state}
-    model.load_state_dict(full, strict=False)
+    restore(model, full, strict=False)
     options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
     options["seed"] = problem.seed
     return Alignment(match.permutations, full, model, match.objective, groups, method.name, options)

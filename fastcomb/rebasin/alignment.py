@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastcomb.rebasin.symmetries import Group, Matching, Member, Symmetries
+from fastcomb.state_dicts import restore, unwrapped
 
 _FORMAT = "fastcomb alignment 1"
 
@@ -52,7 +53,7 @@ class Alignment:
         """This alignment with the aligned network's units permuted once more."""
         state = self.symmetries.permute(self.state_dict, matching)
         model = copy.deepcopy(self.model)
-        model.load_state_dict(state)
+        restore(model, state)
         permutations = self.symmetries.compose(self.permutations, matching)
         return dataclasses.replace(self, permutations=permutations, state_dict=state, model=model)
 
@@ -120,9 +121,9 @@ def load(path: str | Path, model: nn.Module) -> Alignment:
         groups.append(Group(group["size"], members, tuple(map(tuple, group["families"]))))
     pinned = {(p["name"], p["dim"]): p["reason"] for p in record["pinned"]}
     state = {n.removeprefix("state/"): t for n, t in tensors.items() if n.startswith("state/")}
-    aligned = copy.deepcopy(model)
+    aligned = copy.deepcopy(unwrapped(model))
     try:
-        aligned.load_state_dict(state)
+        restore(aligned, state)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from error
     permutations = [tensors[f"permutation/{i}"] for i in range(len(groups))]

@@ -15,6 +15,7 @@ from fastcomb.digest import Digest
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
 from fastcomb.sampler_text import parse_sampler
+from fastcomb.state_dicts import restore, unwrapped
 from fastcomb.sweep.experiment import Job
 from fastcomb.sweep.networks import load_networks
 from fastcomb.sweep.run import Run
@@ -77,7 +78,7 @@ class Saved(Origin):
     def _reference(self) -> TorchReference:
         assert self.model is not None
         experiment = self.run.manifest.experiment
-        module = copy.deepcopy(self.model).eval()
+        module = copy.deepcopy(unwrapped(self.model)).eval()
         choice = experiment["batch_norm"]["choice"]
         normalisation = Normalisation.choose(module, self.mixture, choice, self.calibration)
         found = [Digest().add(batch).hex for batch in normalisation.batches]
@@ -88,8 +89,8 @@ class Saved(Origin):
 
 
 def _rebuilt(module: nn.Module, mixture: Mixture, statistics: Any, index: int) -> nn.Module:
-    module = copy.deepcopy(module).eval()
-    module.load_state_dict(mixture[index])
+    module = copy.deepcopy(unwrapped(module)).eval()
+    restore(module, mixture[index])
     for name, buffer in module.named_buffers():
         if name in statistics:
             buffer.copy_(statistics[name])
