@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 import os
 import pickle
+import pickletools
 import re
 import zipfile
 import zlib
@@ -130,7 +132,7 @@ class _Reader:
             raise self.fault(path, f"is a web page: its download failed; {_AGAIN}")
         if start.startswith(b"{"):
             return self.index(path)
-        if b"\0" not in head:
+        if _is_text(head):
             raise self.fault(path, "is a text, not a checkpoint (safetensors, or what torch.save writes)")
         raise self.fault(
             path, f"is neither safetensors nor what torch.save writes, or its beginning is damaged; {_AGAIN}"
@@ -175,7 +177,8 @@ class _Reader:
 
     def pickled(self, path: Path) -> Any:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as stream:  # given the path, torch believes what its name says
+                return torch.load(stream, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise self.fault(path, _refusal(path, str(error))) from error
         except (OSError, MemoryError):
@@ -280,10 +283,14 @@ class _Reader:
 
 def _refusal(path: Path, error: str) -> str:
     """Why a pickle is not read, and what to do."""
-    try:
+    if zipfile.is_zipfile(path):
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError):  # no zip archive: the first one, which the error names
-        names = re.findall(r"GLOBAL ([\w.]+)", error)[:1]
+    else:
+        try:
+            every = _globals(path)
+        except Exception as damage:
+            return f"is cut off or damaged ({damage}); {_AGAIN}"
+        names = sorted(name for name in every if name.startswith("torch.nn.modules.") or f" {name} " in error)
     modules = [name for name in names if name.startswith("torch.nn.modules.")]
     if modules:
         what, inner = f"a whole module ({few(names)})", ".state_dict()"
@@ -295,6 +302,25 @@ def _refusal(path: Path, error: str) -> str:
         f"holds {what}: it cannot be read without executing pickled code, which is refused; if you trust it, "
         f"save the state dict alone: torch.save(torch.load(path, weights_only=False){inner}, another)"
     )
+
+
+def _globals(path: Path) -> set[str]:
+    """What the older format's pickles import, without executing them."""
+    found = set()
+    with path.open("rb") as stream:
+        for _ in range(4):  # a magic number, the format's version, the machine, what was saved
+            for operation, argument, _place in pickletools.genops(stream):
+                if operation.name == "GLOBAL":
+                    found.add(str(argument).replace(" ", "."))
+    return found
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file begins as UTF-8, its last character cut off perhaps."""
+    try:
+        return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
 
 
 def _instead(path: Path) -> str:

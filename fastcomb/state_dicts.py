@@ -279,7 +279,7 @@ def _tensor(value: Any, name: Any, label: str) -> Any:
         # as torch takes arrays: in the machine's byte order, without negative strides, writable
         return torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))
     if isinstance(value, Tensor):
-        return value.detach()
+        return value.detach() if value.requires_grad or isinstance(value, nn.Parameter) else value
     if _is_extra(name):
         return value
     kind = type(value).__name__ + (f" of {value.dtype}" if isinstance(value, np.ndarray) else "")

@@ -1,6 +1,7 @@
 """Networks from files: what they are, what is refused and why, and names as wrappers leave them."""
 
 import gzip
+import io
 import json
 import pickle
 import shutil
@@ -25,11 +26,15 @@ def network(theta, model=None):
 
 
 def same(found, expected):
-    assert list(found) == list(expected)
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name], value), name
     return True
+
+
+def compiled(module):
+    return torch.compile(module, backend="eager")
 
 
 def shards(state, folder, write=save_file, suffix="safetensors", stem="model"):
@@ -78,6 +83,12 @@ def archive(path, names):
             file.writestr(name, "content")
 
 
+def written(save):
+    file = io.BytesIO()
+    save(file, np.ones(3))
+    return file.getvalue()
+
+
 WRONG = {
     "empty": (lambda p: p.write_bytes(b""), "is empty"),
     "one byte": (lambda p: p.write_bytes(b"\x80"), "neither safetensors nor"),
@@ -94,8 +105,8 @@ WRONG = {
     "keras": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "HDF5"),
     "gguf": (lambda p: p.write_bytes(b"GGUF" + bytes(99)), "GGUF.*quantized"),
     "zip": (lambda p: archive(p, ["a/b.txt"]), "zip archive, but not one of torch.save"),
-    "npz": (lambda p: np.savez(p.open("wb"), w=np.ones(3)), r"numpy arrays; pass dict\(numpy.load"),
-    "npy": (lambda p: np.save(p.open("wb"), np.ones(3)), "is a numpy array"),
+    "npz": (lambda p: p.write_bytes(written(np.savez)), r"numpy arrays; pass dict\(numpy.load"),
+    "npy": (lambda p: p.write_bytes(written(np.save)), "is a numpy array"),
     "pickle": (lambda p: p.write_bytes(pickle.dumps({"w": np.ones(3)})), "pickle that torch.save did not"),
     "tensor": (lambda p: torch.save(torch.ones(3), p), "holds a Tensor, not a state dict"),
     "list": (lambda p: torch.save([torch.ones(3)], p), "holds a list, not a state dict"),
@@ -194,9 +205,7 @@ def test_shards_are_read_by_their_index_or_their_folder(state, tmp_path, suffix,
     assert same(network(tmp_path), state)
     assert same(network(tmp_path, MLP((7, 63, 3, 5))), state)
     index.unlink()
-    found = network(tmp_path)
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[name], state[name]) for name in state)
+    assert same(network(tmp_path), state)
     with pytest.raises(ValueError, match=r"one of 3 parts of a network; pass their folder"):
         network(tmp_path / f"model-00002-of-00003.{suffix}")
 
@@ -281,6 +290,7 @@ def test_names_are_read_without_what_wrappers_put_before_them(pair, tmp_path, pr
     with pytest.warns(fc.BackendNotice, match=rf"'{''.join(prefixes)}1.weight' as '1.weight'"):
         mix = fc.Mixture(tmp_path / "a.pt", b, fc.Uniform(), model=pair[0])
     assert same(mix[5], fc.Mixture(*pair, fc.Uniform())[5])
+    fc.notice.forget()
     if "model." not in prefixes:  # which may be the network's own, where nothing else is known
         with pytest.warns(fc.BackendNotice, match="1.weight' as '1.weight'"):
             mix = fc.Mixture(tmp_path / "a.pt", b, fc.Uniform())
@@ -333,7 +343,7 @@ def test_modules_in_wrappers_are_read_as_what_is_inside(pair, data):
     mix = fc.Mixture(*pair, fc.Uniform())
     expected = mix.functional_call(a, range(3), data[0])
     losses = fc.evaluate(a, b, fc.Uniform(), data=data, n=4).loss
-    for wrap in (nn.DataParallel, AveragedModel, torch.compile, lambda m: nn.DataParallel(torch.compile(m))):
+    for wrap in (nn.DataParallel, AveragedModel, compiled, lambda m: nn.DataParallel(compiled(m))):
         other = fc.Mixture(wrap(a), wrap(b), fc.Uniform())
         assert same(other[7], mix[7])
         found = other.functional_call(wrap(a), range(3), data[0])
@@ -348,12 +358,16 @@ def test_modules_in_wrappers_are_read_as_what_is_inside(pair, data):
 def test_weights_that_wrappers_save_are_weights_of_what_is_inside(pair):
     a, b = pair
     expected = fc.Mixture(a, b, fc.Uniform())[3]
-    for wrap in (nn.DataParallel, AveragedModel):
-        with pytest.warns(fc.BackendNotice, match="'module.1.weight' as '1.weight'"):
-            assert same(fc.Mixture(wrap(a).state_dict(), wrap(b), fc.Uniform())[3], expected)
-        with pytest.warns(fc.BackendNotice, match="'module.1.weight' as '1.weight'"):
-            found = fc.Mixture(wrap(a).state_dict(), wrap(b).state_dict(), fc.Uniform())[3]
-        assert same(found, expected)
+    for wrap, count in ((nn.DataParallel, 0), (AveragedModel, 1)):
+        for other in (wrap(b), wrap(b).state_dict()):
+            fc.notice.forget()
+            with pytest.warns(fc.BackendNotice) as told:
+                assert same(fc.Mixture(wrap(a).state_dict(), other, fc.Uniform())[3], expected)
+            about_a = [str(entry.message) for entry in told if "theta_a" in str(entry.message)]
+            assert "'module.1.weight' as '1.weight'" in about_a[-1]
+            assert ["counters are left out, 'n_averaged'" in text for text in about_a] == [True, False][
+                1 - count :
+            ]
 
 
 def test_aligning_wrapped_networks(pair):
@@ -565,10 +579,9 @@ def test_buffers_are_carried_in_the_models_kind():
 
 def test_buffers_that_are_missing_are_told():
     a, b = Tiny10(), Tiny10()
-    parameters = dict(a.named_parameters())
-    with pytest.warns(fc.BackendNotice, match="theta_a lacks buffers, .* own are taken: 'bn1.running_mean'"):
-        found = network(parameters, b)
-    assert torch.equal(found["bn1.running_mean"], b.bn1.running_mean)
+    with pytest.warns(fc.BackendNotice, match=r"theta_b lacks buffers, .* own are taken: 'bn1.running_mean'"):
+        mix = fc.Mixture(a, dict(b.named_parameters()), fc.Uniform())
+    assert torch.equal(mix.networks["theta_b"].carried["bn1.running_mean"], a.bn1.running_mean)
 
 
 # modules with a way of their own
