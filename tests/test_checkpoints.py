@@ -156,9 +156,7 @@ def test_what_only_pickled_code_can_read_is_named(pair, tmp_path):
     path = tmp_path / "a.pt"
     for new in (True, False):
         torch.save(pair[0], path, _use_new_zipfile_serialization=new)
-        with pytest.raises(
-            ValueError, match=r"whole module \(.*MLP.*executing pickled code.*\.state_dict\(\)"
-        ):
+        with pytest.raises(ValueError, match=r"whole module \(.*MLP.*executing pickled code.*state_dict\(\)"):
             network(path)
         record = {"state_dict": pair[0].state_dict(), "accuracy": np.float64(0.5)}
         torch.save(record, path, _use_new_zipfile_serialization=new)
@@ -177,9 +175,7 @@ def test_paths_that_are_not_there_are_answered_with_what_is(state, tmp_path):
         "none": "none$",
         "x/epoch_10.pt": r"there is no folder \S*x$",
     }.items():
-        with pytest.raises(
-            FileNotFoundError, match=rf"theta_a: no file \S*{asked}.*{answer}|no file.*{answer}"
-        ):
+        with pytest.raises(FileNotFoundError, match=f"theta_a: no file .*{answer}"):
             network(tmp_path / asked)
     (tmp_path / "link.pt").symlink_to(tmp_path / "blob")
     with pytest.raises(FileNotFoundError, match=r"link to \S*blob, which is missing"):
@@ -217,15 +213,13 @@ def test_faults_of_shards_are_named(state, tmp_path):
     content = second.read_bytes()
     second.unlink()
     for path in (index, tmp_path):
-        with pytest.raises(
-            FileNotFoundError, match=r"shards are missing: \S*model-00002-of-00003.safetensors"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"shards are missing: \S*-00002-of-00003.safe"):
             network(path)
     second.write_bytes(content[:-2])
-    with pytest.raises(ValueError, match="00002-of-00003.safetensors is cut off"):
+    with pytest.raises(ValueError, match=r"00002-of-00003.safetensors is cut off"):
         network(index)
     second.write_bytes(save({"1.bias": state["1.bias"], "other": torch.ones(1)}))
-    with pytest.raises(ValueError, match="00002-of-00003.safetensors lacks .*: '5.bias'|lacks"):
+    with pytest.raises(ValueError, match=r"00003.safetensors lacks what the index says it holds: '5.weight'"):
         network(index)
     second.write_bytes(save({n: state[n] for n in list(state)[1::3]} | {"other": torch.ones(1)}))
     with pytest.raises(ValueError, match="holds what the index does not say: 'other'"):
@@ -234,11 +228,11 @@ def test_faults_of_shards_are_named(state, tmp_path):
     with pytest.raises(ValueError, match="git lfs pull"):
         network(tmp_path)
     index.unlink()
-    second.write_bytes(save({list(state)[0]: state[list(state)[0]]}))
-    with pytest.raises(ValueError, match="holds what another shard holds too: '1.weight'"):
+    second.write_bytes(save({"1.weight": state["1.weight"]}))
+    with pytest.raises(ValueError, match=r"holds what another shard holds too: '1.weight'"):
         network(tmp_path)
     second.unlink()
-    with pytest.raises(FileNotFoundError, match="shards are missing: .*00002"):
+    with pytest.raises(FileNotFoundError, match=r"shards are missing: .*00002"):
         network(tmp_path)
 
 
@@ -250,16 +244,16 @@ def test_folders_with_one_checkpoint_or_one_of_a_usual_name_are_read(pair, tmp_p
     torch.save(state, tmp_path / "only.PT")
     assert same(network(tmp_path), state)
     torch.save(other, tmp_path / "optimizer.pt")
-    with pytest.raises(ValueError, match="several checkpoints; .*: only.PT, optimizer.pt"):
+    with pytest.raises(ValueError, match=r"several checkpoints; .*: only.PT, optimizer.pt"):
         network(tmp_path)
     save_file(other, tmp_path / "model.safetensors")
     with pytest.warns(fc.BackendNotice, match=r"of the folder \S* model.safetensors is read"):
         assert same(network(tmp_path), other)
     torch.save(state, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="several checkpoints; .*: model.safetensors, pytorch_model.bin"):
+    with pytest.raises(ValueError, match=r"several checkpoints; .*: model.safetensors, pytorch_model.bin"):
         network(tmp_path)
     (tmp_path / "__0_0.distcp").write_bytes(b"x")
-    with pytest.raises(ValueError, match="distributed checkpoint; .*dcp_to_torch_save"):
+    with pytest.raises(ValueError, match=r"distributed checkpoint; .*dcp_to_torch_save"):
         network(tmp_path)
 
 
@@ -332,9 +326,7 @@ def test_only_what_all_names_carry_is_taken_out(pair):
     mixed = {f"module.{n}" if n.startswith("1") else n: value for n, value in state.items()}
     assert same(network(mixed), mixed)
     held = wrapped(state, "model.") | {"criterion.weight": torch.ones(5)}
-    with pytest.raises(
-        ValueError, match=r"lacks parameters of the model: '1.weight' \(it has 'model.1.weight'\)"
-    ):
+    with pytest.raises(ValueError, match=r"lacks parameters .*: '1.weight' \(it has 'model.1.weight'\)"):
         network(held, pair[0])
 
 
@@ -396,9 +388,7 @@ def test_the_only_state_dict_of_a_training_checkpoint_is_read(pair, tmp_path, ke
         "best": torch.tensor(0.9),
     }
     torch.save(record, tmp_path / "a.ckpt")
-    with pytest.warns(
-        fc.BackendNotice, match=rf"a.ckpt\) is a training checkpoint, of which the entry '{key}'"
-    ):
+    with pytest.warns(fc.BackendNotice, match=rf"a.ckpt\) is a training .*, of which the entry '{key}'"):
         assert same(network(tmp_path / "a.ckpt"), state)
     with pytest.raises(TypeError, match=rf"training checkpoint, not a state dict; pass theta_a\['{key}'\]"):
         fc.Mixture(record, b, fc.Uniform())
@@ -410,9 +400,7 @@ def test_several_state_dicts_are_told_apart_by_the_model_or_refused(pair, tmp_pa
     a, b = (model.state_dict() for model in pair)
     path = tmp_path / "gan.pt"
     torch.save({"generator": wrapped(a, "module."), "critic": nn.Linear(7, 1).state_dict()}, path)
-    with pytest.raises(
-        ValueError, match=r"several state dicts, 'generator', 'critic'; .*\['generator'\], another"
-    ):
+    with pytest.raises(ValueError, match=r"several state dicts, 'generator', 'critic'; .*\['generator'\]"):
         network(path)
     with pytest.warns(fc.BackendNotice) as told:
         assert same(network(path, pair[1]), a)
@@ -457,13 +445,11 @@ def test_counters_of_profilers_are_left_out(pair):
     counted |= {"1.total_ops": torch.ones(1, dtype=torch.float64), "1.total_params": torch.ones(1)}
     for model in (None, pair[1]):
         fc.notice.forget()
-        with pytest.warns(
-            fc.BackendNotice, match="counters are left out, 'total_ops', '1.total_ops', '1.total_pa"
-        ):
+        with pytest.warns(fc.BackendNotice, match="left out, 'total_ops', '1.total_ops', '1.total_params'"):
             assert same(network(counted, model), state)
     own = {"total_ops": torch.ones(3)}  # not one number
     assert same(network(own), own)
-    with pytest.raises(ValueError, match="does not know: 'extra.num_batches_tracked'"):
+    with pytest.raises(ValueError, match=r"does not know: 'extra.num_batches_tracked'"):
         network(state | {"extra.num_batches_tracked": torch.tensor(3)}, pair[1])
 
 
@@ -546,7 +532,7 @@ def test_integers_where_the_model_has_weights_are_refused(pair):
     for kind in (torch.int8, torch.complex64):
         bad = state | {"3.weight": state["3.weight"].to(kind)}
         with pytest.raises(
-            ValueError, match=rf"other kinds of numbers .*'3.weight' is {kind}, in the model torch.fl"
+            ValueError, match=rf"other kinds .*'3.weight' is {kind}, in the model torch.float32"
         ):
             network(bad, pair[1])
 
