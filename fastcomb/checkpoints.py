@@ -10,7 +10,6 @@ import pickle
 import pickletools
 import re
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -147,16 +146,12 @@ class _Reader:
     def archive(self, path: Path) -> Any:
         """What a zip archive of ``torch.save`` holds, after its checksums, which torch does not look at."""
         try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-                self.check_kind(path, names)
-                for entry in archive.infolist():
-                    if entry.CRC:  # torch writes 0 where it was told to save the time
-                        with archive.open(entry) as stream:
-                            while stream.read(1 << 24):
-                                pass
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            names = _whole(path)
+        except MemoryError:
+            raise
+        except Exception as error:  # of many kinds: this is what zipfile makes of damaged bytes
             raise self.fault(path, f"is cut off or damaged ({error}); {_AGAIN}") from error
+        self.check_kind(path, names)
         return self.pickled(path)
 
     def check_kind(self, path: Path, names: list[str]) -> None:
@@ -279,6 +274,17 @@ class _Reader:
         for path in paths:
             merged |= self.part(path, merged)
         return merged
+
+
+def _whole(path: Path) -> list[str]:
+    """Names of an archive's entries, all of which were read and agree with their checksums."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.CRC:  # torch writes 0 where it was told to save the time
+                with archive.open(entry) as stream:
+                    while stream.read(1 << 24):
+                        pass
+        return archive.namelist()
 
 
 def _refusal(path: Path, error: str) -> str:

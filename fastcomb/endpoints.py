@@ -150,6 +150,7 @@ def _layout(model: nn.Module | None) -> Layout | None:
 
 def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str) -> Endpoint:
     given = tidied(theta, _layout(model), label)
+    check_usable({}, given, label)
     if model is not None:
         return _from_mapping_for(given, unwrapped(model), label)
     parameters: dict[str, Tensor] = {}
@@ -180,7 +181,7 @@ def _from_mapping_for(theta: OrderedDict[str, Any], model: nn.Module, label: str
         tied = given.pop(alias, None)
         if tied is None:
             continue
-        if name in given and not torch.equal(tied, given[name]):
+        if name in given and not _equal(tied, given[name]):
             raise ValueError(f"{label}: {alias!r} and {name!r} are tied in the model but differ here")
         given.setdefault(name, tied)
     missing = [_near(name, given) for name in own.parameters if name not in given]
@@ -208,8 +209,9 @@ def _from_mapping_for(theta: OrderedDict[str, Any], model: nn.Module, label: str
     carried = dict(own.carried)
     for name in carried.keys() & given.keys():
         value, like = given[name], own.carried[name]
-        cast = isinstance(value, Tensor) and not (value.is_floating_point() and like.is_floating_point())
-        carried[name] = value.to(like.dtype) if cast else value
+        if isinstance(value, Tensor) and isinstance(like, Tensor) and not like.is_floating_point():
+            value = value.to(like.dtype)  # which _check_kinds found to be the same
+        carried[name] = value
     return Endpoint(parameters, carried, own.aliases, own.state, own.metadata)
 
 
@@ -217,6 +219,10 @@ def _near(name: str, given: Mapping[str, Any]) -> str:
     """A name that is missing, with a longer one that may be meant."""
     longer = next((other for other in given if other.endswith(f".{name}")), None)
     return f"{name!r} (it has {longer!r})" if longer else repr(name)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _check_kinds(given: Mapping[str, Any], own: Endpoint, label: str) -> None:

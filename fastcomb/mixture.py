@@ -54,8 +54,8 @@ class Mixture:
     and the result is rounded once to their dtype. Coefficients of exactly 0 and 1 give θ_A and θ_B.
 
     Args:
-        theta_a: the first network: a module, a mapping of names to tensors, or a checkpoint's path. Its
-            values are copied.
+        theta_a: the first network: a module, a mapping of names to tensors, or a checkpoint's path (a file,
+            an index of shards, or a folder with one of them). Its values are copied.
         theta_b: the second network, with the same parameters; or a list of all others.
         sampler: the law of Λ, from :mod:`fastcomb.samplers`.
         seed: integer in [0, 2**64).

@@ -61,11 +61,13 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def check_usable(parameters: Mapping[str, Tensor], others: Mapping[str, Any], label: str) -> None:
-    """Raise ValueError where a parameter is of a kind that cannot be mixed, or anything is quantized."""
+    """Raise ValueError where a parameter is of a kind that is not mixed, or anything has no plain values."""
     for name, value in (*parameters.items(), *others.items()):
         reason = ""
         if any(isinstance(leaf, Tensor) and leaf.is_quantized for leaf in tree_leaves(value)):
             reason = "is quantized; pass the network as it was before"
+        elif isinstance(value, Tensor) and value.is_meta:
+            reason = "is on the meta device and has no values"
         elif name in parameters and type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
             reason = f"is a {type(value).__name__}; pass plain tensors"
         elif name in parameters and (value.layout is not torch.strided or value.is_nested):

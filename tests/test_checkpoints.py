@@ -5,11 +5,15 @@ import io
 import json
 import pickle
 import shutil
+import tempfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -152,6 +156,27 @@ def test_a_bit_that_fell_over_is_noticed(state, tmp_path):
         network(path)
 
 
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_damage_to_an_archive_gives_another_network(data):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    content = bytearray(file.getvalue())
+    start = data.draw(st.integers(0, len(content) - 1))
+    content[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.pt"
+        path.write_bytes(content)
+        found, refusal = None, ""
+        try:
+            found = network(path, nn.Linear(3, 2))
+        except (ValueError, TypeError) as error:
+            refusal = str(error)
+        assert str(path) in refusal if found is None else same(found, model.state_dict())
+
+
 def test_what_only_pickled_code_can_read_is_named(pair, tmp_path):
     path = tmp_path / "a.pt"
     for new in (True, False):
@@ -192,10 +217,8 @@ def test_paths_that_are_not_there_are_answered_with_what_is(state, tmp_path):
 
 @pytest.mark.parametrize(("suffix", "write"), [("safetensors", save_file), ("bin", torch.save)])
 def test_shards_are_read_by_their_index_or_their_folder(state, tmp_path, suffix, write):
-    index = (
-        tmp_path
-        / {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}[suffix]
-    )
+    stem = {"safetensors": "model", "bin": "pytorch_model"}[suffix]
+    index = tmp_path / f"{stem}.{suffix}.index.json"
     index.write_text(shards(state, tmp_path, write, suffix))
     assert same(network(index), state)
     assert same(network(tmp_path), state)
@@ -360,6 +383,14 @@ def test_weights_that_wrappers_save_are_weights_of_what_is_inside(pair):
             assert ["counters are left out, 'n_averaged'" in text for text in about_a] == [True, False][
                 1 - count :
             ]
+
+
+def test_rare_fractions_of_wrapped_networks(pair, data):
+    def fraction(model):
+        mix = fc.Mixture(*pair, fc.Uniform(per="model"))
+        return fc.rare_fraction(mix, "loss", 1.65, model=model, data=data, n=100, repeats=2, progress=False)
+
+    assert fraction(nn.DataParallel(pair[0])).value == fraction(pair[0]).value
 
 
 def test_aligning_wrapped_networks(pair):
@@ -649,15 +680,14 @@ def test_names_of_old_weight_norm_are_read_by_torchs_own_rule():
         network(old | {"bias": torch.ones(2)}, normed)
 
 
-def test_torchvisions_mnasnet_is_rebuilt(vision):
-    torch.manual_seed(0)
-    a, b = (vision.mnasnet0_5(weights=None, num_classes=4).eval() for _ in range(2))
-    x = torch.randn(2, 3, 32, 32)
-    sweep = fc.evaluate(a, b.state_dict(), fc.Uniform(), data=(x, torch.tensor([1, 2])), n=2, batch_norm="a")
-    rebuilt = sweep.rebuild(1)
-    with torch.no_grad():
-        loss = nn.functional.cross_entropy(rebuilt(x), torch.tensor([1, 2]))
-    torch.testing.assert_close(torch.tensor(sweep.loss[1]), loss, rtol=1e-4, atol=1e-5)
+def test_torchvisions_mnasnet_takes_its_combinations(vision):
+    a, b = (vision.mnasnet0_5(weights=None, num_classes=4) for _ in range(2))
+    mix = fc.Mixture(a.state_dict(), dict(b.state_dict()), fc.Uniform(), model=a)
+    a.load_state_dict(mix[3])  # which refuses state dicts without a version
+    assert same(a.state_dict(), mix[3])
+    b.load_state_dict(fc.Mixture(b, b, fc.Constant(1.0))[0])
+    for name, value in mix.networks["theta_b"].parameters.items():
+        assert torch.equal(value, b.state_dict()[name])
 
 
 # several networks

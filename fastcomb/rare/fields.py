@@ -14,6 +14,7 @@ from fastcomb.density import Array
 from fastcomb.mixing import convex, spread
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
+from fastcomb.state_dicts import unwrapped
 from fastcomb.stream import RESOLUTION, pieces, step_unit
 from fastcomb.sweep.data import Data
 from fastcomb.sweep.experiment import Experiment, Job
@@ -62,7 +63,7 @@ class Fields:
         Raises:
             TypeError, ValueError: one that cannot work.
         """
-        module = copy.deepcopy(model).to(mixture.device).eval()
+        module = copy.deepcopy(unwrapped(model)).to(mixture.device).eval()
         normalisation = Normalisation.choose(module, mixture, batch_norm, calibration)
         # only the reference runs networks that are no combinations of the stream
         job = Experiment(
