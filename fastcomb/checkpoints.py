@@ -258,7 +258,7 @@ class _Reader:
         if not found:
             raise self.fault(folder, f"is a folder without a checkpoint ({', '.join(_SUFFIXES)})")
         if len(usual) == 1 and len(found) > 1:
-            notify(f"{self.label}: of the folder {folder} {usual[0]} is read")
+            notify(f"of the folder {folder} {usual[0]} is read")
         elif len(found) > 1:
             names = few(usual or list(found))
             raise self.fault(folder, f"is a folder with several checkpoints; pass the path of one: {names}")
@@ -290,7 +290,7 @@ def _whole(path: Path) -> list[str]:
 def _refusal(path: Path, error: str) -> str:
     """Why a pickle is not read, and what to do."""
     if zipfile.is_zipfile(path):
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     else:
         try:
             every = _globals(path)

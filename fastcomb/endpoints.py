@@ -68,10 +68,11 @@ def read(theta: Theta, model: nn.Module | None, label: str) -> Endpoint:
     if isinstance(theta, nn.Module):
         endpoint = _from_module(unwrapped(theta), label)
     elif isinstance(theta, (str, os.PathLike)):
-        found, label = checkpoints.load(theta, label), f"{label} ({os.fspath(theta)})"
-        endpoint = _from_mapping(chosen(found, _layout(model), label), model, label)
+        source = os.fspath(theta)
+        found, label = checkpoints.load(theta, label), f"{label} ({source})"
+        endpoint = _from_mapping(chosen(found, _layout(model), label, source), model, label, source)
     elif isinstance(theta, Mapping):
-        endpoint = _from_mapping(theta, model, label)
+        endpoint = _from_mapping(theta, model, label, "a state dict")
     else:
         raise TypeError(
             f"{label} is a {type(theta).__name__}; pass an nn.Module, a mapping of names to tensors "
@@ -148,11 +149,11 @@ def _layout(model: nn.Module | None) -> Layout | None:
     return Layout(known.keys(), own.parameters.keys() - tied)
 
 
-def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str) -> Endpoint:
-    given = tidied(theta, _layout(model), label)
+def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str, source: str) -> Endpoint:
+    given = tidied(theta, _layout(model), label, source)
     check_usable({}, given, label)
     if model is not None:
-        return _from_mapping_for(given, unwrapped(model), label)
+        return _from_mapping_for(given, unwrapped(model), label, source)
     parameters: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
@@ -170,7 +171,7 @@ def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str)
     return Endpoint(parameters, carried, aliases, tuple(given), getattr(given, "_metadata", None))
 
 
-def _from_mapping_for(theta: OrderedDict[str, Any], model: nn.Module, label: str) -> Endpoint:
+def _from_mapping_for(theta: OrderedDict[str, Any], model: nn.Module, label: str, source: str) -> Endpoint:
     """Read a mapping as the weights of a known model."""
     own = _from_module(model, "model")
     _check_kinds(theta, own, label)
@@ -204,7 +205,7 @@ def _from_mapping_for(theta: OrderedDict[str, Any], model: nn.Module, label: str
         if name not in given and isinstance(own.carried.get(name), Tensor) and not name.endswith(_COUNT)
     ]
     if absent:
-        notify(f"{label} lacks buffers, for which the model's own are taken: {_few(absent)}")
+        notify(f"{source} lacks buffers, for which the model's own are taken: {_few(absent)}")
     parameters = {name: given[name] for name in own.parameters}
     carried = dict(own.carried)
     for name in carried.keys() & given.keys():

@@ -92,13 +92,14 @@ def inside(theta: Mapping[Any, Any], known: Collection[str] = ()) -> dict[Any, A
     return {n: v for n, v in theta.items() if isinstance(v, nn.Module) or _is_state_dict(v)}
 
 
-def chosen(theta: Mapping[Any, Any], layout: Layout | None, label: str) -> Mapping[Any, Any]:
+def chosen(theta: Mapping[Any, Any], layout: Layout | None, label: str, source: str) -> Mapping[Any, Any]:
     """The state dict of a training checkpoint: the only one it holds, or the only one that fits.
 
     Args:
         theta: what a file holds.
         layout: of the model, where it is known.
-        label: what errors and notices call the file.
+        label: what errors call the network.
+        source: what notices call the file; they are told once, whatever a call makes of it.
 
     Returns:
         ``theta`` itself where it holds no state dict as an entry.
@@ -118,12 +119,12 @@ def chosen(theta: Mapping[Any, Any], layout: Layout | None, label: str) -> Mappi
             f"alone: torch.save(torch.load(path, weights_only=True)[{next(iter(found))!r}], another)"
         )
     ((key, state),) = found.items()
-    notify(f"{label} is a training checkpoint, of which the entry {key!r} is read")
+    notify(f"{source} is a training checkpoint, of which the entry {key!r} is read")
     chosen: Mapping[Any, Any] = state
     return chosen
 
 
-def tidied(theta: Mapping[Any, Any], layout: Layout | None, label: str) -> OrderedDict[str, Any]:
+def tidied(theta: Mapping[Any, Any], layout: Layout | None, label: str, source: str) -> OrderedDict[str, Any]:
     """A state dict as tensors under the model's names.
 
     What wrappers put into names is taken out: where the names then are the model's, or, where no model is
@@ -132,7 +133,7 @@ def tidied(theta: Mapping[Any, Any], layout: Layout | None, label: str) -> Order
     Args:
         theta: names to tensors or arrays.
         layout: of the model, where it is known.
-        label: what errors and notices call the state dict.
+        label, source: what errors and notices call the state dict.
 
     Returns:
         detached tensors and whatever modules keep as extra state, with ``_metadata`` where ``theta`` has it.
@@ -147,13 +148,13 @@ def tidied(theta: Mapping[Any, Any], layout: Layout | None, label: str) -> Order
     given = {name: _tensor(value, name, label) for name, value in theta.items()}
     counters = _counters(given, layout)
     if counters:
-        notify(f"{label}: counters are left out, {few([repr(name) for name in counters])}")
+        notify(f"{source}: counters are left out, {few([repr(name) for name in counters])}")
     names = [name for name in given if name not in counters]
     reading = _Reading.of(names, layout)
     changed = [(name, reading.name(name)) for name in names if name != reading.name(name)]
     if changed:
         notify(
-            f"{label}: names are read without what a wrapper put into them, such as {changed[0][0]!r} as "
+            f"{source}: names are read without what a wrapper put into them, such as {changed[0][0]!r} as "
             f"{changed[0][1]!r}"
         )
     result: OrderedDict[str, Any] = OrderedDict((reading.name(name), given[name]) for name in names)
