@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-import pickle
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-_SHOWN = 5
+from fastcomb import checkpoints
+from fastcomb.notice import notify
+from fastcomb.program.private import private_copy
+from fastcomb.state_dicts import Layout, check_usable, chosen, tidied, unwrapped, with_metadata
+from fastcomb.state_dicts import few as _few
+
 RUNNING_STATISTICS = ("running_mean", "running_var")
+_COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Endpoint:
         state: the names a state dict of this network has, in its order.
         rigid: names in ``carried`` of tensors that would have to be mixed but are no real floating-point
             numbers: complex and integer parameters.
+        metadata: what modules note about their entries of state dicts, such as version numbers.
     """
 
     parameters: dict[str, Tensor]
@@ -35,6 +40,7 @@ class Endpoint:
     aliases: dict[str, str]
     state: tuple[str, ...]
     rigid: frozenset[str] = frozenset()
+    metadata: Mapping[str, Any] | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by their first names, on the CPU."""
@@ -50,11 +56,11 @@ def read(theta: Theta, model: nn.Module | None, label: str) -> Endpoint:
     """Read one endpoint.
 
     Args:
-        theta: a module, a mapping from names to tensors, or the path of a ``.safetensors`` file or of a
-            torch checkpoint that holds such a mapping (loaded without executing pickled code), or an
-            endpoint that has been read.
-        model: tells which entries of a mapping are parameters; without it every floating tensor is one,
-            except running statistics.
+        theta: a module (what DataParallel or torch.compile wrap is taken out), a mapping from names to
+            tensors or arrays, a path as :func:`fastcomb.checkpoints.load` takes it, or an endpoint that has
+            been read.
+        model: tells which entries of a mapping are parameters, and how they are loaded; without it every
+            floating tensor is a parameter, except running statistics.
         label: what errors call this endpoint, for example "theta_a".
 
     Raises:
@@ -62,31 +68,35 @@ def read(theta: Theta, model: nn.Module | None, label: str) -> Endpoint:
     """
     if isinstance(theta, Endpoint):
         return theta
-    if isinstance(theta, (str, os.PathLike)):
-        theta = _load(Path(theta), label)
     if isinstance(theta, nn.Module):
-        endpoint = _from_module(theta, label)
+        endpoint = _from_module(unwrapped(theta), label)
+    elif isinstance(theta, (str, os.PathLike)):
+        source = os.fspath(theta)
+        found, label = checkpoints.load(theta, label), f"{label} ({source})"
+        endpoint = _from_mapping(chosen(found, _layout(model), label, source), model, label, source)
     elif isinstance(theta, Mapping):
-        endpoint = _from_mapping(theta, model, label)
+        endpoint = _from_mapping(theta, model, label, "a state dict")
     else:
         raise TypeError(
             f"{label} is a {type(theta).__name__}; pass an nn.Module, a mapping of names to tensors "
             "(such as a state dict), or the path of a checkpoint"
         )
+    check_usable(endpoint.parameters, endpoint.carried, label)
     _check_values(endpoint, label)
     return endpoint
 
 
 def labelled(theta_a: Theta, theta_b: Theta | Sequence[Theta]) -> dict[str, Theta]:
     """All networks of a call with ``theta_a`` and ``theta_b``, by what errors call them."""
-    if isinstance(theta_b, Sequence) and not isinstance(theta_b, str):
+    if isinstance(theta_b, Sequence) and not isinstance(theta_b, (str, bytes)):
         return {"theta_a": theta_a} | {f"theta_b[{i}]": theta for i, theta in enumerate(theta_b)}
     return {"theta_a": theta_a, "theta_b": theta_b}
 
 
 def structure(model: nn.Module | None, *thetas: Theta) -> nn.Module | None:
     """The module that the networks are weights of: the given one, or the first that is a module."""
-    return next((theta for theta in (model, *thetas) if isinstance(theta, nn.Module)), None)
+    found = next((theta for theta in (model, *thetas) if isinstance(theta, nn.Module)), None)
+    return None if found is None else unwrapped(found)
 
 
 def check_match(a: Endpoint, b: Endpoint, labels: tuple[str, str] = ("theta_a", "theta_b")) -> None:
@@ -152,61 +162,146 @@ def _from_module(module: nn.Module, label: str) -> Endpoint:
     state = module.state_dict()
     carried |= {n: v for n, v in state.items() if n not in parameters and n not in aliases}
     rigid = frozenset(tensors.keys() - parameters.keys())
-    return Endpoint(parameters, carried, aliases, tuple(state), rigid)
+    metadata = getattr(state, "_metadata", None)
+    return Endpoint(parameters, carried, aliases, tuple(state), rigid, metadata)
 
 
-def _from_mapping(theta: Mapping[str, Any], model: nn.Module | None, label: str) -> Endpoint:
-    for name, value in theta.items():
-        if not isinstance(value, Tensor) and not str(name).endswith("_extra_state"):
-            raise TypeError(
-                f"{label}[{name!r}] is a {type(value).__name__}, not a tensor; if this is a training "
-                "checkpoint, pass the state dict inside it"
-            )
+def _layout(model: nn.Module | None) -> Layout | None:
+    """The names that state dicts of a model have."""
+    if model is None:
+        return None
+    own = _from_module(unwrapped(model), "model")
+    tied = set(own.aliases.values())
+    known = {**own.parameters, **own.carried, **own.aliases}
+    return Layout(known.keys(), own.parameters.keys() - tied)
+
+
+def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str, source: str) -> Endpoint:
+    given = tidied(theta, _layout(model), label, source)
+    check_usable({}, given, label)
     if model is not None:
-        return _from_mapping_for(theta, _from_module(model, "model"), label)
+        return _from_mapping_for(given, unwrapped(model), label, source)
     parameters: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
-    for name, value in theta.items():
+    for name, value in given.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or _is_running_statistic(name):
             continue
+        check_usable({name: value}, {}, label)  # others have no place in memory to compare
         place = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
         if value.numel() and place in seen:
             aliases[name] = seen[place]
         else:
             seen[place] = name
-            parameters[name] = value.detach()
-    carried = {n: v for n, v in theta.items() if n not in parameters and n not in aliases}
+            parameters[name] = value
+    carried = {n: v for n, v in given.items() if n not in parameters and n not in aliases}
     rigid = frozenset(n for n, v in carried.items() if isinstance(v, Tensor) and v.is_complex())
-    return Endpoint(parameters, carried, aliases, tuple(theta), rigid)
+    metadata = getattr(given, "_metadata", None)
+    return Endpoint(parameters, carried, aliases, tuple(given), rigid, metadata)
 
 
-def _from_mapping_for(theta: Mapping[str, Any], model: Endpoint, label: str) -> Endpoint:
+def _from_mapping_for(theta: OrderedDict[str, Any], model: nn.Module, label: str, source: str) -> Endpoint:
     """Read a mapping as the weights of a known model."""
+    own = _from_module(model, "model")
+    _check_kinds(theta, own, label)
+    if _loads_its_own_way(model):
+        theta = _loaded(theta, model, own, label)
     given = dict(theta)
-    for alias, name in model.aliases.items():
+    for alias, name in own.aliases.items():
         tied = given.pop(alias, None)
         if tied is None:
             continue
-        if name in given and not torch.equal(tied, given[name]):
+        if name in given and not _equal(tied, given[name]):
             raise ValueError(f"{label}: {alias!r} and {name!r} are tied in the model but differ here")
         given.setdefault(name, tied)
-    missing = [repr(name) for name in model.parameters if name not in given]
+    missing = [_near(name, given) for name in own.parameters if name not in given]
     if missing:
         raise ValueError(f"{label} lacks parameters of the model: {_few(missing)}")
-    strange = [repr(name) for name in given if name not in model.parameters | model.carried]
+    strange = [repr(name) for name in given if name not in own.parameters | own.carried]
     if strange:
         raise ValueError(f"{label} has entries that the model does not know: {_few(strange)}")
-    shapes = [
-        f"{name!r} {tuple(given[name].shape)}, model {tuple(value.shape)}"
-        for name, value in model.parameters.items()
-        if given[name].shape != value.shape
+    both = [
+        (name, given[name], value)
+        for name, value in (own.parameters | own.carried).items()
+        if isinstance(value, Tensor) and isinstance(given.get(name), Tensor)
     ]
+    shapes = [f"{n!r} {tuple(v.shape)}, model {tuple(w.shape)}" for n, v, w in both if v.shape != w.shape]
     if shapes:
         raise ValueError(f"{label} does not fit the model: {_few(shapes)}")
-    parameters = {name: given[name].detach() for name in model.parameters}
-    carried = {name: given.get(name, value) for name, value in model.carried.items()}
-    return Endpoint(parameters, carried, model.aliases, model.state, model.rigid)
+    absent = [
+        repr(name)
+        for name in own.state
+        if name not in given and isinstance(own.carried.get(name), Tensor) and not name.endswith(_COUNT)
+    ]
+    if absent:
+        notify(f"{source} lacks buffers, for which the model's own are taken: {_few(absent)}")
+    parameters = {name: given[name] for name in own.parameters}
+    carried = dict(own.carried)
+    for name in carried.keys() & given.keys():
+        value, like = given[name], own.carried[name]
+        if isinstance(value, Tensor) and isinstance(like, Tensor) and not like.is_floating_point():
+            value = value.to(like.dtype)  # which _check_kinds found to be the same
+        carried[name] = value
+    return Endpoint(parameters, carried, own.aliases, own.state, own.rigid, own.metadata)
+
+
+def _near(name: str, given: Mapping[str, Any]) -> str:
+    """A name that is missing, with a longer one that may be meant."""
+    longer = next((other for other in given if other.endswith(f".{name}")), None)
+    return f"{name!r} (it has {longer!r})" if longer else repr(name)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _check_kinds(given: Mapping[str, Any], own: Endpoint, label: str) -> None:
+    """Raise ValueError where numbers are of another kind than the model's and do not mean the same in it."""
+    wrong = []
+    for name, value in given.items():
+        first = own.aliases.get(name, name)
+        like = own.parameters.get(first, own.carried.get(first))
+        if not isinstance(value, Tensor) or not isinstance(like, Tensor) or value.is_meta:
+            continue
+        kinds = [(t.is_floating_point(), t.is_complex()) for t in (value, like)]
+        if first in own.parameters or value.is_complex():
+            same = kinds[0] == kinds[1]
+        elif kinds[0] == kinds[1] == (True, False) or value.dtype == like.dtype or name.endswith(_COUNT):
+            same = True
+        else:
+            same = torch.equal(value.to(like.dtype).to(value.dtype), value)
+        if not same:
+            wrong.append(f"{name!r} is {value.dtype}, in the model {like.dtype}")
+    if wrong:
+        raise ValueError(f"{label} has other kinds of numbers than the model: {_few(wrong)}")
+
+
+def _loads_its_own_way(model: nn.Module) -> bool:
+    """Whether loading a state dict is more than copying tensors by name, as in torch's own layers."""
+    return type(model).load_state_dict is not nn.Module.load_state_dict or any(
+        not type(module)._load_from_state_dict.__module__.startswith("torch.nn.modules.")
+        or module._load_state_dict_pre_hooks
+        for module in model.modules()
+    )
+
+
+def _loaded(
+    theta: OrderedDict[str, Any], model: nn.Module, own: Endpoint, label: str
+) -> OrderedDict[str, Any]:
+    """The state dict of a model after it loaded another one in its own way."""
+    loaded = private_copy(model)
+    metadata = {**(own.metadata or {}), **getattr(theta, "_metadata", {})}
+    try:
+        result = loaded.load_state_dict(with_metadata(theta, metadata), strict=False)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{label} is refused by {type(model).__name__}.load_state_dict: {reason}") from error
+    state = with_metadata(loaded.state_dict(), None)
+    if result is not None:  # what else a method may return that hides torch's own
+        for name in result.missing_keys:
+            state.pop(name, None)
+        state |= {name: theta[name] for name in result.unexpected_keys if name in theta}
+    return state
 
 
 def _check_values(endpoint: Endpoint, label: str) -> None:
@@ -220,25 +315,3 @@ def _check_values(endpoint: Endpoint, label: str) -> None:
         bad = value.numel() - int(torch.isfinite(value).sum())
         if bad:
             raise ValueError(f"{label}: {name!r} has {bad} values that are NaN or infinite")
-
-
-def _load(path: Path, label: str) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{label}: no file {path}")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{label}: {path} cannot be read without executing pickled code, which is refused; save the "
-            "state dict alone (torch.save(model.state_dict(), path)) or as safetensors"
-        ) from error
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"{label}: {path} holds a {type(loaded).__name__}, not a state dict")
-    return loaded
-
-
-def _few(items: list[str]) -> str:
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more

@@ -17,6 +17,7 @@ from fastcomb.mixed import Laws, Mixed
 from fastcomb.mixing import coefficients, spread
 from fastcomb.notice import notify
 from fastcomb.samplers import Granularity, Sampler
+from fastcomb.state_dicts import unwrapped, with_metadata
 from fastcomb.stream import as_signed, step_unit
 
 _WHOLE_MODEL = 0xFFFFFFFF
@@ -55,8 +56,8 @@ class Mixture:
     and the result is rounded once to their dtype. Coefficients of exactly 0 and 1 give θ_A and θ_B.
 
     Args:
-        theta_a: the first network: a module, a mapping of names to tensors, or a checkpoint's path. Its
-            values are copied.
+        theta_a: the first network: a module, a mapping of names to tensors, or a checkpoint's path (a file,
+            an index of shards, or a folder with one of them). Its values are copied.
         theta_b: the second network, with the same parameters; or a list of all others.
         sampler: the law of Λ, from :mod:`fastcomb.samplers`.
         seed: integer in [0, 2**64).
@@ -185,7 +186,7 @@ class Mixture:
             else:
                 carried = self.a.carried[first]
                 state[name] = carried.clone() if isinstance(carried, Tensor) else carried
-        return state
+        return with_metadata(state, self.a.metadata)
 
     def coefficients(self, index: int) -> dict[str, Tensor]:
         """Λ of one combination: for each mixed parameter a float32 tensor of its shape.
@@ -270,6 +271,7 @@ class Mixture:
         from fastcomb import backends
         from fastcomb.normalisation import Normalisation
 
+        model = unwrapped(model)
         single = isinstance(indices, int) or (isinstance(indices, Tensor) and indices.ndim == 0)
         index = self.index_tensor([indices] if single else indices)  # type: ignore[list-item,arg-type]
         normalisation = Normalisation.choose(model, self, batch_norm, calibration, buffers)

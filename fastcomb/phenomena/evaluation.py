@@ -16,6 +16,7 @@ from fastcomb.mixture import Mixture
 from fastcomb.program import private_copy
 from fastcomb.rebasin import Alignment, Method, align
 from fastcomb.samplers import Constant, Sampler
+from fastcomb.state_dicts import restore, unwrapped
 from fastcomb.sweep import Sweep, evaluate
 from fastcomb.sweep.data import DATA_BUDGET, Data
 from fastcomb.sweep.losses import UserLoss
@@ -89,9 +90,9 @@ class Evaluation:
     def module(self, theta: Theta) -> nn.Module:
         """A network as a module."""
         if isinstance(theta, nn.Module):
-            return theta
+            return unwrapped(theta)
         module = private_copy(self.model)
-        module.load_state_dict(Mixture(theta, theta, Constant(0.0), model=module)[0])
+        restore(module, Mixture(theta, theta, Constant(0.0), model=module)[0])
         return module
 
     def align(

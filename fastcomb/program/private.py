@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastcomb.state_dicts import unwrapped
+
 _DEEPEST = 8
 
 
 def private_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
-    """A copy of a module that can be run and changed without a trace in the original.
+    """A copy of a module that can be run and changed without a trace in the original; without wrappers.
 
     As :func:`copy.deepcopy`, which torch refuses for modules that hold results of operations: the weight
     that ``weight_norm`` or ``spectral_norm`` hooks keep, or anything cached in ``forward`` under autograd.
@@ -28,6 +30,7 @@ def private_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
     Raises:
         TypeError: the module holds something that cannot be copied, such as a lock or an open file.
     """
+    model = unwrapped(model)
     memo: dict[int, Any] = {}
     for module in model.modules():
         for tensor in _tensors(

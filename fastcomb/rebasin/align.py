@@ -13,7 +13,7 @@ from fastcomb.endpoints import Endpoint, Theta
 from fastcomb.program import Program, example_inputs, private_copy
 from fastcomb.program.cache import captured
 from fastcomb.rebasin.activations import ActivationMatching
-from fastcomb.rebasin.alignment import Alignment, loaded, with_metadata
+from fastcomb.rebasin.alignment import Alignment, loaded, noted
 from fastcomb.rebasin.batches import in_batches
 from fastcomb.rebasin.controls import Identity, Random
 from fastcomb.rebasin.frank_wolfe import FrankWolfe, universe
@@ -213,8 +213,8 @@ def _task(
 
 
 def _idle(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode on the CPU; what it may have cached there in evaluation mode is dropped."""
-    return private_copy(model).cpu().train().eval()
+    """A copy in evaluation mode on the CPU."""
+    return private_copy(model).cpu().eval()
 
 
 def _finish(method: Method, match: Match, task: _Task) -> Alignment:
@@ -227,7 +227,7 @@ def _finish(method: Method, match: Match, task: _Task) -> Alignment:
     first = {name: b.aliases.get(name, name) for name in b.state}
     options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}  # type: ignore[arg-type]
     options["seed"] = problem.seed
-    full = with_metadata({name: state[one] for name, one in first.items() if one in state}, task.module)
+    full = noted({name: state[one] for name, one in first.items() if one in state}, task.module)
     model = loaded(task.module, full, strict=False)
     return Alignment(match.permutations, full, model, match.objective, groups, method.name, options)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastcomb.program import private_copy
 from fastcomb.rebasin.symmetries import Group, Matching, Member, Symmetries
+from fastcomb.state_dicts import restore, with_metadata
 
 _FORMAT = "fastcomb alignment 1"
 
@@ -61,7 +62,7 @@ class Alignment:
 
     def followed_by(self, matching: Matching) -> Alignment:
         """This alignment with the aligned network's units permuted once more."""
-        state = with_metadata(self.symmetries.permute(self.state_dict, matching), self.model)
+        state = noted(self.symmetries.permute(self.state_dict, matching), self.model)
         model = loaded(self.model, state, strict=False)
         permutations = self.symmetries.compose(self.permutations, matching)
         return dataclasses.replace(self, permutations=permutations, state_dict=state, model=model)
@@ -130,7 +131,7 @@ def load(path: str | Path, model: nn.Module) -> Alignment:
         groups.append(Group(group["size"], members, tuple(map(tuple, group["families"]))))
     pinned = {(p["name"], p["dim"]): p["reason"] for p in record["pinned"]}
     state = {n.removeprefix("state/"): t for n, t in tensors.items() if n.startswith("state/")}
-    state = with_metadata(state, model)
+    state = noted(state, model)
     try:
         aligned = loaded(model, state)
     except RuntimeError as error:
@@ -142,22 +143,16 @@ def load(path: str | Path, model: nn.Module) -> Alignment:
     )
 
 
-def with_metadata(state: Mapping[str, Tensor], model: nn.Module) -> OrderedDict[str, Tensor]:
+def noted(state: Mapping[str, Tensor], model: nn.Module) -> OrderedDict[str, Tensor]:
     """A state dict with the versions of modules that loading may depend on."""
-    full = OrderedDict(state)
-    full._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    return full
+    return with_metadata(state, getattr(model.state_dict(), "_metadata", None))
 
 
 def loaded(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> nn.Module:
-    """A copy of a module with other weights, in the same mode, without what it may have cached."""
-    copy = private_copy(model)
-    modes = [module.training for module in copy.modules()]
-    copy.train().train(model.training)
-    for module, training in zip(copy.modules(), modes, strict=True):
-        module.training = training
-    copy.load_state_dict(state, strict=strict)
-    return copy
+    """A copy of a module with other weights, in the same mode."""
+    copied = private_copy(model)
+    restore(copied, state, strict=strict)
+    return copied
 
 
 def _record(path: Path) -> Path:

@@ -24,6 +24,7 @@ from fastcomb.endpoints import Theta
 from fastcomb.program import Node, Program, Value, Weight, private_copy
 from fastcomb.program.cache import captured
 from fastcomb.rebasin.batches import in_batches
+from fastcomb.state_dicts import unwrapped
 
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 #: Norms that may have running statistics → the argument by which they use the input's own instead.
@@ -50,6 +51,7 @@ def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; pass the interpolated network as a module")
+    model = unwrapped(model)
     x = torch.cat([x for x, _ in in_batches(data)])
     if len(x) < 2:
         raise ValueError("data is a single sample, which has no spread; pass some hundred")

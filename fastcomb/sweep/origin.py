@@ -16,6 +16,7 @@ from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
 from fastcomb.program import private_copy
 from fastcomb.sampler_text import parse_sampler
+from fastcomb.state_dicts import restore
 from fastcomb.sweep.endpoint_results import EndpointResult, endpoint_results
 from fastcomb.sweep.experiment import Experiment, Job
 from fastcomb.sweep.networks import load_networks
@@ -122,7 +123,7 @@ class Saved(Origin):
 
 def _rebuilt(module: nn.Module, mixture: Mixture, statistics: Any, index: int) -> nn.Module:
     module = private_copy(module).eval()
-    module.load_state_dict(mixture[index])
+    restore(module, mixture[index])
     for name, buffer in module.named_buffers():
         if name in statistics:
             buffer.copy_(statistics[name])
