@@ -1,8 +1,8 @@
 """Networks and data that several tests share, and what keeps tests from depending on one another.
 
-A test's result must not depend on the processor, the number of threads, how busy the machine is, or which tests
-ran before. So every test begins with the same random numbers, no notice told yet and new memory full of NaN, and
-must leave the process as it found it. ``--seed N`` changes the order of the tests and the random numbers.
+A test's result must not depend on the processor, the number of threads, how busy the machine is, or which
+tests ran before. So every test begins with the same random numbers, no notice told yet and new memory full of
+NaN, and must leave the process as it found it. ``--seed N`` changes the tests' order and random numbers.
 """
 
 import math
@@ -114,7 +114,7 @@ def alone(request: pytest.FixtureRequest):
 
 @pytest.fixture(scope="session", autouse=True)
 def unhurried():
-    """Parts of runs do not end because so many seconds have passed, on a busy machine sooner than on others."""
+    """Parts of runs do not end because some seconds have passed, on busy machines sooner than on others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "_FIRST_PART", math.inf)
         yield

@@ -280,9 +280,9 @@ CHILD = """
     a, b = MLP((7, 63, 3, 5)).eval(), MLP((7, 63, 3, 5)).eval()
     generator = torch.Generator().manual_seed(1)
     data = torch.randn(100, 7, generator=generator), torch.randint(0, 5, (100,), generator=generator)
-    options = {"data": data, "out": sys.argv[1], "progress": False, "save_every": 0, "backend": "torch_reference"}
+    options = {"data": data, "out": sys.argv[1], "save_every": 0, "backend": "torch_reference"}
 """
-# Dies at a step of writing: of each file's three (to bring it to disk, to rename it, to bring its folder to disk).
+# Dies at a step of writing; each file takes three: to disk, to its name, its folder to disk.
 KILLED = (
     CHILD
     + """
