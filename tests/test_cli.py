@@ -1,11 +1,9 @@
 """The command line as somebody uses it who has checkpoints and data in files."""
 
 import json
-import signal
 import struct
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -206,18 +204,24 @@ def test_debug_shows_where_an_error_comes_from(files, call):
 
 
 def test_ctrl_c_keeps_what_was_computed(files):
-    command = [sys.executable, "-m", "fastcomb", *map(str, sweep("-n", 50_000_000, "-o", "run"))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (files / "run/parts").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "note: interrupted: " in err
-    assert "Traceback" not in err
-    assert len(fc.open_sweep("run")) > 0
+    """A real signal, while the loss of the 300th combination is computed."""
+    (files / "impatient.py").write_text(
+        "import itertools, signal, torch\n"
+        "from fastcomb.backends.native import engine\n"
+        "engine._CALL_WORK = 0  # the least that the engine does between two looks\n"
+        "calls = itertools.count(1)\n"
+        "def loss(logits, y):\n"
+        "    if next(calls) == 300:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    return torch.nn.functional.cross_entropy(logits, y, reduction='none')\n"
+    )
+    arguments = sweep("-n", 1_000_000, "-o", "run", "--loss", "impatient:loss")
+    command = [sys.executable, "-m", "fastcomb", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "note: interrupted: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert 0 < len(fc.open_sweep("run")) < 300
 
 
 def test_bench(call):

@@ -10,19 +10,25 @@ import torch.nn.functional as F
 
 import fastcomb as fc
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # Ray's own announcements
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # Ray's own announcements
+]
 ray = pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """Two cores, hence two processes at work."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    ray.shutdown()
+    """Two processes at work, whatever the machine has, of which none is ended where memory is short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(num_cpus=2, object_store_memory=100 << 20, **quiet)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+        ray.shutdown()
 
 
 def same(one, other):

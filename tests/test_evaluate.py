@@ -1,8 +1,7 @@
 """The main job: losses and accuracies of combinations."""
 
-import _thread
+import itertools
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -436,18 +435,56 @@ def test_bad_arguments_are_refused_before_any_work(pair, data, arguments, messag
         fc.evaluate(*pair, fc.Uniform(), **{"data": Untouchable(*data), "n": 3} | arguments)
 
 
-def test_interrupting_returns_what_is_done(data):
-    torch.manual_seed(0)
-    nets = [MLP((7, 64, 5)), MLP((7, 64, 5))]
-    timer = threading.Timer(0.7, _thread.interrupt_main)
-    timer.start()
-    with pytest.warns(fc.BackendNotice, match="interrupted: .* of 100000000 combinations are done"):
-        sweep = fc.evaluate(*nets, fc.Uniform(), data=data, n=100_000_000)
-    assert 0 < len(sweep) < 100_000_000
+class Interrupting(TensorDataset):
+    """Samples that somebody loses patience with: Ctrl-C while one of them is read."""
+
+    def __init__(self, x, y, reads):
+        super().__init__(x, y)
+        self.left = reads
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("where", ["the data", "the loss"])
+def test_interrupting_returns_what_is_done(pair, data, backend, where, monkeypatch):
+    """At the same point whatever the machine: in the eleventh of many passes over the data."""
+    from fastcomb.backends.native import engine
+
+    monkeypatch.setattr(sys.modules["fastcomb.sweep.experiment"], "_STREAMED_GROUP", 64)
+    monkeypatch.setattr(engine, "_CALL_WORK", 0)  # the least that the engine does between two looks
+    calls = itertools.count(1)
+
+    def loss(logits, y):
+        if next(calls) == 300:
+            raise KeyboardInterrupt
+        return F.cross_entropy(logits, y, reduction="none")
+
+    options = {"data": data, "backend": backend}
+    if where == "the data":
+        stream = DataLoader(Interrupting(*data, reads=1050), batch_size=9)
+        options |= {"data": stream, "data_budget": 1000}
+    else:
+        options |= {"loss": loss}
+    n = 10**6
+    with pytest.warns(fc.BackendNotice, match=f"interrupted: .* of {n} combinations are done"):
+        sweep = fc.evaluate(*pair, fc.Uniform(), n=n, **options)
+    assert 0 < len(sweep) < n
     assert not sweep.complete
-    again = fc.evaluate(*nets, fc.Uniform(), data=data, n=len(sweep))
+    again = fc.evaluate(*pair, fc.Uniform(), n=len(sweep), **options)
     assert np.array_equal(again.loss, sweep.loss)
     assert again.complete
+
+
+def test_interrupting_before_anything_is_done_is_an_interrupt(pair, data, backend):
+    def loss(logits, y):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fc.evaluate(*pair, fc.Uniform(), data=data, n=100, loss=loss, backend=backend)
 
 
 def test_progress_shows_combinations_per_second(pair, data, capsys):

@@ -448,7 +448,7 @@ def test_nothing_is_wider_than_the_window(several, held, tmp_path):
         frames.write_text(FRAMES.format(page=json.dumps(page.source).replace("</", "<\\/")), "utf-8")
         options = "--headless --no-sandbox --disable-gpu --virtual-time-budget=9000 --dump-dom".split()
         command = ["chromium", *options, f"--user-data-dir={tmp_path / 'profile'}", frames.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         for width in (380, 1280):
             found = re.search(rf'data-w{width}="(\d+) (\d+)"', html.unescape(done.stdout))
             assert found is not None
