@@ -11,18 +11,16 @@ import click
 
 import fastcomb as fc
 from fastcomb.cli.arguments import networks
+from fastcomb.cli.errors import about
 
 _METHODS = "weights activations ste sinkhorn frank_wolfe random identity".split()
 _SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
-def _checkpoint(context: click.Context, _: click.Parameter, out: str) -> str:
-    """The path of a checkpoint whose format its name says, and that is neither network."""
+def _checkpoint(_: click.Context, __: click.Parameter, out: str) -> str:
+    """The path of a checkpoint whose format its name says."""
     if Path(out).suffix.lower() not in _SUFFIXES:
         raise click.BadParameter(f"{out!r} must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
-    given = [context.params[name] for name in "ab" if name in context.params]
-    if any(Path(out).exists() and Path(out).samefile(path) for path in given):
-        raise click.BadParameter(f"{out!r} is one of the two networks, which would be lost; take another name")
     return out
 
 
@@ -76,6 +74,10 @@ def align(
     as_json: bool,
 ) -> None:
     """Permute the hidden units of checkpoint B so that it matches A; write it as a checkpoint."""
+    if Path(out).exists() and any(Path(out).samefile(path) for path in (a, b)):
+        raise click.UsageError(
+            f"--out {out} is one of the two networks, which would be lost; take another name"
+        )
     if alignment and Path(alignment).absolute() == Path(out).absolute():
         raise click.UsageError("--alignment and --out are the same file; give them different names")
     from fastcomb.cli import checkpoint, reading
@@ -86,7 +88,8 @@ def align(
     # a method with labels needs pairs, the others take inputs alone
     read = reading.read_data if method == "ste" else reading.read_inputs
     samples = None if data is None else read(data)
-    found = fc.rebasin.align(reference, second, method, data=samples, seed=seed, **options)
+    with about(f"aligning networks of {model}" + (f" on {data}" if data else "")):
+        found = fc.rebasin.align(reference, second, method, data=samples, seed=seed, **options)
     checkpoint.write(found, Path(out), like=Path(b))
     if alignment:
         found.save(alignment)

@@ -12,6 +12,7 @@ import click
 
 from fastcomb.cli.align import align
 from fastcomb.cli.bench import bench
+from fastcomb.cli.errors import told
 from fastcomb.cli.runs import density, merge, report
 from fastcomb.cli.sweep import sweep
 
@@ -99,16 +100,8 @@ def _run(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         else:
-            click.echo(f"error: {_told(error)}", err=True)
+            click.echo(f"error: {told(error)}", err=True)
         return 1
-
-
-def _told(error: Exception) -> str:
-    """An error in one line; with its kind, where the message is not one of ours and may say little."""
-    message = " ".join(str(error).split())
-    if message and isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ImportError)):
-        return message
-    return f"{type(error).__name__}: {message}".removesuffix(": ")
 
 
 def _noted(message: Any, *_: Any, **__: Any) -> None:

@@ -8,16 +8,16 @@ import importlib
 import os
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from fastcomb import endpoints
+from fastcomb.cli.errors import about, told
 from fastcomb.endpoints import Endpoint
 from fastcomb.normalisation import uses_running
 from fastcomb.notice import notify
@@ -46,7 +46,7 @@ def imported(text: str, what: str, *, call: bool = True) -> Any:
     """
     place, _, name = text.partition(":")
     called, _, _ = name.partition("(")
-    if os.path.exists(text):  # noqa: PTH110 - of any text, also one that cannot be a path
+    if os.path.exists(text):
         kind = "folder" if Path(text).is_dir() else "file of another kind"
         raise ValueError(f"{what} {text!r} is a {kind}; it must be {_CODE[what]}")
     if not place or not called:
@@ -59,7 +59,7 @@ def imported(text: str, what: str, *, call: bool = True) -> Any:
     try:
         found = functools.reduce(getattr, called.split("."), importlib.import_module(place))
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{what} {text!r} cannot be imported: {_told(error)}") from error
+        raise ValueError(f"{what} {text!r} cannot be imported: {told(error)}") from error
     arguments: tuple[Any, ...] = ()
     keywords: dict[str, Any] = {}
     if "(" in name:
@@ -75,7 +75,7 @@ def imported(text: str, what: str, *, call: bool = True) -> Any:
     try:
         return found(*arguments, **keywords)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{what} {text!r} raised {_told(error)}") from error
+        raise ValueError(f"{what} {text!r} raised {told(error)}") from error
 
 
 def read_model(text: str) -> nn.Module:
@@ -89,7 +89,7 @@ def read_model(text: str) -> nn.Module:
         try:
             module: nn.Module = torch.export.load(path).module()
         except Exception as error:
-            raise ValueError(f"{text} cannot be read as an archive of torch.export: {_told(error)}") from error
+            raise ValueError(f"{text} cannot be read as an archive of torch.export: {told(error)}") from error
         if any(name.endswith("running_mean") for name, _ in module.named_buffers()):
             raise ValueError(
                 f"{text} has normalisation with running statistics, which an exported program no longer "
@@ -146,10 +146,10 @@ def read_data(text: str) -> Any:
             DataLoader, or a function that returns one; or torchvision:NAME:FOLDER, the test split of a
             torchvision data set that is in the folder, as tensors in [0, 1].
     """
-    arrays = _arrays(text)
+    arrays = _arrays(text, "x", "y")
     if arrays is None:
         return _torchvision(text) if text.startswith("torchvision:") else imported(text, "data")
-    x, y = (_array(arrays, name, text) for name in "xy")
+    x, y = arrays
     if len(x) != len(y):
         raise ValueError(f"{text}: x has {len(x)} samples but y has {len(y)}")
     return x, y
@@ -157,19 +157,20 @@ def read_data(text: str) -> Any:
 
 def read_inputs(text: str) -> Any:
     """Inputs alone: as data, of which y is left out."""
-    arrays = _arrays(text)
+    arrays = _arrays(text, "x")
     if arrays is not None:
-        return _array(arrays, "x", text)
+        return arrays[0]
     found = read_data(text)
     return found[0] if isinstance(found, (tuple, list)) and found else found
 
 
 def _network(path: str, model: nn.Module, text: str) -> Endpoint:
-    try:
-        return endpoints.read(path, model, path)
-    except ValueError as error:
-        endpoints.read(path, None, path)  # what is wrong with the file itself is not about the model
-        raise ValueError(f"{error}; the model is {text}") from error
+    with about(path):
+        try:
+            return endpoints.read(path, model, path)
+        except ValueError as error:
+            endpoints.read(path, None, path)  # what is wrong with the file itself is not about the model
+            raise ValueError(f"{error}; the model is {text}") from error
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -185,34 +186,44 @@ def _there(path: Path, what: str) -> Path:
     return path
 
 
-def _arrays(text: str) -> Mapping[str, Any] | None:
-    """The arrays of a data file; None if the text has the suffix of none."""
+def _arrays(text: str, *names: str) -> list[Tensor] | None:
+    """Arrays of a data file by name; None if the text has not the suffix of one."""
     suffix = Path(text).suffix.lower()
     if suffix not in (".npz", ".safetensors"):
         return None
     path = _there(Path(text), "data")
+    if suffix == ".npz" and not zipfile.is_zipfile(path):  # numpy would take it for a pickle
+        raise ValueError(f"{text} cannot be read as .npz: it is no archive of numpy.savez, or not all of one")
     try:
-        if suffix == ".safetensors":
-            return load_file(path)
-        if not zipfile.is_zipfile(path):  # numpy would take it for a pickle
-            raise ValueError("it is no archive of numpy.savez, or not all of one")
-        with np.load(path) as arrays:
-            return dict(arrays)
+        with np.load(path) if suffix == ".npz" else safe_open(path, "pt") as file:
+            there = list(file.keys())
+            lacking = [name for name in names if name not in there]
+            found = [] if lacking else [_array(file, name) for name in names]
     except Exception as error:
-        raise ValueError(f"{text} cannot be read as {suffix}: {_told(error)}") from error
+        raise ValueError(f"{text} cannot be read as {suffix}: {told(error)}") from error
+    if lacking:
+        has = ", ".join(sorted(there)) or "nothing"
+        raise ValueError(f"{text} has {has}; it must have {' and '.join(names)}")
+    for name, value in zip(names, found, strict=True):
+        if value.ndim == 0:
+            raise ValueError(f"{text}: {name} is a single number; the first dimension must count samples")
+    return found
 
 
-def _array(arrays: Mapping[str, Any], name: str, text: str) -> Tensor:
-    if name not in arrays:
-        has = ", ".join(sorted(arrays)) or "nothing"
-        raise ValueError(f"{text} has {has}; it must have arrays x and y")
+def _array(file: Any, name: str) -> Tensor:
+    """An array of an open file.
+
+    Raises:
+        ValueError: it does not hold numbers.
+    """
+    if isinstance(file, safe_open):
+        tensor: Tensor = file.get_tensor(name)
+        return tensor
     try:
-        value = torch.as_tensor(arrays[name])
+        value = file[name]
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{text}: {name} cannot be a tensor: {error}") from error
-    if value.ndim == 0:
-        raise ValueError(f"{text}: {name} is a single number; the first dimension must count samples")
-    return value
+        raise ValueError(f"{name} does not hold numbers that torch knows ({error})") from error
 
 
 def _torchvision(text: str) -> Any:
@@ -224,8 +235,8 @@ def _torchvision(text: str) -> Any:
         )
     try:
         from torchvision import datasets, transforms
-    except ImportError as error:
-        raise ValueError(f"data {text!r} needs torchvision: {error}") from error
+    except Exception as error:
+        raise ValueError(f"data {text!r} needs torchvision: {told(error)}") from error
     kind = getattr(datasets, name, None)
     if kind is None:
         raise ValueError(f"torchvision has no data set {name!r}")
@@ -234,10 +245,5 @@ def _torchvision(text: str) -> Any:
         return kind(folder, transform=transforms.ToTensor(), **split)
     except Exception as error:
         raise ValueError(
-            f"data {text!r} cannot be read: {_told(error)} (nothing is downloaded; the folder must hold it)"
+            f"data {text!r} cannot be read: {told(error)} (nothing is downloaded; the folder must hold it)"
         ) from error
-
-
-def _told(error: BaseException) -> str:
-    """An error in one line, with its kind."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

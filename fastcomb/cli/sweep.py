@@ -10,6 +10,7 @@ import click
 
 import fastcomb as fc
 from fastcomb.cli.arguments import CountType, RealType, SamplerType, check_level, networks
+from fastcomb.cli.errors import about
 
 #: What belongs to Ray alone.
 _OF_RAY = ("address", "cpus", "gpus")
@@ -99,28 +100,32 @@ def sweep(a: str, b: str, as_json: bool, dry_run: bool, quiet: bool, **given: An
     metric, level, decide = given["metric"] or "loss", given["level"], None
     if given["decide"]:
         decide = (fc.Below if metric == "loss" else fc.Above)(metric, level, given["error"] or 1e-3)
+    what = f"running {given['model']} on {given['data']}"
     span = given["start"], given["start"] + given["n"]
     if dry_run:
         from fastcomb.cli.dry import would
 
-        _show(would((a, b, given["sampler"]), options, span, decide, given["out"]), as_json)
+        with about(what):
+            planned = would((a, b, given["sampler"]), options, span, decide, given["out"])
+        _show(planned, as_json)
         return 0
     if given["half_width"]:
         quantity = "fraction_below" if metric == "loss" else "fraction_above"
         options["until"] = fc.Precision(quantity, level, half_width=given["half_width"], metric=metric)
     if given["ray"]:
         options["engine"] = fc.Ray(**{name: given[name] for name in _OF_RAY if given[name] is not None})
-    found = fc.evaluate(
-        a,
-        b,
-        given["sampler"],
-        n=given["n"],
-        start=given["start"],
-        out=given["out"],
-        decide=decide,
-        progress=False if quiet else None,
-        **options,
-    )
+    with about(what):
+        found = fc.evaluate(
+            a,
+            b,
+            given["sampler"],
+            n=given["n"],
+            start=given["start"],
+            out=given["out"],
+            decide=decide,
+            progress=False if quiet else None,
+            **options,
+        )
     report = found.summary() | ({"out": given["out"]} if given["out"] else {})
     if level is not None and not given["half_width"]:  # then the estimate's interval is the valid one
         report |= fraction(found, metric, level)
