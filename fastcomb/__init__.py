@@ -19,17 +19,12 @@ if TYPE_CHECKING:
     from fastcomb.density import Density
     from fastcomb.mixture import Mixture
     from fastcomb.notice import BackendNotice
-    from fastcomb.phenomena import (
-        Barrier,
-        Diversity,
-        Robustness,
-        Transitivity,
-        barrier,
-        diversity,
-        robustness,
-        transitivity,
-    )
-    from fastcomb.program import Program, capture
+    from fastcomb.phenomena.barrier import Barrier, barrier
+    from fastcomb.phenomena.diversity import Diversity, diversity
+    from fastcomb.phenomena.robustness import Robustness, robustness
+    from fastcomb.phenomena.transitivity import Transitivity, transitivity
+    from fastcomb.program.capture import capture
+    from fastcomb.program.ir import Program
     from fastcomb.rare import RareFraction, rare_fraction
     from fastcomb.sampler_text import parse_sampler
     from fastcomb.samplers import (
@@ -49,7 +44,11 @@ if TYPE_CHECKING:
     from fastcomb.statistics.means import antithetic_mean, stratified_mean
     from fastcomb.statistics.proportion import Interval, Proportion
     from fastcomb.stream import STREAM_VERSION
-    from fastcomb.sweep import Decided, Ray, Sweep, evaluate, merge, open_sweep
+    from fastcomb.sweep.cluster import Ray
+    from fastcomb.sweep.decided import Decided
+    from fastcomb.sweep.evaluate import evaluate
+    from fastcomb.sweep.result import Sweep
+    from fastcomb.sweep.saved import merge, open_sweep
 else:
     #: What type checkers read above: module → what it gives to this one; packages are themselves.
     _HOMES = {
@@ -61,8 +60,12 @@ else:
         "density": "Density",
         "mixture": "Mixture",
         "notice": "BackendNotice",
-        "phenomena": "Barrier Diversity Robustness Transitivity barrier diversity robustness transitivity",
-        "program": "Program capture",
+        "phenomena.barrier": "Barrier barrier",
+        "phenomena.diversity": "Diversity diversity",
+        "phenomena.robustness": "Robustness robustness",
+        "phenomena.transitivity": "Transitivity transitivity",
+        "program.capture": "capture",
+        "program.ir": "Program",
         "rare": "RareFraction rare_fraction",
         "sampler_text": "parse_sampler",
         "samplers": "Bernoulli Beta Constant Dirichlet Law Normal Sampler ScalarSampler Uniform",
@@ -72,7 +75,11 @@ else:
         "statistics.means": "antithetic_mean stratified_mean",
         "statistics.proportion": "Interval Proportion",
         "stream": "STREAM_VERSION",
-        "sweep": "Decided Ray Sweep evaluate merge open_sweep",
+        "sweep.cluster": "Ray",
+        "sweep.decided": "Decided",
+        "sweep.evaluate": "evaluate",
+        "sweep.result": "Sweep",
+        "sweep.saved": "merge open_sweep",
     }
     _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split() or [home]}
 

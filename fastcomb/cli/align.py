@@ -75,9 +75,7 @@ def align(
 ) -> None:
     """Permute the hidden units of checkpoint B so that it matches A; write it as a checkpoint."""
     if Path(out).exists() and any(Path(out).samefile(path) for path in (a, b)):
-        raise click.UsageError(
-            f"--out {out} is one of the two networks, which would be lost; take another name"
-        )
+        raise click.UsageError(f"--out {out} is one of the two networks; take another name")
     if alignment and Path(alignment).absolute() == Path(out).absolute():
         raise click.UsageError("--alignment and --out are the same file; give them different names")
     from fastcomb.cli import checkpoint, reading

@@ -26,7 +26,7 @@ from fastcomb.program import private_copy
 #: What each kind of argument may be when it is no file of the right kind.
 _CODE = {
     "model": "package.module:factory, or an archive .pt2 of torch.export",
-    "data": "a file .npz or .safetensors with arrays x and y, package.module:name, or torchvision:NAME:FOLDER",
+    "data": "a .npz or .safetensors file with arrays x and y, package.module:name or torchvision:NAME:FOLDER",
     "loss": "cross_entropy, nll, mse or package.module:name",
 }
 
@@ -56,6 +56,7 @@ def imported(text: str, what: str, *, call: bool = True) -> Any:
         raise ValueError(f"{what} {text!r}: write a module with dots, without .py, as in {dotted}:{called}")
     if "" not in sys.path:
         sys.path.insert(0, "")  # modules of the present folder, as python -m has it
+    found: Any
     try:
         found = functools.reduce(getattr, called.split("."), importlib.import_module(place))
     except (Exception, SystemExit) as error:
@@ -124,7 +125,7 @@ def check_normalisation(model: nn.Module, text: str, choice: str | None) -> None
     """Raise ValueError if --batch-norm is given for a model without running statistics."""
     if choice is not None and not any(map(uses_running, model.modules())):
         raise ValueError(
-            f"--batch-norm {choice}: the model {text} normalises nothing with running statistics; leave it out"
+            f"--batch-norm {choice}: the model {text} has no running statistics in use; leave it out"
         )
 
 
@@ -135,7 +136,7 @@ def read_loss(text: str) -> Any:
 
 def dtype(name: str | None) -> torch.dtype | None:
     """The dtype that torch calls ``name``."""
-    return None if name is None else getattr(torch, name)  # type: ignore[no-any-return]
+    return None if name is None else getattr(torch, name)
 
 
 def read_data(text: str) -> Any:

@@ -85,7 +85,7 @@ def sweep(a: str, b: str, as_json: bool, dry_run: bool, quiet: bool, **given: An
 
     model = reading.read_model(given["model"])
     reading.check_normalisation(model, given["model"], given["batch_norm"])
-    a, b = reading.read_networks(a, b, model, given["model"])
+    one, other = reading.read_networks(a, b, model, given["model"])
     options = {
         "model": model,
         "data": reading.read_data(given["data"]),
@@ -106,18 +106,22 @@ def sweep(a: str, b: str, as_json: bool, dry_run: bool, quiet: bool, **given: An
         from fastcomb.cli.dry import would
 
         with about(what):
-            planned = would((a, b, given["sampler"]), options, span, decide, given["out"])
+            planned = would((one, other, given["sampler"]), options, span, decide, given["out"])
         _show(planned, as_json)
         return 0
     if given["half_width"]:
-        quantity = "fraction_below" if metric == "loss" else "fraction_above"
-        options["until"] = fc.Precision(quantity, level, half_width=given["half_width"], metric=metric)
+        options["until"] = fc.Precision(
+            "fraction_below" if metric == "loss" else "fraction_above",
+            level,
+            half_width=given["half_width"],
+            metric=metric,
+        )
     if given["ray"]:
         options["engine"] = fc.Ray(**{name: given[name] for name in _OF_RAY if given[name] is not None})
     with about(what):
         found = fc.evaluate(
-            a,
-            b,
+            one,
+            other,
             given["sampler"],
             n=given["n"],
             start=given["start"],
