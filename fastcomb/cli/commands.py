@@ -18,13 +18,18 @@ from fastcomb.cli.sweep import sweep
 
 
 class Commands(click.Group):
-    """A group whose commands may meet files that end too early, which click takes for an interruption."""
+    """A group whose commands may meet files that end too early, which click takes for an interruption.
+
+    An interruption itself is left to :func:`run`: click adds an empty line.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except EOFError as error:
             raise ValueError(f"a file ends too early: {error}") from error
+        except KeyboardInterrupt as error:
+            raise click.Abort from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
