@@ -33,6 +33,16 @@ def test_the_readme_runs(tmp_path, monkeypatch, capsys):
         exec(block.replace("100_000", "2_000"), names)
     assert "combinations per second" in capsys.readouterr().out
     assert {"density.png", "layers.png"} <= {p.name for p in tmp_path.iterdir()}
+    # a combination better than the best of 2,000 is one in some 2,000 of the same pair
+    rare, sweep = names["rare"], names["sweep"]
+    assert rare.level == sweep.loss.min()
+    assert 1e-5 < rare.value < 4e-3
+    again = fastcomb.evaluate(
+        names["model_a"], names["aligned"], fastcomb.Uniform(), data=(x, names["y_test"]), n=20_000
+    )
+    found = again.fraction_below("loss", rare.level, 0.999)
+    assert found.low < rare.high
+    assert rare.low < found.high
 
 
 def test_the_page_on_stitching_runs(tmp_path, monkeypatch, capsys):
@@ -68,10 +78,13 @@ def test_the_demo_runs_and_finds_what_the_readme_says(tmp_path):
     for law in ("uniform", "Bernoulli(½)", "vicinity"):
         assert loss["aligned", law] < 0.5 * loss["unaligned", law]
     assert {"alignment.png", "laws.png", "line.png", "report.html"} <= {p.name for p in tmp_path.iterdir()}
+    demo = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     shell = re.search(r"```\ncd out/demo\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     for line in shell.replace("\\\n", " ").splitlines():
         words = shlex.split(line.replace("-n 100000", "-n 1000"))
         subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, check=True)
+    assert {path: path.stat().st_mtime_ns for path in demo} == demo
+    assert (tmp_path / "two-runs.html").exists()
 
 
 @pytest.mark.filterwarnings("ignore")
