@@ -97,6 +97,9 @@ def test_a_run_is_continued_described_merged_and_reported(files, call, pair, dat
     code, out, _ = call("density", "run", "--level", 1.6, "--json", "--plot", "density.png")
     found = json.loads(out)["runs"]["run"]
     assert found["loss_mean"] == pytest.approx(held.loss.mean(dtype=float))
+    for label, model in zip(("theta_a", "theta_b"), pair, strict=True):
+        with torch.no_grad():
+            assert found[f"loss_of_{label}"] == pytest.approx(F.cross_entropy(model(data[0]), data[1]).item())
     median, low, high = found["loss_q50"]
     assert low <= median <= high
     assert (files / "density.png").exists()
