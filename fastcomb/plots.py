@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def save(figure: Any, path: str | Path) -> Path:
 def plot_sweeps(
     sweeps: Mapping[str, Sweep], path: str | Path, *, title: str = "", log_loss: bool = False
 ) -> Path:
-    """Densities of loss and accuracy of one or more sweeps in one picture.
+    """Densities of loss and accuracy of one or more sweeps in one picture; dotted lines are the networks'.
 
     Args:
         sweeps: label → sweep.
@@ -57,7 +58,12 @@ def plot_sweeps(
     for axis, metric in zip(axes[0], metrics, strict=True):
         for label, sweep in sweeps.items():
             draw_density(axis, sweep.density(metric), label, log=log_loss and metric == "loss")
-        axis.set_xlabel(metric + (" (log scale)" if log_loss and metric == "loss" else ""))
+            for value in (getattr(one, metric) for one in sweep.endpoints or ()):
+                if math.isfinite(value):
+                    axis.axvline(value, color=axis.lines[-1].get_color(), linestyle=":", linewidth=1.2)
+        told = [" (log scale)"] if log_loss and metric == "loss" else []
+        told += [" (dotted: the networks themselves)"] if any(s.endpoints for s in sweeps.values()) else []
+        axis.set_xlabel(metric + "".join(told))
         axis.set_ylabel("density over combinations")
         axis.set_ylim(bottom=0)
     if len(sweeps) > 1:

@@ -28,8 +28,9 @@ def parse_sampler(text: str) -> Sampler:
         tree = ast.parse(text.strip(), mode="eval").body
         sampler = _built(tree, {name: getattr(samplers, name) for name in _LAWS})
     except (SyntaxError, TypeError, ValueError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error
         raise ValueError(
-            f"{text!r} is not a sampler ({error}); write one of {', '.join(_LAWS)} with its arguments, such "
+            f"{text!r} is not a sampler ({reason}); write one of {', '.join(_LAWS)} with its arguments, such "
             "as \"Uniform(-0.25, 1.25, per='neuron')\""
         ) from error
     assert isinstance(sampler, Sampler)

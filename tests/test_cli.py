@@ -1,6 +1,7 @@
 """The command line as somebody uses it who has checkpoints and data in files."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fastcomb as fc
@@ -34,6 +36,14 @@ def files(pair, data, tmp_path, monkeypatch):
         "def samples():\n"
         "    found = numpy.load('data.npz')\n"
         "    return found['x'], found['y']\n"
+        "def broken(): raise RuntimeError('no GPU\\nhere')\n"
+        "def lacking(): return {}['width']\n"
+        "def ends(): raise EOFError\n"
+        "def leaves(): raise SystemExit(0)\n"
+        "def unsuited(logits, y): raise KeyError('classes')\n"
+        "class Made:\n"
+        "    @staticmethod\n"
+        "    def network(): return network()\n"
         "def brier(logits, y):\n"
         "    return ((logits.softmax(1) - torch.nn.functional.one_hot(y, 5)) ** 2).sum(1)\n"
     )
@@ -85,6 +95,9 @@ def test_a_run_is_continued_described_merged_and_reported(files, call, pair, dat
     code, out, _ = call("density", "run", "--level", 1.6, "--json", "--plot", "density.png")
     found = json.loads(out)["runs"]["run"]
     assert found["loss_mean"] == pytest.approx(held.loss.mean(dtype=float))
+    for label, model in zip(("theta_a", "theta_b"), pair, strict=True):
+        with torch.no_grad():
+            assert found[f"loss_of_{label}"] == pytest.approx(F.cross_entropy(model(data[0]), data[1]).item())
     median, low, high = found["loss_q50"]
     assert low <= median <= high
     assert (files / "density.png").exists()
@@ -139,6 +152,50 @@ def test_align_writes_a_checkpoint(files, call, pair):
     assert (code, "66 units in 2 groups" in out) == (0, True)
 
 
+@pytest.mark.parametrize("changed", [["--seed", 1], ["--sampler", "Bernoulli"], ["--loss", "mine:brier"]])
+def test_a_dry_run_checks_what_the_run_would(files, call, changed):
+    call(*sweep("-n", 100, "-o", "run"))
+    before = {path: path.stat().st_mtime_ns for path in (files / "run").rglob("*")}
+    real = call(*sweep("-o", "run", *changed))
+    assert "run holds another experiment than this" in real[2]
+    assert call(*sweep("-o", "run", *changed, "--dry-run")) == real
+    decided = ["--level", 1.65, "--decide", "--error", 0.1]
+    fails(call, sweep("-o", "run", "--dry-run", *decided), 1, "decide is null there")
+    fails(call, sweep("-o", ".", "--dry-run"), 1, "and is no run; take a folder that is new or empty")
+    assert before == {path: path.stat().st_mtime_ns for path in (files / "run").rglob("*")}
+
+
+def align(*more, out):
+    return ("align", "a.safetensors", "b.pt", "--model", MODEL, "-o", out, *more)
+
+
+def test_a_checkpoint_has_the_format_of_its_suffix(files, call, pair):
+    wanted = fc.rebasin.align(*pair).state_dict
+    for name in ("aligned.pt", "aligned.pth"):
+        assert call(*align(out=name))[0] == 0
+        found = torch.load(name, weights_only=True)
+        assert found._metadata == pair[1].state_dict()._metadata
+        assert all(torch.equal(found[key], value) for key, value in wanted.items())
+        MLP((7, 63, 3, 5)).load_state_dict(found)
+    for name in ("aligned.bin", "aligned"):
+        fails(call, align(out=name), 2, f"{name!r} must end in .safetensors, .pt or .pth")
+    fails(call, align(out="b.pt"), 2, "--out b.pt is one of the two networks")
+    fails(call, align("--alignment", "x.pt", out="x.pt"), 2, "the same file")
+    fails(call, align("--option", "starts", out="x.pt"), 2, "'starts' is not NAME=VALUE")
+    assert not (files / "x.pt").exists()
+
+
+def test_a_checkpoint_keeps_dtypes_and_metadata(files, call, pair):
+    half = {name: value.half() for name, value in pair[1].state_dict().items()}
+    save_file(half, "half.safetensors", {"licence": "mine"})
+    assert call(
+        "align", "a.safetensors", "half.safetensors", "--model", MODEL, "-o", "aligned.safetensors"
+    )[0] == 0  # fmt: skip
+    with safe_open("aligned.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "licence": "mine"}
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+
+
 def test_a_torch_export_archive_is_a_model(files, call, pair, data):
     def exported(model, x):
         dynamic = ({0: torch.export.Dim.DYNAMIC},)
@@ -169,6 +226,17 @@ def test_losses_of_ones_own(files, call, pair, data):
     assert json.loads(out)["loss_mean"] == pytest.approx(wanted["loss_mean"])
 
 
+def fails(call, arguments, code, message):
+    """A command that fails with one line and does nothing else."""
+    found, out, err = call(*arguments)
+    assert message in " ".join(err.split())
+    assert found == code
+    assert "Traceback" not in err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -179,24 +247,139 @@ def test_losses_of_ones_own(files, call, pair, data):
         (sweep(data="none.npz"), 1, "no file none.npz"),
         (sweep(data="torchvision:MNIST"), 1, "write torchvision:NAME:FOLDER"),
         (sweep("--sampler", "Unform()"), 2, "is not a sampler"),
-        (sweep("--decide"), 2, "give --level"),
-        (sweep("--decide", "--half-width", 1, "--level", 1), 2, "give one of them"),
+        (sweep("--sampler", "Uniform("), 2, "is not a sampler ('(' was never closed); write one of"),
         (sweep("-n", 0), 2, "'0' is not a number of at least 1"),
         (sweep("--device", "warp"), 1, "device='warp' cannot be used here"),
-        (sweep(model="fastcomb.models:MLP((7, 62, 3, 5))"), 1, "does not fit the model"),
         (("sweep", "none", "b.pt"), 2, "does not exist"),
         (("density", "."), 1, "is not a run"),
         (("frobnicate",), 2, "No such command"),
     ],
 )
 def test_errors_are_one_line_that_says_the_fix(files, call, arguments, code, message):
-    found, out, err = call(*arguments)
-    assert found == code
-    assert message in " ".join(err.split())
-    assert "Traceback" not in err
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    fails(call, arguments, code, message)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("mine:broken", "model 'mine:broken' raised RuntimeError: no GPU here"),
+        ("mine:lacking", "model 'mine:lacking' raised KeyError: 'width'"),
+        ("mine:ends", "model 'mine:ends' raised EOFError"),
+        ("mine:leaves", "model 'mine:leaves' raised SystemExit: 0"),
+        ("mine:network(wide=3)", "unexpected keyword argument 'wide'"),
+        ("mine:Made.none", "has no attribute 'none'"),
+        ("unfinished:network", "model 'unfinished:network' cannot be imported: SyntaxError"),
+        ("mine.py:network", "write a module with dots, without .py, as in mine:network"),
+        ("mine:network(62)", "a.safetensors does not fit the model: '1.weight' (63, 7), model (62, 7)"),
+        ("mine:network(62)", "the model is mine:network(62)"),
+        ("b.pt", "model 'b.pt' is a file of another kind; it must be package.module:factory, or an archive"),
+        (".", "model '.' is a folder; it must be package.module:factory"),
+        ("none.pt2", "no file none.pt2"),
+        ("text.pt2", "text.pt2 cannot be read as an archive of torch.export"),
+    ],
+)
+def test_errors_name_the_code_of_the_model(files, call, model, message):
+    (files / "unfinished.py").write_text("def network(:")
+    (files / "text.pt2").write_text("text")
+    fails(call, sweep(model=model), 1, message)
+
+
+def test_a_factory_may_be_inside_a_class(files, call):
+    assert call(*sweep("-n", 5, model="mine:Made.network"))[0] == 0
+
+
+def test_errors_name_the_data_file(files, call, data):
+    x, y = (part.numpy() for part in data)
+    there = (files / "data.npz").read_bytes()
+    arrays = {
+        "short.npz: x has 100 samples but y has 99": {"x": x, "y": y[:99]},
+        "nameless.npz has inputs, y; it must have x and y": {"inputs": x, "y": y},
+        "objects.npz cannot be read as .npz: x does not hold numbers": {"x": np.array([None, 1]), "y": y},
+        "words.npz cannot be read as .npz: x does not hold numbers": {"x": np.array(["a", "b"]), "y": y},
+        "number.npz: x is a single number": {"x": np.float32(3), "y": y},
+        "running mine:network on wide.npz: RuntimeError: ": {"x": np.zeros((100, 8), np.float32), "y": y},
+    }
+    for message, held in arrays.items():
+        name = re.search(r"\w+\.npz", message)[0]
+        np.savez(name, **held)
+        fails(call, sweep(data=name, model="mine:network"), 1, message)
+    contents = {
+        "text.npz cannot be read as .npz: it is no archive of numpy.savez": b"text",
+        "empty.npz cannot be read as .npz: it is no archive of numpy.savez": b"",
+        "half.npz cannot be read as .npz: it is no archive of numpy.savez, or not all of one": there[:700],
+        "pointer.npz is a pointer of git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "text.safetensors cannot be read as .safetensors": b"text",
+        "half.safetensors cannot be read as .safetensors": (files / "data.safetensors").read_bytes()[:900],
+        "data 'table.csv' is a file of another kind; it must be a .npz or .safetensors file": b"1,2",
+    }
+    for message, content in contents.items():
+        name = re.search(r"\w+\.(npz|safetensors|csv)", message)[0]
+        (files / name).write_bytes(content)
+        fails(call, sweep(data=name), 1, message)
+    fails(call, sweep(data="."), 1, "data '.' is a folder; it must be")
+    fails(call, sweep("--loss", "mine:unsuited"), 1, f"running {MODEL} on data.npz: KeyError: 'classes'")
+
+
+def test_data_of_another_byte_order_and_suffixes_in_capitals_are_read(files, call, data):
+    wanted = call(*sweep("-n", 5, "--json"))[1]
+    np.savez("swapped.npz", x=data[0].numpy().astype(">f4"), y=data[1].numpy())
+    (files / "swapped.npz").rename("SWAPPED.NPZ")
+    found = call(*sweep("-n", 5, "--json", data="SWAPPED.NPZ"))[1]
+    assert json.loads(found)["loss_mean"] == json.loads(wanted)["loss_mean"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--decide"], 2, "give --level"),
+        (["--half-width", 0.1], 2, "give --level"),
+        (["--decide", "--half-width", 0.1, "--level", 1], 2, "give one of them"),
+        (["--level", 90, "--metric", "accuracy"], 2, "accuracy is a fraction of the samples, from 0 to 1"),
+        (["--level", "nan"], 2, "nan is not finite"),
+        (["--level", 1, "--half-width", 0], 2, "0 is outside (0, 0.5)"),
+        (["--level", 1, "--half-width", "nan"], 2, "nan is not finite"),
+        (["--level", 1, "--decide", "--error", 0], 2, "0 is outside [1e-05, 0.5]"),
+        (["--level", 1, "--error", 0.1], 2, "give --decide too"),
+        (["--metric", "accuracy"], 2, "give --level too"),
+        (["--cpus", 2], 2, "--cpus is about Ray: give --ray too"),
+        (["--gpus", 1], 2, "--gpus is about Ray: give --ray too"),
+        (["--address", "auto"], 2, "--address is about Ray: give --ray too"),
+        (["--ray", "--device", "cpu"], 2, "give --ray --gpus 1"),
+        (["--batch-norm", "a"], 1, f"--batch-norm a: the model {MODEL} has no running statistics in use"),
+        (["--batch-norm", "recompute"], 2, "give --calibration"),
+        (["--calibration", "data.npz"], 2, "--calibration is for --batch-norm recompute"),
+        (["--seed", -1], 2, "-1 is not in the range"),
+    ],
+)
+def test_options_that_would_be_ignored_or_mean_nothing_are_refused(files, call, options, code, message):
+    fails(call, sweep(*options), code, message)
+
+
+@pytest.mark.filterwarnings("default::fastcomb.BackendNotice")
+def test_one_network_twice(files, call, pair):
+    (files / "link.safetensors").symlink_to("a.safetensors")
+    for other in ("a.safetensors", "link.safetensors"):
+        arguments = ("sweep", "a.safetensors", other, "--model", MODEL, "--data", "data.npz")
+        fails(call, arguments, 2, "A and B are the same file, a.safetensors")
+    torch.save(pair[0].state_dict(), "copy.pt")
+    code, _, err = call(
+        "sweep", "a.safetensors", "copy.pt", "--model", MODEL, "--data", "data.npz", "-n", 3, "--quiet"
+    )
+    assert code == 0
+    assert err == (
+        "note: a.safetensors and copy.pt hold the same weights: all their combinations are one network\n"
+    )
+    assert "same weights" not in call(*sweep("-n", 3))[2]
+
+
+def test_runs_are_named_once_and_levels_can_be_met(files, call):
+    call(*sweep("-n", 20, "-o", "run"))
+    fails(call, ("density", "run", "./run"), 2, "./run is there twice")
+    fails(call, ("report", "run", "run"), 2, "run is there twice")
+    fails(call, ("density", "run", "--metric", "accuracy", "--level", 90), 2, "from 0 to 1")
+    fails(call, ("density", "run", "--confidence", 1), 2, "1 is outside (0, 1)")
+    call(*sweep("-n", 600, "--level", 1.65, "--decide", "--error", 0.1, "-o", "decided"))
+    fails(call, ("density", "decided", "--plot", "x.png"), 1, "no measured combinations to draw")
 
 
 def test_debug_shows_where_an_error_comes_from(files, call):
@@ -224,15 +407,67 @@ def test_ctrl_c_keeps_what_was_computed(files):
     assert 0 < len(fc.open_sweep("run")) < 300
 
 
-def test_bench(call):
+@pytest.mark.parametrize("arguments", [["-h"], ["--version"], ["sweep", "-h"], ["align", "--help"]])
+def test_help_imports_nothing_that_is_slow_to(arguments):
+    script = (
+        "import sys\n"
+        "from fastcomb.cli.commands import run\n"
+        f"assert run({arguments}) == 0\n"
+        "print({'torch', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("module", ["click", "fastcomb.cli.commands", "torch"])
+def test_ctrl_c_during_the_start_is_one_line(files, module):
+    (files / "start.py").write_text(
+        "import sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from fastcomb.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "start.py", *map(str, sweep("-n", 10))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "interrupted\n", "")
+
+
+def test_bench(call, monkeypatch):
+    """On a clock that stands in for the machine: first calls are slow, and do not count."""
+    from fastcomb.cli import contest
+
+    calls = []
+
+    def ours(self, n):
+        calls.append(n)
+        self.before.append(0.5)
+        return 5.0 if len(calls) < 3 else 0.001 * n
+
+    monkeypatch.setattr(contest.Contest, "ours", ours)
+    monkeypatch.setattr(contest.Contest, "loop", lambda self, n: 0.004 * n)
+    code, out, _ = call("bench", "--width", 8, "--samples", 50, "--rounds", 3)
+    assert code == 0
+    assert re.search(r"fastcomb +1\.0000 ms per combination \[1\.0000, 1\.0000\] +1,000 per second", out)
+    assert re.search(r"ratio +4\.0\n", out)
+    assert min(calls[-3:]) >= 250
+    assert "500 ms per call of evaluate, not counted above" in out
+
+
+def test_bench_measures_both_ways_on_this_machine(call):
     code, out, _ = call("bench", "--width", 8, "--samples", 50, "--rounds", 1, "--json")
     assert code == 0
-    assert json.loads(out)["milliseconds"]["torch loop"] > 0
+    found = json.loads(out)
+    assert found["seconds_before"] > 0
+    assert found["rounds"] == {name: [value] for name, value in found["milliseconds"].items()}
+    assert all(value > 0 for value in found["milliseconds"].values())
 
 
 def test_a_torchvision_set_from_its_folder(files, vision):
     """MNIST's own files, with five small images."""
-    from fastcomb.cli.arguments import read_data
+    from fastcomb.cli.reading import read_data
 
     raw = files / "data/MNIST/raw"
     raw.mkdir(parents=True)
@@ -250,3 +485,5 @@ def test_a_torchvision_set_from_its_folder(files, vision):
     assert sweep.loss[1] == pytest.approx(loss, rel=1e-4)
     with pytest.raises(ValueError, match="torchvision has no data set 'MINST'"):
         read_data("torchvision:MINST:data")
+    with pytest.raises(ValueError, match=r"MNIST:none' cannot be read: .*\(nothing is downloaded"):
+        read_data("torchvision:MNIST:none")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fastcomb
+from fastcomb import rare
 from fastcomb.models import MLP
 
 ROOT = Path(__file__).parents[1]
@@ -29,10 +30,21 @@ def test_the_readme_runs(tmp_path, monkeypatch, capsys):
         "y_test": torch.randint(0, 3, (40,)),
         "x": x,
     }
+    asked = []
+
+    def rare_fraction(mixture, *args, **kwds):
+        asked.append(mixture)
+        return rare.rare_fraction(mixture, *args, **kwds)
+
+    monkeypatch.setattr(fastcomb, "rare_fraction", rare_fraction)
     for block in blocks:
         exec(block.replace("100_000", "2_000"), names)
     assert "combinations per second" in capsys.readouterr().out
     assert {"density.png", "layers.png"} <= {p.name for p in tmp_path.iterdir()}
+    assert names["rare"].level == names["sweep"].loss.min()
+    (mixture,) = asked  # about the fraction of the pair whose level it is
+    for name, value in names["sweep"].mixture[3].items():
+        assert torch.equal(mixture[3][name], value)
 
 
 def test_the_page_on_stitching_runs(tmp_path, monkeypatch, capsys):
@@ -68,10 +80,13 @@ def test_the_demo_runs_and_finds_what_the_readme_says(tmp_path):
     for law in ("uniform", "Bernoulli(½)", "vicinity"):
         assert loss["aligned", law] < 0.5 * loss["unaligned", law]
     assert {"alignment.png", "laws.png", "line.png", "report.html"} <= {p.name for p in tmp_path.iterdir()}
+    demo = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     shell = re.search(r"```\ncd out/demo\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     for line in shell.replace("\\\n", " ").splitlines():
         words = shlex.split(line.replace("-n 100000", "-n 1000"))
         subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, check=True)
+    assert {path: path.stat().st_mtime_ns for path in demo} == demo
+    assert (tmp_path / "two-runs.html").exists()
 
 
 @pytest.mark.filterwarnings("ignore")

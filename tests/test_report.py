@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 
 import fastcomb as fc
+from fastcomb import plots
 from fastcomb.models import MLP
-from fastcomb.report import numbers, write
+from fastcomb.report import numbers, pictures, write
+from fastcomb.report.entry import Entry
 from fastcomb.report.markup import Markup, escaped
 from fastcomb.report.style import COLOURS, SERIES
 from fastcomb.statistics.comparison import compare
@@ -368,6 +370,56 @@ class TestValues:
         fc.evaluate(*pair, fc.Uniform(), data=more, n=50, out=tmp_path / "run")
         page = written({"a": folder / "whole", "b": tmp_path / "run"}, tmp_path)
         assert "The runs were evaluated on different data" in page.text
+
+
+class TestNetworks:
+    """The networks themselves, beside the combinations of them."""
+
+    @staticmethod
+    def own(pair, data):
+        x, y = data
+        with torch.no_grad():
+            outputs = [model(x) for model in pair]
+        losses = [F.cross_entropy(output, y).item() for output in outputs]
+        return losses, [(output.argmax(1) == y).float().mean().item() for output in outputs]
+
+    def test_they_are_told(self, pair, data, held, tmp_path):
+        page = written({"it": held}, tmp_path)
+        found = np.array([float(value) for value in page.numbers])
+        for value in np.concatenate(self.own(pair, data)):
+            assert np.isclose(found, value, rtol=1e-5).any()
+        assert "the networks themselves have theta_a: loss 1." in page.text
+        assert "the networks themselves theta_a: loss 1." in page.text.split("What was run")[-1]
+        assert page.text.count("Dotted, in colour: the networks themselves.") == 2
+        page = written({"it": held, "that": held}, tmp_path)
+        assert "that: the networks themselves have theta_a: loss 1." in page.text
+        assert "Dotted, in the colour of a run: the networks themselves." in page.text
+
+    def test_they_are_in_the_picture_where_no_combination_comes_near(self, pair, data, held):
+        far = made_of(held, loss=held.loss + 50, accuracy=held.accuracy)
+        drawn = pictures.density("loss", [Entry.of("it", 0, far)], [])
+        axis = drawn.figure.axes[0]
+        dotted = [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"]
+        np.testing.assert_allclose(dotted, self.own(pair, data)[0], rtol=1e-5)
+        low, high = axis.get_xlim()
+        assert low < min(dotted) < float(far.loss.max()) < high
+
+    def test_a_run_that_does_not_know_them(self, held, tmp_path):
+        page = written({"it": dataclasses.replace(held, endpoints=None)}, tmp_path)
+        assert "the networks themselves not recorded" in page.text
+        assert "Dotted" not in page.text
+        unclear = tuple(dataclasses.replace(one, accuracy=float("nan")) for one in held.endpoints)
+        page = written({"it": dataclasses.replace(held, endpoints=unclear)}, tmp_path)
+        assert "accuracy nan" not in page.text.lower()
+
+    def test_they_are_in_the_sweeps_own_picture(self, pair, data, held, tmp_path, monkeypatch):
+        figures = []
+        monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure) or path)
+        held.plot(tmp_path / "x.png")
+        for axis, values in zip(figures[0].axes, self.own(pair, data), strict=True):
+            dotted = [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"]
+            np.testing.assert_allclose(dotted, values, rtol=1e-5)
+            assert "(dotted: the networks themselves)" in axis.get_xlabel()
 
 
 def test_what_is_missing_is_said(folder, tmp_path, monkeypatch):

@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import ast
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import click
-from safetensors.torch import save
 
-from fastcomb import rebasin
-from fastcomb.cli.arguments import networks, read_data, read_inputs, read_model
-from fastcomb.endpoints import read
-from fastcomb.files import appear
+import fastcomb as fc
+from fastcomb.cli.arguments import networks
+from fastcomb.cli.errors import about
 
 _METHODS = "weights activations ste sinkhorn frank_wolfe random identity".split()
+_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+def _checkpoint(_: click.Context, __: click.Parameter, out: str) -> str:
+    """The path of a checkpoint whose format its name says."""
+    if Path(out).suffix.lower() not in _SUFFIXES:
+        raise click.BadParameter(f"{out!r} must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
+    return out
+
+
+def _option(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    """Options of a method by name; what is no literal is text."""
+    given = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+        try:
+            given[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            given[name] = value
+    return given
 
 
 @click.command()
 @networks
 @click.option(
-    "-o", "--out", required=True, type=click.Path(dir_okay=False), help="Checkpoint to write, .safetensors."
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False),
+    callback=_checkpoint,
+    help="Checkpoint to write: .safetensors, or .pt or .pth for torch.save.",
 )
 @click.option("--method", type=click.Choice(_METHODS), default="weights", show_default=True)
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the method; repeatable.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_option,
+    help="Of the method; repeatable.",
+)
 @click.option("--data", help="For methods that compare on inputs; as for sweep.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1))
 @click.option("--alignment", type=click.Path(dir_okay=False), help="Also keep permutations and history here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def align(
@@ -36,20 +67,28 @@ def align(
     model: str,
     out: str,
     method: str,
-    options: tuple[str, ...],
+    options: dict[str, Any],
     data: str | None,
     seed: int,
     alignment: str | None,
     as_json: bool,
 ) -> None:
     """Permute the hidden units of checkpoint B so that it matches A; write it as a checkpoint."""
-    first = copy.deepcopy(read_model(model))
-    first.load_state_dict({**first.state_dict(), **_state(a, first)})
-    given = dict(map(_option, options))
+    if Path(out).exists() and any(Path(out).samefile(path) for path in (a, b)):
+        raise click.UsageError(f"--out {out} is one of the two networks; take another name")
+    if alignment and Path(alignment).absolute() == Path(out).absolute():
+        raise click.UsageError("--alignment and --out are the same file; give them different names")
+    from fastcomb.cli import checkpoint, reading
+
+    reference = reading.read_model(model)
+    first, second = reading.read_networks(a, b, reference, model)
+    reference.load_state_dict(reference.state_dict() | first.tensors())
     # a method with labels needs pairs, the others take inputs alone
-    samples = None if data is None else (read_data if method == "ste" else read_inputs)(data)
-    found = rebasin.align(first, b, method, data=samples, seed=seed, **given)
-    appear(Path(out), lambda beside: beside.write_bytes(save(_contiguous(found.state_dict))))
+    read = reading.read_data if method == "ste" else reading.read_inputs
+    samples = None if data is None else read(data)
+    with about(f"aligning networks of {model}" + (f" on {data}" if data else "")):
+        found = fc.rebasin.align(reference, second, method, data=samples, seed=seed, **options)
+    checkpoint.write(found, Path(out), like=Path(b))
     if alignment:
         found.save(alignment)
     groups = found.symmetries.groups
@@ -69,19 +108,3 @@ def align(
         f"{out}: {report['units']} units in {len(groups)} groups permuted to match {a} ({method}); objective "
         f"{found.objective[0]:.6g} -> {found.objective[-1]:.6g}; {len(found.pinned)} dimensions pinned"
     )
-
-
-def _state(path: str, model: Any) -> dict[str, Any]:
-    return read(path, model, "A").tensors()
-
-
-def _contiguous(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.detach().clone().contiguous() for name, value in state.items()}
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    try:
-        return name, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return name, value

@@ -1,144 +1,26 @@
-"""Arguments of commands: models, data and samplers as text."""
+"""Arguments of commands: numbers, samplers and checkpoints as text. Imports nothing that is slow to."""
 
 from __future__ import annotations
 
-import ast
-import importlib
-import sys
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import torch
-from torch import nn
 
-from fastcomb.sampler_text import parse_sampler
-from fastcomb.samplers import Sampler
+if TYPE_CHECKING:
+    from fastcomb.samplers import Sampler
 
 
-def imported(text: str, what: str, *, call: bool = True) -> Any:
-    """What "package.module:name" or "package.module:name(literal, …)" stands for.
-
-    Args:
-        text: as above.
-        what: what errors call it.
-        call: whether a function or class that is named without arguments is called too.
-
-    Raises:
-        ValueError: it cannot be imported, or is not written like this.
-    """
-    place, _, name = text.partition(":")
-    called, _, _ = name.partition("(")
-    if not place or not called:
-        raise ValueError(f"{what} {text!r} is neither a file that exists nor package.module:name")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # modules of the present folder, as python -m has it
-    try:
-        found = getattr(importlib.import_module(place), called)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{what} {text!r} cannot be imported: {error}") from error
-    if "(" not in name:
-        return found() if call and callable(found) and not isinstance(found, nn.Module) else found
-    try:
-        tree = ast.parse(name, mode="eval").body
-        assert isinstance(tree, ast.Call)
-        args = [ast.literal_eval(argument) for argument in tree.args]
-        kwds = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in tree.keywords}
-    except (SyntaxError, ValueError, AssertionError) as error:
-        raise ValueError(f"{what} {text!r}: arguments must be literals") from error
-    return found(*args, **kwds)
-
-
-def read_model(text: str) -> nn.Module:
-    """The module that a MODEL argument names.
-
-    Raises:
-        ValueError: it names none, or an archive of a network with running statistics.
-    """
-    if Path(text).suffix == ".pt2":
-        module: nn.Module = torch.export.load(text).module()
-        if any(name.endswith("running_mean") for name, _ in module.named_buffers()):
-            raise ValueError(
-                f"{text} has normalisation with running statistics, which an exported program no longer "
-                "shows as layers; name the module by package.module:factory instead"
-            )
-        return module
-    model = imported(text, "model")
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model {text!r} is a {type(model).__name__}, not an nn.Module")
-    return model
-
-
-def read_data(text: str) -> Any:
-    """Samples as :func:`fastcomb.evaluate` takes them.
-
-    Args:
-        text: a file .npz or .safetensors with arrays x and y; package.module:name of (x, y), a Dataset, a
-            DataLoader, or a function that returns one; or torchvision:NAME:FOLDER, the test split of a
-            torchvision data set that is in the folder, as tensors in [0, 1].
-    """
-    path = Path(text)
-    if path.suffix == ".npz":
-        with np.load(_there(path)) as arrays:
-            return _pair(dict(arrays), text)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return _pair(load_file(_there(path)), text)
-    if text.startswith("torchvision:"):
-        return _torchvision(text)
-    return imported(text, "data")
-
-
-def read_inputs(text: str) -> Any:
-    """Inputs alone: as data, of which y is left out."""
-    if Path(text).suffix == ".npz":
-        with np.load(_there(Path(text))) as arrays:
-            return torch.from_numpy(arrays["x"])
-    found = read_data(text)
-    return found[0] if isinstance(found, (tuple, list)) else found
-
-
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    return path
-
-
-def _pair(arrays: dict[str, Any], text: str) -> tuple[Any, Any]:
-    if not {"x", "y"} <= arrays.keys():
-        raise ValueError(f"{text} has {', '.join(sorted(arrays)) or 'nothing'}; it must have arrays x and y")
-    return arrays["x"], arrays["y"]
-
-
-def _torchvision(text: str) -> Any:
-    _, _, rest = text.partition(":")
-    name, _, folder = rest.partition(":")
-    if not folder:
-        raise ValueError(
-            f"data {text!r}: write torchvision:NAME:FOLDER, such as torchvision:MNIST:data/mnist"
-        )
-    try:
-        from torchvision import datasets, transforms
-    except ImportError as error:
-        raise ValueError(f"data {text!r} needs torchvision: {error}") from error
-    kind = getattr(datasets, name, None)
-    if kind is None:
-        raise ValueError(f"torchvision has no data set {name!r}")
-    split = {"split": "test"} if name in ("SVHN", "STL10", "Places365") else {"train": False}
-    return kind(folder, transform=transforms.ToTensor(), **split)
-
-
-class SamplerType(click.ParamType[Sampler]):
+class SamplerType(click.ParamType["Sampler"]):
     """A sampler as text."""
 
     name = "law"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sampler:
-        if isinstance(value, Sampler):
-            return value
+        from fastcomb.sampler_text import parse_sampler
+
         try:
             return parse_sampler(value)
         except ValueError as error:
@@ -160,10 +42,53 @@ class CountType(click.ParamType[int]):
         return int(value) if str(value).isdigit() else int(number)
 
 
+class RealType(click.ParamType[float]):
+    """A finite number, optionally between two others.
+
+    Args:
+        low, high: ends of the range.
+        open: whether the ends are outside.
+    """
+
+    name = "number"
+
+    def __init__(self, low: float = -math.inf, high: float = math.inf, *, open: bool = False) -> None:
+        self.low, self.high, self.open = low, high, open
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not finite", param, ctx)
+        inside = self.low < number < self.high if self.open else self.low <= number <= self.high
+        if not inside:
+            left, right = "()" if self.open else "[]"
+            low, high = (f"{end:g}" for end in (self.low, self.high))
+            self.fail(f"{value} is outside {left}{low}, {high}{right}", param, ctx)
+        return number
+
+
+def check_level(metric: str, level: float | None) -> None:
+    """Raise click.UsageError for a level that nothing can have."""
+    if level is not None and metric == "accuracy" and not 0 <= level <= 1:
+        raise click.UsageError(f"--level {level:g}: accuracy is a fraction of the samples, from 0 to 1")
+
+
 def networks(command: Callable[..., Any]) -> Callable[..., Any]:
     """Arguments A and B (checkpoints) and the option --model."""
     command = click.option(
         "--model", required=True, help="Code of the networks: package.module:factory, or an archive .pt2."
     )(command)
-    command = click.argument("b", type=click.Path(exists=True, dir_okay=False))(command)
-    return click.argument("a", type=click.Path(exists=True, dir_okay=False))(command)
+    command = click.argument("b", type=click.Path(exists=True), callback=_another)(command)
+    return click.argument("a", type=click.Path(exists=True))(command)
+
+
+def _another(context: click.Context, _: click.Parameter, b: str) -> str:
+    a = context.params.get("a")
+    if a is not None and Path(a).samefile(b):
+        raise click.UsageError(
+            f"A and B are the same file, {a}: there is nothing between a network and itself"
+        )
+    return b

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
-import time
 from collections.abc import Callable
 
 import click
-import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call
-from tqdm import tqdm
 
-from fastcomb.config import configuration
-from fastcomb.models import MLP
-from fastcomb.samplers import Uniform
-from fastcomb.sweep import evaluate
-
-_ROUND_SECONDS = 0.5
+#: Seconds of a measurement, and of each call in it at least.
+_ROUND_SECONDS, _CALL_SECONDS = 1.0, 0.25
 
 
 @click.command()
@@ -31,28 +22,37 @@ _ROUND_SECONDS = 0.5
 def bench(width: int, layers: int, samples: int, rounds: int, as_json: bool) -> None:
     """Measure how fast this machine evaluates combinations, beside a loop in torch.
 
-    Two random MLPs 784-WIDTH-…-10 on random samples, float32; both ways in turn, medians over rounds.
+    Two random MLPs 784-WIDTH-…-10 on random samples, float32; both ways in turn, medians over rounds, beside
+    them the fastest and the slowest. What a call of evaluate does once, however many combinations follow, is
+    told apart.
     """
-    torch.manual_seed(0)
+    import torch
+    from tqdm import tqdm
+
+    from fastcomb.cli.contest import Contest
+    from fastcomb.config import configuration
+
     widths = (784, *[width] * layers, 10)
-    a, b = MLP(widths).eval(), MLP(widths).eval()
-    data = torch.randn(samples, 784), torch.randint(0, 10, (samples,))
-    ways: dict[str, Callable[[int], object]] = {
-        "fastcomb": lambda n: evaluate(a, b, Uniform(), data=data, n=n, progress=False),
-        "torch loop": lambda n: _loop(a, b, data, n),
-    }
+    contest = Contest.of(widths, samples)
+    ways: dict[str, Callable[[int], float]] = {"fastcomb": contest.ours, "torch loop": contest.loop}
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores:
+        click.echo(f"note: the machine is busy (load {load:.1f} on {cores} cores): times will vary", err=True)
     counts = {name: _calibrated(way) for name, way in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in tqdm(range(rounds), unit="round", disable=None):
         for name, way in ways.items():
-            times[name].append(_seconds(way, counts[name]) / counts[name])
-    milliseconds = {name: 1e3 * statistics.median(values) for name, values in times.items()}
+            times[name].append(1e3 * _each(way, counts[name]))
+    milliseconds = {name: statistics.median(values) for name, values in times.items()}
     ratio = milliseconds["torch loop"] / milliseconds["fastcomb"]
+    once = statistics.median(contest.before)
     if as_json:
         found = {
             "widths": widths,
             "samples": samples,
             "milliseconds": milliseconds,
+            "rounds": times,
+            "seconds_before": once,
             "machine": configuration(),
         }
         click.echo(json.dumps(found, indent=1))
@@ -61,28 +61,26 @@ def bench(width: int, layers: int, samples: int, rounds: int, as_json: bool) -> 
         f"MLP {'-'.join(map(str, widths))}, {samples} samples, float32, {torch.get_num_threads()} threads"
     )
     for name, value in milliseconds.items():
-        click.echo(f"{name:12}{value:10.4f} ms per combination {1e3 / value:12,.0f} per second")
+        ends = f"[{min(times[name]):.4f}, {max(times[name]):.4f}]"
+        click.echo(f"{name:12}{value:10.4f} ms per combination {ends:20} {1e3 / value:12,.0f} per second")
     click.echo(f"ratio       {ratio:10.1f}")
+    click.echo(f"before      {1e3 * once:10.0f} ms per call of evaluate, not counted above")
 
 
-def _loop(a: nn.Module, b: nn.Module, data: tuple[torch.Tensor, torch.Tensor], n: int) -> None:
-    ends = [{name: p.detach() for name, p in model.named_parameters()} for model in (a, b)]
-    with torch.no_grad():
-        for _ in range(n):
-            mixed = {name: p + torch.rand_like(p) * (ends[1][name] - p) for name, p in ends[0].items()}
-            logits = functional_call(a, mixed, (data[0],))
-            F.cross_entropy(logits, data[1]).item(), (logits.argmax(1) == data[1]).float().mean().item()
-
-
-def _seconds(way: Callable[[int], object], n: int) -> float:
-    began = time.perf_counter()
-    way(n)
-    return time.perf_counter() - began
-
-
-def _calibrated(way: Callable[[int], object]) -> int:
-    """How many combinations take about a round's time."""
+def _calibrated(way: Callable[[int], float]) -> int:
+    """How many combinations a call should have, once it runs as it will go on running."""
     n = 4
-    while (took := _seconds(way, n)) < _ROUND_SECONDS / 4:
+    for _ in range(2):  # the first calls capture, allocate and start threads
+        way(n)
+    while way(n) < _CALL_SECONDS:
         n *= 2
-    return max(1, int(n * _ROUND_SECONDS / took))
+    return n
+
+
+def _each(way: Callable[[int], float], n: int) -> float:
+    """Seconds per combination, of calls with n each that take a round's time together."""
+    count, seconds = 0, 0.0
+    while seconds < _ROUND_SECONDS:
+        seconds += way(n)
+        count += n
+    return seconds / count

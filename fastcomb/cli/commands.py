@@ -12,12 +12,27 @@ import click
 
 from fastcomb.cli.align import align
 from fastcomb.cli.bench import bench
+from fastcomb.cli.errors import told
 from fastcomb.cli.runs import density, merge, report
 from fastcomb.cli.sweep import sweep
-from fastcomb.config import configuration
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """A group whose commands may meet files that end too early, which click takes for an interruption.
+
+    An interruption itself is left to :func:`run`: click adds an empty line.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise ValueError(f"a file ends too early: {error}") from error
+        except KeyboardInterrupt as error:
+            raise click.Abort from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="fastcomb")
 @click.option("--debug", is_flag=True, help="Show where an error comes from.")
 def group(debug: bool) -> None:
@@ -33,6 +48,8 @@ def group(debug: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
     """What this installation runs on: versions, instructions, threads, GPU."""
+    from fastcomb.config import configuration
+
     found = configuration()
     if as_json:
         click.echo(json.dumps(found, indent=1))
@@ -90,10 +107,9 @@ def _run(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         else:
-            message = " ".join(str(error).split()) or type(error).__name__
-            click.echo(f"error: {message}", err=True)
+            click.echo(f"error: {told(error)}", err=True)
         return 1
 
 
 def _noted(message: Any, *_: Any, **__: Any) -> None:
-    click.echo(f"note: {message}", err=True)
+    click.echo(f"note: {' '.join(str(message).split())}", err=True)

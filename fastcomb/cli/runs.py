@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+import fastcomb as fc
+from fastcomb.cli.arguments import RealType, check_level
 from fastcomb.cli.sweep import as_text, fraction, shown
-from fastcomb.sweep import Decided, Sweep, open_sweep
-from fastcomb.sweep import merge as merge_runs
 
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -19,8 +19,8 @@ runs_argument = click.argument("runs", nargs=-1, required=True, type=click.Path(
 @click.command()
 @runs_argument
 @click.option("--metric", default="loss", show_default=True)
-@click.option("--level", type=float, help="Also the fraction below it (accuracy: above).")
-@click.option("--confidence", default=0.95, show_default=True)
+@click.option("--level", type=RealType(), help="Also the fraction below it (accuracy: above).")
+@click.option("--confidence", default=0.95, show_default=True, type=RealType(0, 1, open=True))
 @click.option("--plot", type=click.Path(dir_okay=False), help="Picture to write; format by suffix.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def density(
@@ -32,10 +32,15 @@ def density(
     as_json: bool,
 ) -> None:
     """Distribution of a metric in RUNS: mean, quantiles with intervals, fractions; several are compared."""
-    sweeps = dict(zip(labels(runs), map(open_sweep, runs), strict=True))
+    check_level(metric, level)
+    sweeps = dict(zip(labels(runs), map(fc.open_sweep, runs), strict=True))
     reports = {label: _described(found, metric, level, confidence) for label, found in sweeps.items()}
-    measured = {label: found for label, found in sweeps.items() if not isinstance(found, Decided)}
+    measured = {
+        label: found for label, found in sweeps.items() if len(found) and not isinstance(found, fc.Decided)
+    }
     if plot:
+        if not measured:
+            raise ValueError(f"{plot}: there are no measured combinations to draw")
         from fastcomb.plots import plot_sweeps
 
         plot_sweeps(measured, plot)
@@ -43,9 +48,7 @@ def density(
     names = list(measured)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            from fastcomb.statistics.comparison import compare
-
-            comparisons[f"{one} and {other}"] = compare(measured[one], measured[other], metric, confidence)
+            comparisons[f"{one} and {other}"] = fc.compare(measured[one], measured[other], metric, confidence)
     if as_json:
         compared = {pair: found.headline for pair, found in comparisons.items()}
         click.echo(as_text({"runs": reports, "comparisons": compared}))
@@ -62,7 +65,7 @@ def density(
 @click.command()
 @runs_argument
 @click.option("-o", "--out", default="report.html", show_default=True, type=click.Path(dir_okay=False))
-@click.option("--level", type=float, help="Level of the loss whose fraction is reported.")
+@click.option("--level", type=RealType(), help="Level of the loss whose fraction is reported.")
 @click.option("--title", default="", help="Of the page.")
 def report(runs: tuple[str, ...], out: str, level: float | None, title: str) -> None:
     """One page about RUNS, side by side if there are several: what was run, densities, tables."""
@@ -79,20 +82,24 @@ def report(runs: tuple[str, ...], out: str, level: float | None, title: str) -> 
 )
 def merge(runs: tuple[str, ...], out: str) -> None:
     """Put RUNS of one experiment together, for example those of an array of jobs."""
-    found = merge_runs(runs, out)
+    found = fc.merge(runs, out)
     click.echo(f"{out}: {len(found):,} of {found.requested:,} combinations")
 
 
 def labels(runs: tuple[str, ...]) -> list[str]:
     """Names of runs: their folders', or whole paths where those are alike."""
-    names = [Path(run).resolve().name for run in runs]
+    paths = [Path(run).resolve() for run in runs]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise click.UsageError(f"{runs[i]} is there twice: name every run once")
+    names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else list(map(str, runs))
 
 
-def _described(found: Sweep, metric: str, level: float | None, confidence: float) -> dict[str, Any]:
+def _described(found: fc.Sweep, metric: str, level: float | None, confidence: float) -> dict[str, Any]:
     if not len(found):
         return {"combinations": 0, "requested": found.requested, "complete": False}
-    if isinstance(found, Decided):
+    if isinstance(found, fc.Decided):
         return found.summary() | (fraction(found, metric, level) if level is not None else {})
     values = found.density(metric)
     report: dict[str, Any] = {
@@ -101,6 +108,8 @@ def _described(found: Sweep, metric: str, level: float | None, confidence: float
         f"{metric}_mean": values.mean,
         f"{metric}_standard_error": values.standard_error,
     }
+    if metric in ("loss", "accuracy"):
+        report |= {f"{metric}_of_{one.label}": getattr(one, metric) for one in found.endpoints or ()}
     for q in _LEVELS:
         interval = values.quantile_interval(q, confidence)
         report[f"{metric}_q{round(100 * q):02d}"] = [interval.value, interval.low, interval.high]

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from fastcomb.cli.arguments import (
-    CountType,
-    SamplerType,
-    imported,
-    networks,
-    read_data,
-    read_inputs,
-    read_model,
-)
-from fastcomb.decision import Above, Below
-from fastcomb.statistics.confidence_sequence import Precision
-from fastcomb.sweep import Ray, Sweep, evaluate, open_sweep
-from fastcomb.sweep.rows import missing
+import fastcomb as fc
+from fastcomb.cli.arguments import CountType, RealType, SamplerType, check_level, networks
+from fastcomb.cli.errors import about
 
-#: Seconds that a dry run may measure for.
-_TRIAL_SECONDS = 2.0
-_BYTES_PER_COMBINATION = 8
-
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
+#: What belongs to Ray alone.
+_OF_RAY = ("address", "cpus", "gpus")
 
 
 @click.command()
@@ -49,7 +28,7 @@ _DTYPES = {
 )
 @click.option("-n", default=1_000_000, show_default=True, type=CountType(), help="Combinations.")
 @click.option("--start", default=0, show_default=True, type=click.IntRange(0), help="Index of the first.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1))
 @click.option(
     "--loss",
     default="cross_entropy",
@@ -62,7 +41,9 @@ _DTYPES = {
 @click.option("--calibration", help="Inputs for --batch-norm recompute; as --data.")
 @click.option("--device", help="Where to compute, such as cuda.")
 @click.option(
-    "--dtype", type=click.Choice(list(_DTYPES)), help="Compute dtype; the networks' own by default."
+    "--dtype",
+    type=click.Choice("float32 bfloat16 float16 float64".split()),
+    help="Compute dtype; the networks' own by default.",
 )
 @click.option(
     "--backend",
@@ -74,74 +55,112 @@ _DTYPES = {
     "-o", "--out", type=click.Path(file_okay=False), help="Folder of the run; the same command continues it."
 )
 @click.option(
-    "--level", type=float, help="Level of interest: the fraction below it (accuracy: above) is reported."
+    "--level", type=RealType(), help="Level of interest: the fraction below it (accuracy: above) is reported."
 )
-@click.option(
-    "--metric", type=click.Choice(["loss", "accuracy"]), default="loss", show_default=True, help="Of --level."
-)
+@click.option("--metric", type=click.Choice(["loss", "accuracy"]), help="Of --level.  [default: loss]")
 @click.option(
     "--decide", is_flag=True, help="Only decide on which side of --level each combination is: fewer samples."
 )
-@click.option("--error", default=1e-3, show_default=True, help="Highest rate of wrong answers with --decide.")
-@click.option("--half-width", type=float, help="Stop before n once the fraction's interval is this narrow.")
+@click.option(
+    "--error",
+    type=RealType(1e-5, 0.5),
+    help="Highest rate of wrong answers with --decide.  [default: 0.001]",
+)
+@click.option(
+    "--half-width",
+    type=RealType(0, 0.5, open=True),
+    help="Stop before n once the fraction's interval is this narrow.",
+)
 @click.option("--ray", is_flag=True, help="Run on a Ray cluster: RAY_ADDRESS, or this machine.")
 @click.option("--address", help="Of the Ray cluster.")
-@click.option("--cpus", default=1, show_default=True, help="Cores of a Ray task.")
-@click.option("--gpus", default=0.0, show_default=True, help="GPUs of a Ray task.")
+@click.option("--cpus", type=click.IntRange(1), help="Cores of a Ray task.  [default: 1]")
+@click.option("--gpus", type=RealType(0), help="GPUs of a Ray task.  [default: 0]")
 @click.option("--dry-run", is_flag=True, help="Say what would run and how long it would take.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def sweep(a: str, b: str, as_json: bool, dry_run: bool, quiet: bool, **given: Any) -> int:
     """Evaluate combinations of checkpoints A and B on data."""
-    question = Below if given["metric"] == "loss" else Above
-    if (given["decide"] or given["half_width"]) and given["level"] is None:
-        raise click.UsageError("--decide and --half-width are about a fraction: give --level")
-    if given["decide"] and given["half_width"]:
-        raise click.UsageError("--decide measures nothing that --half-width could look at: give one of them")
-    options: dict[str, Any] = {
-        "model": read_model(given["model"]),
-        "data": read_data(given["data"]),
+    _check(given)
+    from fastcomb.cli import reading
+
+    model = reading.read_model(given["model"])
+    reading.check_normalisation(model, given["model"], given["batch_norm"])
+    one, other = reading.read_networks(a, b, model, given["model"])
+    options = {
+        "model": model,
+        "data": reading.read_data(given["data"]),
         "seed": given["seed"],
-        "loss": _loss(given["loss"]),
+        "loss": reading.read_loss(given["loss"]),
         "batch_norm": given["batch_norm"],
-        "calibration": read_inputs(given["calibration"]) if given["calibration"] else None,
+        "calibration": reading.read_inputs(given["calibration"]) if given["calibration"] else None,
         "device": given["device"],
-        "dtype": _DTYPES[given["dtype"]] if given["dtype"] else None,
+        "dtype": reading.dtype(given["dtype"]),
         "backend": given["backend"],
     }
+    metric, level, decide = given["metric"] or "loss", given["level"], None
+    if given["decide"]:
+        decide = (fc.Below if metric == "loss" else fc.Above)(metric, level, given["error"] or 1e-3)
+    what = f"running {given['model']} on {given['data']}"
     span = given["start"], given["start"] + given["n"]
     if dry_run:
-        _show(_dry(a, b, given["sampler"], options, span, given["out"]), as_json)
+        from fastcomb.cli.dry import would
+
+        with about(what):
+            planned = would((one, other, given["sampler"]), options, span, decide, given["out"])
+        _show(planned, as_json)
         return 0
-    if given["decide"]:
-        options["decide"] = question(given["metric"], given["level"], given["error"])
     if given["half_width"]:
-        quantity = "fraction_below" if question is Below else "fraction_above"
-        width, metric = given["half_width"], given["metric"]
-        options["until"] = Precision(quantity, given["level"], half_width=width, metric=metric)  # type: ignore[arg-type]
-    if given["ray"] or given["address"]:
-        options["engine"] = Ray(given["address"], given["cpus"], given["gpus"])
-    shown = False if quiet else None
-    found = evaluate(
-        a,
-        b,
-        given["sampler"],
-        n=given["n"],
-        start=given["start"],
-        out=given["out"],
-        progress=shown,
-        **options,
-    )
+        options["until"] = fc.Precision(
+            "fraction_below" if metric == "loss" else "fraction_above",
+            level,
+            half_width=given["half_width"],
+            metric=metric,
+        )
+    if given["ray"]:
+        options["engine"] = fc.Ray(**{name: given[name] for name in _OF_RAY if given[name] is not None})
+    with about(what):
+        found = fc.evaluate(
+            one,
+            other,
+            given["sampler"],
+            n=given["n"],
+            start=given["start"],
+            out=given["out"],
+            decide=decide,
+            progress=False if quiet else None,
+            **options,
+        )
     report = found.summary() | ({"out": given["out"]} if given["out"] else {})
-    if (
-        given["level"] is not None and not given["half_width"]
-    ):  # then the estimate's interval is the valid one
-        report |= fraction(found, given["metric"], given["level"])
+    if level is not None and not given["half_width"]:  # then the estimate's interval is the valid one
+        report |= fraction(found, metric, level)
     _show(report, as_json)
     return 0 if found.complete else 130
 
 
-def fraction(found: Sweep, metric: str, level: float) -> dict[str, Any]:
+def _check(given: dict[str, Any]) -> None:
+    """Raise click.UsageError for options that go without each other, or that would be ignored."""
+    level = given["level"]
+    if (given["decide"] or given["half_width"]) and level is None:
+        raise click.UsageError("--decide and --half-width are about a fraction: give --level")
+    if given["decide"] and given["half_width"]:
+        raise click.UsageError("--decide measures nothing that --half-width could look at: give one of them")
+    if given["metric"] and level is None:
+        raise click.UsageError("--metric is that of --level: give --level too")
+    check_level(given["metric"] or "loss", level)
+    if given["error"] is not None and not given["decide"]:
+        raise click.UsageError("--error is of the answers of --decide: give --decide too")
+    alone = [f"--{name}" for name in _OF_RAY if given[name] is not None]
+    if alone and not given["ray"]:
+        raise click.UsageError(f"{alone[0]} is about Ray: give --ray too")
+    if given["ray"] and given["device"]:
+        raise click.UsageError("--device is this process's; for GPUs of a cluster give --ray --gpus 1")
+    if given["calibration"] and given["batch_norm"] != "recompute":
+        raise click.UsageError("--calibration is for --batch-norm recompute: give that too")
+    if given["batch_norm"] == "recompute" and not given["calibration"]:
+        raise click.UsageError("--batch-norm recompute collects statistics on inputs: give --calibration")
+
+
+def fraction(found: fc.Sweep, metric: str, level: float) -> dict[str, Any]:
     """The fraction on the good side of a level, for a table or JSON."""
     side = "below" if metric == "loss" else "above"
     share = getattr(found, f"fraction_{side}")(metric, level)
@@ -180,37 +199,3 @@ def as_text(report: Any) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(finite(report), indent=1)
-
-
-def _dry(
-    a: str, b: str, sampler: Any, options: dict[str, Any], span: tuple[int, int], out: str | None
-) -> dict[str, Any]:
-    """What would run: everything is checked, and the speed is measured on a few combinations."""
-    count, trial = 1, evaluate(a, b, sampler, n=1, start=span[0], progress=False, **options)
-    while trial.seconds < _TRIAL_SECONDS / 4 and count < span[1] - span[0]:
-        count = min(4 * count, span[1] - span[0])
-        trial = evaluate(a, b, sampler, n=count, start=span[0], progress=False, **options)
-    todo = span[1] - span[0]
-    if out and (Path(out) / "manifest.json").exists():
-        todo = sum(stop - start for start, stop in missing(span, open_sweep(out).rows.spans))
-    report: dict[str, Any] = {
-        "would_evaluate": todo,
-        "already_there": span[1] - span[0] - todo,
-        "mixture": str(trial.mixture),
-        "samples": trial.samples,
-        "backend": trial.backend,
-        "combinations_per_second": trial.rate,
-        "seconds": todo / trial.rate,
-    }
-    if out:
-        folder = next(path for path in (Path(out).absolute(), *Path(out).absolute().parents) if path.exists())
-        report |= {
-            "out": out,
-            "bytes": _BYTES_PER_COMBINATION * todo,
-            "bytes_free": shutil.disk_usage(folder).free,
-        }
-    return report
-
-
-def _loss(text: str) -> Any:
-    return imported(text, "loss", call=False) if ":" in text else text

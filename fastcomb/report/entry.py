@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any
 from fastcomb import digest
 from fastcomb.decision import Decide
 from fastcomb.density import Density
+from fastcomb.result import METRICS
 from fastcomb.stream import STREAM_VERSION
 from fastcomb.sweep import Decided, Sweep, open_sweep
 from fastcomb.sweep.origin import Ran
@@ -73,6 +75,13 @@ class Entry:
     def densities(self) -> dict[str, Density]:
         """The distribution of every metric; none of a decided or an empty sweep."""
         return {name: self.sweep.density(name) for name in self.sweep.metrics} if len(self.sweep) else {}
+
+    def own(self, metric: str) -> dict[str, float]:
+        """The metric of the networks themselves, by name, where it is known and finite."""
+        if metric not in METRICS:
+            return {}
+        values = {one.label: float(getattr(one, metric)) for one in self.sweep.endpoints or ()}
+        return {label: value for label, value in values.items() if math.isfinite(value)}
 
 
 def _known(sweep: Sweep) -> dict[str, Any]:

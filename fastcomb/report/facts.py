@@ -7,7 +7,8 @@ from typing import Any
 
 from fastcomb.report.entry import Entry
 from fastcomb.report.markup import Markup, clean, code, data, digest, escaped, join, tag
-from fastcomb.report.numbers import duration, percent, rate
+from fastcomb.report.numbers import duration, percent, plain, rate
+from fastcomb.result import METRICS
 
 _UNKNOWN = "not recorded"
 
@@ -53,6 +54,7 @@ def facts(entries: Sequence[Entry]) -> list[list[str]]:
         "ran on": _machines,
         "begun": lambda e: f"{e.created[:16].replace('T', ' ')} UTC" if e.created else _UNKNOWN,
         "networks": _networks,
+        "the networks themselves": lambda e: join(*own(e)) or _UNKNOWN,
         "model": _model,
         "sampler": lambda e: code(e.experiment["sampler"]["law"]),
         "seed": lambda e: str(e.experiment["seed"]),
@@ -70,6 +72,20 @@ def facts(entries: Sequence[Entry]) -> list[list[str]]:
     if not any(entry.decide for entry in entries):
         del told["question"]
     return [[name, *map(cell, entries)] for name, cell in told.items()]
+
+
+def own(entry: Entry) -> list[Markup]:
+    """Loss and accuracy of the networks themselves, in words; nothing where they are not known."""
+    known = {metric: entry.own(metric) for metric in METRICS}
+    said: list[Markup] = []
+    for label in dict.fromkeys(label for values in known.values() for label in values):
+        parts = [
+            join(f"{metric} ", data(values[label], plain(values[label])))
+            for metric, values in known.items()
+            if label in values
+        ]
+        said.append(join("; " if said else "", f"{label}: ", Markup(", ".join(parts))))
+    return said
 
 
 def differences(entries: Sequence[Entry]) -> list[list[str]]:

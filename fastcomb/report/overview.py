@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastcomb.report.entry import Entry
-from fastcomb.report.facts import state
+from fastcomb.report.facts import own, state
 from fastcomb.report.levels import Level
 from fastcomb.report.markup import Markup, data, join, table, tag
 from fastcomb.report.numbers import Digits, duration, plain, rate
@@ -100,6 +100,11 @@ def _asides(entries: Sequence[Entry], levels: Sequence[Level], confidence: float
                     f"{infinite:,} infinite). NaN counts as larger than any number."
                 )
     warnings = [tag("p", text, class_="warn") for text in said]
+    networks = [
+        tag("p", f"{entry.label}: " if len(entries) > 1 else "", "the networks themselves have ", *told, ".")
+        for entry in entries
+        if (told := own(entry))
+    ]
     notes = [
         tag("p", f"The level {level.text} of {level.metric} is {level.why}.", class_="note")
         for level in levels
@@ -116,7 +121,7 @@ def _asides(entries: Sequence[Entry], levels: Sequence[Level], confidence: float
         for entry in entries
         if entry.sweep.estimate is not None
     ]
-    return [*warnings, *notes, *estimates]
+    return [*warnings, *networks, *notes, *estimates]
 
 
 def _tiles(entry: Entry, levels: Sequence[Level], confidence: float) -> Markup:

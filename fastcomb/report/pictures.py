@@ -69,6 +69,8 @@ def density(metric: str, entries: Sequence[Entry], levels: Sequence[Level]) -> P
                 axis.plot(*curve, color=ink, linestyle=dashes(entry.number))
             elif len(own.finite):
                 axis.axvline(float(own.finite[0]), color=ink, linestyle=dashes(entry.number))
+            for value in entry.own(metric).values():
+                axis.axvline(value, color=ink, linestyle=":", linewidth=1.1)
         _finish(axis, metric, scale, levels)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         axis.set_ylim(bottom=0)
@@ -79,7 +81,7 @@ def density(metric: str, entries: Sequence[Entry], levels: Sequence[Level]) -> P
         f"Density of the {metric}",
         f"{bars} of the {metric} over the combinations of {_named(entries)}. {_medians(metric, entries)}",
         f"{bars} over the combinations.{_where(scale)}{_dotted(metric, scale, levels)}"
-        f"{_lost(metric, entries)}",
+        f"{_own(metric, entries)}{_lost(metric, entries)}",
         _legend(entries),
         figure,
     )
@@ -228,6 +230,13 @@ def _shown(level: Level, metric: str, scale: Scale) -> bool:
 def _dotted(metric: str, scale: Scale, levels: Sequence[Level]) -> str:
     found = [level.text for level in levels if _shown(level, metric, scale)]
     return f" Dotted: the level {', '.join(found)}." if found else ""
+
+
+def _own(metric: str, entries: Sequence[Entry]) -> str:
+    if not any(entry.own(metric) for entry in entries):
+        return ""
+    colour = "the colour of a run" if len(entries) > 1 else "colour"
+    return f" Dotted, in {colour}: the networks themselves."
 
 
 def _lost(metric: str, entries: Sequence[Entry]) -> str:

@@ -43,19 +43,22 @@ class Scale:
 
     @staticmethod
     def of(metric: str, entries: Sequence[Entry]) -> Scale:
-        """Of a metric in measured runs."""
+        """Of a metric in measured runs; the networks themselves are on it too."""
         finite = [entry.densities[metric].finite for entry in entries]
         finite = [values for values in finite if len(values)] or [np.array([0.0, 1.0])]
         first, last = min(float(v[0]) for v in finite), max(float(v[-1]) for v in finite)
         low = min(float(v[int(_TAIL * (len(v) - 1))]) for v in finite)
         high = max(float(v[-1 - int(_TAIL * (len(v) - 1))]) for v in finite)
+        cut = first < low or last > high
+        own = [value for entry in entries for value in entry.own(metric).values()]
+        first, low, high = min([first, *own]), min([low, *own]), max([high, *own])
         samples = {entry.sweep.samples for entry in entries}
         step = 1 / min(samples) if metric == "accuracy" else 0.0
         log = not step and first > 0 and high > _WIDE * low
         room = 0.04 * (np.log10(high / low) if log else high - low) or 0.05 * abs(low) or 0.5
         ends = (np.log10(low), np.log10(high)) if log else (low, high)
         ends = (ends[0] - room, min(ends[1] + room, 1 + step) if step else ends[1] + room)
-        return Scale(float(ends[0]), float(ends[1]), log, step, len(samples) == 1, first < low or last > high)
+        return Scale(float(ends[0]), float(ends[1]), log, step, len(samples) == 1, cut)
 
     def on_axis(self, density: Density) -> Density:
         """The distribution of what the axis is even in."""

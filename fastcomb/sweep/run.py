@@ -279,23 +279,37 @@ def _request(
     wanted: Sequence[Span],
 ) -> None:
     """Have the manifest say that these combinations are wanted, of this experiment."""
-    manifest = path / "manifest.json"
-    if manifest.exists():
-        there = Run(path).manifest
-        check_same(path, there, experiment, columns)
+    manifest, run = path / "manifest.json", existing(path, experiment, columns)
+    if run is not None:
+        there = run.manifest
         requested = joined([*there.requested, *wanted])
         if requested != there.requested:
             dataclasses.replace(there, requested=requested, estimate=None).save(manifest)
         return
+    save_networks(networks, path / "networks.safetensors")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    Manifest(experiment, columns, joined(wanted), now).save(manifest)
+
+
+def existing(path: Path, experiment: Mapping[str, Any], columns: tuple[str, ...]) -> Run | None:
+    """The run in a folder, which must be of this experiment; None if the folder is new or empty.
+
+    Raises:
+        ValueError: it holds another experiment (names what differs), or something that is no run.
+    """
+    if (path / "manifest.json").exists():
+        run = Run(path)
+        check_same(path, run.manifest, experiment, columns)
+        return run
+    if not path.exists():
+        return None
     known = {".lock", "parts", "networks.safetensors", ".networks.safetensors.tmp", ".manifest.json.tmp"}
     others = sorted({found.name for found in path.iterdir()} - known)
     if others:
         raise ValueError(f"{path} holds {others[0]!r} and is no run; take a folder that is new or empty")
     if listed(path / "parts"):
         raise ValueError(f"{path} has results but no manifest.json to say of what; take another folder")
-    save_networks(networks, path / "networks.safetensors")
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    Manifest(experiment, columns, joined(wanted), now).save(manifest)
+    return None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,250 @@
+"""What commands are given as text, read: models, losses, networks and data. Errors name the text or file."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from fastcomb import endpoints
+from fastcomb.cli.errors import about, told
+from fastcomb.endpoints import Endpoint
+from fastcomb.normalisation import uses_running
+from fastcomb.notice import notify
+from fastcomb.program import private_copy
+
+#: What each kind of argument may be when it is no file of the right kind.
+_CODE = {
+    "model": "package.module:factory, or an archive .pt2 of torch.export",
+    "data": "a .npz or .safetensors file with arrays x and y, package.module:name or torchvision:NAME:FOLDER",
+    "loss": "cross_entropy, nll, mse or package.module:name",
+}
+
+_POINTER = b"version https://git-lfs"
+
+
+def imported(text: str, what: str, *, call: bool = True) -> Any:
+    """What "package.module:name" or "package.module:name(literal, …)" stands for.
+
+    Args:
+        text: as above.
+        what: "model", "data" or "loss", for errors.
+        call: whether a function or class that is named without arguments is called too.
+
+    Raises:
+        ValueError: it cannot be imported or raises, or is not written like this.
+    """
+    place, _, name = text.partition(":")
+    called, _, _ = name.partition("(")
+    if os.path.exists(text):
+        kind = "folder" if Path(text).is_dir() else "file of another kind"
+        raise ValueError(f"{what} {text!r} is a {kind}; it must be {_CODE[what]}")
+    if not place or not called:
+        raise ValueError(f"{what} {text!r} is neither a file that exists nor package.module:name")
+    if place.endswith(".py") or "/" in place:
+        dotted = place.removesuffix(".py").strip("./").replace("/", ".")
+        raise ValueError(f"{what} {text!r}: write a module with dots, without .py, as in {dotted}:{called}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # modules of the present folder, as python -m has it
+    found: Any
+    try:
+        found = functools.reduce(getattr, called.split("."), importlib.import_module(place))
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{what} {text!r} cannot be imported: {told(error)}") from error
+    arguments: tuple[Any, ...] = ()
+    keywords: dict[str, Any] = {}
+    if "(" in name:
+        try:
+            tree = ast.parse(name, mode="eval").body
+            assert isinstance(tree, ast.Call)
+            arguments = tuple(ast.literal_eval(argument) for argument in tree.args)
+            keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in tree.keywords}
+        except (SyntaxError, ValueError, AssertionError) as error:
+            raise ValueError(f"{what} {text!r}: arguments must be literals") from error
+    elif not call or not callable(found) or isinstance(found, nn.Module):
+        return found
+    try:
+        return found(*arguments, **keywords)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{what} {text!r} raised {told(error)}") from error
+
+
+def read_model(text: str) -> nn.Module:
+    """The module that a MODEL argument names, one of our own, in eval mode.
+
+    Raises:
+        ValueError: it names none, or an archive of a network with running statistics.
+    """
+    if Path(text).suffix.lower() == ".pt2":
+        path = _there(Path(text), "model")
+        try:
+            module: nn.Module = torch.export.load(path).module()
+        except Exception as error:
+            raise ValueError(f"{text} cannot be read as an archive of torch.export: {told(error)}") from error
+        if any(name.endswith("running_mean") for name, _ in module.named_buffers()):
+            raise ValueError(
+                f"{text} has normalisation with running statistics, which an exported program no longer "
+                "shows as layers; name the module by package.module:factory instead"
+            )
+        return module
+    model = imported(text, "model")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model {text!r} is a {type(model).__name__}, not an nn.Module")
+    return private_copy(model).eval()
+
+
+def read_networks(a: str, b: str, model: nn.Module, text: str) -> tuple[Endpoint, Endpoint]:
+    """Checkpoints A and B as weights of a model.
+
+    Args:
+        a, b: their paths.
+        model: the module.
+        text: what the user calls it.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: naming the file, and the model where they do not fit.
+    """
+    first, second = (_network(path, model, text) for path in (a, b))
+    one, other = first.tensors(), second.tensors()
+    if all(_same(value, other[name]) for name, value in one.items()):
+        notify(f"{a} and {b} hold the same weights: all their combinations are one network")
+    return first, second
+
+
+def check_normalisation(model: nn.Module, text: str, choice: str | None) -> None:
+    """Raise ValueError if --batch-norm is given for a model without running statistics."""
+    if choice is not None and not any(map(uses_running, model.modules())):
+        raise ValueError(
+            f"--batch-norm {choice}: the model {text} has no running statistics in use; leave it out"
+        )
+
+
+def read_loss(text: str) -> Any:
+    """A loss by name, or the callable that package.module:name is."""
+    return imported(text, "loss", call=False) if ":" in text else text
+
+
+def dtype(name: str | None) -> torch.dtype | None:
+    """The dtype that torch calls ``name``."""
+    return None if name is None else getattr(torch, name)
+
+
+def read_data(text: str) -> Any:
+    """Samples as :func:`fastcomb.evaluate` takes them.
+
+    Args:
+        text: a file .npz or .safetensors with arrays x and y; package.module:name of (x, y), a Dataset, a
+            DataLoader, or a function that returns one; or torchvision:NAME:FOLDER, the test split of a
+            torchvision data set that is in the folder, as tensors in [0, 1].
+    """
+    arrays = _arrays(text, "x", "y")
+    if arrays is None:
+        return _torchvision(text) if text.startswith("torchvision:") else imported(text, "data")
+    x, y = arrays
+    if len(x) != len(y):
+        raise ValueError(f"{text}: x has {len(x)} samples but y has {len(y)}")
+    return x, y
+
+
+def read_inputs(text: str) -> Any:
+    """Inputs alone: as data, of which y is left out."""
+    arrays = _arrays(text, "x")
+    if arrays is not None:
+        return arrays[0]
+    found = read_data(text)
+    return found[0] if isinstance(found, (tuple, list)) and found else found
+
+
+def _network(path: str, model: nn.Module, text: str) -> Endpoint:
+    with about(path):
+        try:
+            return endpoints.read(path, model, path)
+        except ValueError as error:
+            endpoints.read(path, None, path)  # what is wrong with the file itself is not about the model
+            raise ValueError(f"{error}; the model is {text}") from error
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _there(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{what}: " + (f"{path} is a folder" if path.is_dir() else f"no file {path}"))
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{path} is a pointer of git-lfs, not the file itself; git lfs pull fetches it")
+    return path
+
+
+def _arrays(text: str, *names: str) -> list[Tensor] | None:
+    """Arrays of a data file by name; None if the text has not the suffix of one."""
+    suffix = Path(text).suffix.lower()
+    if suffix not in (".npz", ".safetensors"):
+        return None
+    path = _there(Path(text), "data")
+    if suffix == ".npz" and not zipfile.is_zipfile(path):  # numpy would take it for a pickle
+        raise ValueError(f"{text} cannot be read as .npz: it is no archive of numpy.savez, or not all of one")
+    try:
+        with np.load(path) if suffix == ".npz" else safe_open(path, "pt") as file:
+            there = list(file.keys())
+            lacking = [name for name in names if name not in there]
+            found = [] if lacking else [_array(file, name) for name in names]
+    except Exception as error:
+        raise ValueError(f"{text} cannot be read as {suffix}: {told(error)}") from error
+    if lacking:
+        has = ", ".join(sorted(there)) or "nothing"
+        raise ValueError(f"{text} has {has}; it must have {' and '.join(names)}")
+    for name, value in zip(names, found, strict=True):
+        if value.ndim == 0:
+            raise ValueError(f"{text}: {name} is a single number; the first dimension must count samples")
+    return found
+
+
+def _array(file: Any, name: str) -> Tensor:
+    """An array of an open file.
+
+    Raises:
+        ValueError: it does not hold numbers.
+    """
+    if isinstance(file, safe_open):
+        tensor: Tensor = file.get_tensor(name)
+        return tensor
+    try:
+        value = file[name]
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), copy=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} does not hold numbers that torch knows ({error})") from error
+
+
+def _torchvision(text: str) -> Any:
+    _, _, rest = text.partition(":")
+    name, _, folder = rest.partition(":")
+    if not folder:
+        raise ValueError(
+            f"data {text!r}: write torchvision:NAME:FOLDER, such as torchvision:MNIST:data/mnist"
+        )
+    try:
+        from torchvision import datasets, transforms
+    except Exception as error:
+        raise ValueError(f"data {text!r} needs torchvision: {told(error)}") from error
+    kind = getattr(datasets, name, None)
+    if kind is None:
+        raise ValueError(f"torchvision has no data set {name!r}")
+    split = {"split": "test"} if name in ("SVHN", "STL10", "Places365") else {"train": False}
+    try:
+        return kind(folder, transform=transforms.ToTensor(), **split)
+    except Exception as error:
+        raise ValueError(
+            f"data {text!r} cannot be read: {told(error)} (nothing is downloaded; the folder must hold it)"
+        ) from error
