@@ -77,22 +77,33 @@ def _listed(verdict: str, found: dict[int, list[Record]]) -> list[str]:
     for number, records in found.items():
         for record in records:
             if record["verdict"] == verdict:
-                messages.setdefault(_kind(record), set()).add(number)
-    lines = [f"\n{verdict}:"] if messages else []
+                for message in _kinds(record):
+                    messages.setdefault(message, set()).add(number)
+    lines = [f"\n{verdict}, networks with each kind:"] if messages else []
     for message, numbers in sorted(messages.items(), key=lambda item: -len(item[1])):
         examples = ", ".join(str(number) for number in sorted(numbers)[:6])
         lines.append(f"  {len(numbers):5} {message} [{examples}{', …' if len(numbers) > 6 else ''}]")
     return lines
 
 
-def _kind(record: Record) -> str:
-    text = record["text"]
+def _kinds(record: Record) -> list[str]:
+    """What kind of thing a record says; several for a notice of several operations."""
+    text = record["text"].splitlines()[0] if record["text"] else ""
+    if operations := re.search(r"cannot run the operations? (.*)", text):
+        return [
+            f"on the reference because of {name}" for name in operations[1].split(", ") if " " not in name
+        ]
+    check = re.sub(r" ?\(?(on )?\d+ samples\)?", "", record["check"])
     if record["verdict"] == "wrong":
-        text = re.sub(r"^combination \d+: ", "", text)
+        text = re.sub(r"^combination \d+: ", "", text.partition("; ")[0])
         text = re.sub(r"(model [ab])\.\S+", r"\1.…", text)
-    text = re.sub(r"'[^']*'", "'…'", text.splitlines()[0] if text else "")
+        text = "other numbers" if "beyond" in text else text
+        ran = f" ({record['backend']})" if record["backend"] else ""
+        return [f"{check}{ran}: {text[:100]}"]
+    text = re.sub(r"'[^']*'", "'…'", text)
     text = re.sub(r"[-+]?\d[\d.,e+-]*|\bnan\b|-?\binf\b", "#", text)
-    return f"{record['check']}{' (' + record['backend'] + ')' if record['backend'] else ''}: {text[:200]}"
+    public = "align" if check == "align" else "capture" if "apture" in text else ""
+    return [f"{public}{': ' if public else ''}{text[:200]}"]
 
 
 def _line(record: Record) -> str:

@@ -603,7 +603,7 @@ class Trial:
             text = f"{type(error).__name__}: {str(error).strip()}"
             if not clear:
                 last = traceback.extract_tb(error.__traceback__)[-1]
-                text += f" (in {Path(last.filename).name}:{last.lineno})"
+                text += f" (in {Path(last.filename).name}: {last.line})"
             self._add(check, "refused" if clear else "raised", text)
             return None
         finally:
@@ -617,9 +617,10 @@ class Trial:
 
 def _is_clear(error: Exception) -> bool:
     """Whether fastcomb itself raised it, as an exception that it documents."""
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    last = traceback.extract_tb(error.__traceback__)[-1]
     private = type(error).__module__.startswith("fastcomb.backends")
-    return isinstance(error, _PUBLIC) and last.startswith(_PACKAGE) and not private and bool(str(error))
+    meant = last.filename.startswith(_PACKAGE) and (last.line or "").startswith("raise ")
+    return isinstance(error, _PUBLIC) and meant and not private and bool(str(error))
 
 
 def _values(x: Any) -> Tensor:

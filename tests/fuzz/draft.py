@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune  # noqa: F401 - generated sources use nn.utils.prune
 from torch.utils.checkpoint import checkpoint
 
 from tests.fuzz import blocks

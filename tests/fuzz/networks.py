@@ -139,24 +139,25 @@ def _drawn(number: int, seed: int, rng: random.Random) -> Network | None:
     if kind == "tokens":
         sample = torch.randint(0, vocabulary(shape), (_SAMPLES, *shape))
     written = draft.Draft(rng, sample)
+    length = rng.choice([1, 2, 2, 3, 3, 4, 5, 6, 8])
+    common = rng.random() < 0.5
     if kind == "tokens":
-        written.add(rng.choice(_lines(pieces.TOKENS)), V=vocabulary(shape))
+        written.add(rng.choice(_lines(pieces.TOKENS, common)), V=vocabulary(shape))
         if not written.h.is_floating_point():
             return None
     elif rng.random() < 0.2:
-        written.add(rng.choice(_lines(pieces.BEGINNINGS)))
-    length = rng.choice([1, 2, 2, 3, 3, 4, 5, 6, 8])
+        written.add(rng.choice(_lines(pieces.BEGINNINGS, common)))
     added = 0
     for _ in range(12 * length):
         if rng.random() < 0.5:
             written.keep()
         pool = {2: pieces.VECTORS, 3: pieces.SEQUENCES, 4: pieces.IMAGES}[written.h.ndim]
         own = rng.random() < 0.6
-        added += written.add(rng.choice(_lines(pool if own else pieces.ANY)))
+        added += written.add(rng.choice(_lines(pool if own else pieces.ANY, common)))
         if added == length:
             break
     classes = rng.choice([2, 3, 5, 10])
-    line, loss, targets = rng.choice(pieces.HEADS)
+    line, loss, targets = rng.choice(pieces.HEADS[:14] if common else pieces.HEADS)
     if written.h.ndim > 2:
         flat = ["h = h.flatten(1)", "h = h.mean(1)", "h = h[:, 0]", "h = h[:, -1]", "h = h.amax(-1)"]
         for _ in range(9):
@@ -201,8 +202,10 @@ SAMPLERS = [
 ]
 
 
-def _lines(pool: str) -> list[str]:
-    return [line for line in pool.strip().splitlines() if line]
+def _lines(pool: str, common: bool) -> list[str]:
+    """The pieces of a pool, or those that kernels are made for."""
+    lines = pool.strip().splitlines()
+    return [line.removeprefix("* ") for line in lines if line.startswith("* ") or not common]
 
 
 def _alive(network: Network) -> bool:

@@ -53,7 +53,8 @@ def _tensor(value: Tensor) -> dict[str, Any]:
     if type(value) not in (Tensor, nn.Parameter, nn.Buffer) or torch._C._functorch.is_batchedtensor(value):
         return found | {"type": "left behind"}
     plain = value.detach()
-    flat = plain.resolve_conj().contiguous().flatten()
+    flat = torch.empty(plain.numel(), dtype=plain.dtype)
+    flat.view(plain.shape).copy_(plain)
     data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
     return found | {
         "requires_grad": value.requires_grad,
