@@ -26,12 +26,15 @@ class Endpoint:
         carried: everything else by name (buffers, integer tensors): not mixed.
         aliases: further names of tied parameters, each with its first name.
         state: the names a state dict of this network has, in its order.
+        rigid: names in ``carried`` of tensors that would have to be mixed but are no real floating-point
+            numbers: complex and integer parameters.
     """
 
     parameters: dict[str, Tensor]
     carried: dict[str, Any]
     aliases: dict[str, str]
     state: tuple[str, ...]
+    rigid: frozenset[str] = frozenset()
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by their first names, on the CPU."""
@@ -102,6 +105,28 @@ def check_match(a: Endpoint, b: Endpoint, labels: tuple[str, str] = ("theta_a", 
         raise ValueError(f"{both} have parameters of different shapes: {_few(shapes)}")
     if not a.parameters:
         raise ValueError(f"{both} have no floating-point parameters to mix")
+    rigid = [
+        f"{name!r} ({str(a.carried[name].dtype).removeprefix('torch.')})"
+        for name in sorted(a.rigid | b.rigid)
+        if name in a.carried and name in b.carried and not same(a.carried[name], b.carried[name])
+    ]
+    if rigid:
+        raise ValueError(
+            f"{both} differ in {_few(rigid)}: parameters that are complex or integers are not mixed. Give "
+            "both networks the same, or keep complex parameters as real ones (torch.view_as_real)"
+        )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two tensors hold the same numbers, NaN being NaN."""
+    if one is other:
+        return True
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.shape != other.shape:
+        return False
+    other = other.to(one.device)
+    if one.dtype != other.dtype:
+        return bool((one == other).all())
+    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _is_running_statistic(name: str) -> bool:
@@ -126,7 +151,8 @@ def _from_module(module: nn.Module, label: str) -> Endpoint:
     carried |= {n: v.detach() for n, v in module.named_buffers(remove_duplicate=False)}
     state = module.state_dict()
     carried |= {n: v for n, v in state.items() if n not in parameters and n not in aliases}
-    return Endpoint(parameters, carried, aliases, tuple(state))
+    rigid = frozenset(tensors.keys() - parameters.keys())
+    return Endpoint(parameters, carried, aliases, tuple(state), rigid)
 
 
 def _from_mapping(theta: Mapping[str, Any], model: nn.Module | None, label: str) -> Endpoint:
@@ -151,7 +177,8 @@ def _from_mapping(theta: Mapping[str, Any], model: nn.Module | None, label: str)
             seen[place] = name
             parameters[name] = value.detach()
     carried = {n: v for n, v in theta.items() if n not in parameters and n not in aliases}
-    return Endpoint(parameters, carried, aliases, tuple(theta))
+    rigid = frozenset(n for n, v in carried.items() if isinstance(v, Tensor) and v.is_complex())
+    return Endpoint(parameters, carried, aliases, tuple(theta), rigid)
 
 
 def _from_mapping_for(theta: Mapping[str, Any], model: Endpoint, label: str) -> Endpoint:
@@ -179,7 +206,7 @@ def _from_mapping_for(theta: Mapping[str, Any], model: Endpoint, label: str) -> 
         raise ValueError(f"{label} does not fit the model: {_few(shapes)}")
     parameters = {name: given[name].detach() for name in model.parameters}
     carried = {name: given.get(name, value) for name, value in model.carried.items()}
-    return Endpoint(parameters, carried, model.aliases, model.state)
+    return Endpoint(parameters, carried, model.aliases, model.state, model.rigid)
 
 
 def _check_values(endpoint: Endpoint, label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fastcomb import compiled, endpoints
-from fastcomb.endpoints import Endpoint, Theta
+from fastcomb.endpoints import Endpoint, Theta, same
 from fastcomb.mixed import Laws, Mixed
 from fastcomb.mixing import coefficients, spread
+from fastcomb.notice import notify
 from fastcomb.samplers import Granularity, Sampler
 from fastcomb.stream import as_signed, step_unit
 
@@ -105,15 +107,39 @@ class Mixture:
         ends = len(self.steps) > 1 or bool(((self._tables == 0) | (self._tables == 1)).any())
         self._draw = [seed & 0xFFFFFFFF, seed >> 32, sampler.bits, int(ends)]
         self._values = {name: self._copied(name) for name in self.a.parameters}
+        self.networks = {
+            label: dataclasses.replace(
+                network,
+                parameters={
+                    name: _kept(value, self._values[name][0] if i == 0 else self._values[name][1][i - 1])
+                    for name, value in network.parameters.items()
+                },
+                carried={n: v.clone() if isinstance(v, Tensor) else v for n, v in network.carried.items()},
+            )
+            for i, (label, network) in enumerate(self.networks.items())
+        }
+        if any(
+            value.dtype == torch.float64 and not same(value, self._values[name][0])
+            for name, value in self.a.parameters.items()
+        ):
+            notify("float64 parameters are rounded to float32, in which combinations are mixed")
 
     def _copied(self, name: str) -> tuple[Tensor, Tensor]:
         """A parameter of the first network and of the others [s, ...], float32, contiguous.
 
         Later changes of the networks do not reach the mixture.
         """
-        a, *others = (network.parameters[name].detach() for network in self.networks.values())
-        ready = torch.stack([other.to(self.device, torch.float32) for other in others])
-        return a.to(self.device, torch.float32, copy=True).contiguous(), ready
+        a, *others = (
+            network.parameters[name].detach().to(self.device, torch.float32).contiguous()
+            for network in self.networks.values()
+        )
+        for label, before, other in zip([*self.networks][1:], (a, *others), others, strict=False):
+            if not torch.isfinite(other - before).all():
+                raise ValueError(
+                    f"{name!r} of {label}, or its distance to the network before it, exceeds float32, in "
+                    "which networks are mixed; rescale the weights"
+                )
+        return a.clone(), torch.stack(others)
 
     @property
     def a(self) -> Endpoint:
@@ -218,6 +244,7 @@ class Mixture:
         *args: Any,
         batch_norm: str | None = None,
         calibration: Any = None,
+        buffers: str | None = None,
         **kwargs: Any,
     ) -> Any:
         """Outputs of many combinations on the same inputs, as :func:`torch.func.functional_call`.
@@ -226,21 +253,22 @@ class Mixture:
             model: the module; runs in its present mode (train or eval) and is left unchanged.
             indices: K combination indices, for example ``range(0, 64)``; a single int gives K = 1.
             *args, **kwargs: passed to the module, the same for all combinations.
-            batch_norm, calibration: as in :func:`fastcomb.evaluate`.
+            batch_norm, calibration, buffers: as in :func:`fastcomb.evaluate`.
 
         Returns:
             The module's output with a leading dimension K on every tensor: [K, N, ...].
 
         Raises:
-            ValueError: an index is outside [0, 2**64), the mixture does not fit the model, or the model
-                has running statistics and ``batch_norm`` is not given.
+            ValueError: the mixture does not fit the model, the model has running statistics and
+                ``batch_norm`` is not given, or the networks' buffers differ and ``buffers`` is not given.
+            IndexError: an index is outside [0, 2**64).
         """
         from fastcomb import backends
         from fastcomb.normalisation import Normalisation
 
         single = isinstance(indices, int) or (isinstance(indices, Tensor) and indices.ndim == 0)
         index = self.index_tensor([indices] if single else indices)  # type: ignore[list-item,arg-type]
-        normalisation = Normalisation.choose(model, self, batch_norm, calibration)
+        normalisation = Normalisation.choose(model, self, batch_norm, calibration, buffers)
         return backends.call(self, model, index, args, kwargs, normalisation)
 
     def index_tensor(self, indices: Iterable[int]) -> Tensor:
@@ -268,6 +296,11 @@ class Mixture:
             f"Mixture({self.sampler}, seed={self.seed}: {len(self.networks)} networks, "
             f"{len(self._values)} parameters, {total:,} entries)"
         )
+
+
+def _kept(value: Tensor, copied: Tensor) -> Tensor:
+    """A network's parameter as the mixture keeps it: what is mixed, where that has its dtype."""
+    return copied if value.dtype == copied.dtype else value.detach().clone()
 
 
 def _weights(steps: list[Tensor]) -> Tensor:

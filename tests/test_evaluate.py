@@ -124,8 +124,12 @@ def test_awkward_numbers_of_samples(pair, samples, chunk, monkeypatch, backend):
 def test_half_precision_is_near_and_double_is_exact(pair, data):
     """bfloat16 rounds weights, inputs and three layers by 2**-9 each; 0.05 leaves room for cancellation."""
     runs = {
-        dtype: fc.evaluate(*pair, fc.Uniform(), data=data, n=20, dtype=dtype)
-        for dtype in (torch.float64, torch.float32, torch.bfloat16)
+        dtype: fc.evaluate(*pair, fc.Uniform(), data=data, n=20, dtype=dtype, backend=backend)
+        for dtype, backend in (
+            (torch.float64, "torch_reference"),
+            (torch.float32, "auto"),
+            (torch.bfloat16, "auto"),
+        )
     }
     exact = [expected(runs[torch.float64].mixture, pair[0], k, *data)[0] for k in range(20)]
     np.testing.assert_allclose(runs[torch.float64].loss, np.float32(exact), rtol=1e-7)
@@ -219,7 +223,8 @@ class TestData:
             (lambda x, y: (x, y.float()), ValueError, "class numbers must be integers"),
             (lambda x, y: x, TypeError, "data is a Tensor"),
             (lambda x, y: (x, y, y), TypeError, "not as 3 items"),
-            (lambda x, y: ([1], y), TypeError, "x is a list"),
+            (lambda x, y: (["a"], y), TypeError, "x is a list"),
+            (lambda x, y: (x * torch.nan, y), ValueError, "x has 700 values that are NaN"),
             (lambda x, y: DataLoader(TensorDataset(x)), TypeError, "pairs"),
             (lambda x, y: TensorDataset(x[:0], y[:0]), ValueError, "data is empty"),
         ],

@@ -120,7 +120,7 @@ def test_half_precision(dtype, widths):
     # without the comparison with Triton's outputs, of which the interpreter's bfloat16 are wrong
     model = copy.deepcopy(a).to(DEVICE)
     kernel = Fused(mixture, model, x[:2], dtype=dtype, normalisation=Normalisation())
-    scores = Scores((losses.cross_entropy, losses.accuracy), "cross_entropy", classes=True)
+    scores = Scores((losses.cross_entropy, losses.top_class), "cross_entropy", classes=True)
     sums = kernel.sums(kernel.prepare(mixture.index_tensor(range(4))), x, y, scores)
     options = {"data": (x, y), "n": 4, "device": DEVICE, "backend": "torch_reference"}
     exact = fc.evaluate(a, b, fc.Uniform(), dtype=torch.float64, **options)

@@ -343,6 +343,8 @@ class TestLosses:
         x, y = data
         if loss == "mse":
             y = torch.randn(100, 5)
+        if loss == "nll":
+            pair = tuple(nn.Sequential(model, nn.LogSoftmax(1)) for model in pair)
         sweep = fc.evaluate(*pair, fc.Uniform(), data=(x, y), n=5, loss=loss)
         outputs = sweep.mixture.functional_call(pair[0], range(5), x).double()
         functions = {"cross_entropy": F.cross_entropy, "nll": F.nll_loss, "mse": F.mse_loss}

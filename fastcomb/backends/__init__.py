@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from fastcomb.backends.gpu import Fused, Triton
 from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.notice import notify
+from fastcomb.program import private_copy
+from fastcomb.program.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
@@ -40,6 +42,22 @@ def check_name(name: str) -> None:
         raise ValueError(f"backend={name!r} is none of {', '.join(map(repr, NAMES))}")
 
 
+class Started(NamedTuple):
+    """A backend ready for a data set.
+
+    Attributes:
+        backend: what runs.
+        output: the model's output on the first few samples for one combination.
+        chunk: samples to hand over at a time.
+        coupled: whether samples influence one another, so that they have to be handed over all together.
+    """
+
+    backend: Backend
+    output: Any
+    chunk: int
+    coupled: bool
+
+
 def start(
     name: str,
     mixture: Mixture,
@@ -50,30 +68,38 @@ def start(
     x: Tensor,
     samples: int,
     held: bool,
-) -> tuple[Backend, Any, int]:
+) -> Started:
     """A backend ready for a data set.
 
     Args:
-        name: one of :data:`NAMES`. Where the engine cannot run a job the reference does, with a notice.
+        name: one of :data:`NAMES`. With "auto" the reference runs what no engine can, with a notice.
         mixture, model, dtype, normalisation: what to run.
         x: the first few samples of the data.
         samples: how many there are.
         held: whether they are in memory and stay as they are.
 
-    Returns:
-        the backend, the model's output on ``x`` for one combination, and the samples to hand over at a time.
+    Raises:
+        ValueError: the backend asked for cannot run this.
     """
     reason = ""
     for kind in _candidates(name, mixture.device, dtype):
         try:
             backend = kind(mixture, model, x, dtype=dtype, normalisation=normalisation)
-            return backend, backend.check(model, x), backend.plan(samples, held=held)
+            output = backend.check(model, x)
+            return Started(backend, output, backend.plan(samples, held=held), False)
         except Unsupported as error:
             reason = str(error)
+    if name == "auto" and mixture.device.type == "cpu" and dtype not in Native.dtypes:
+        reason = f"the dtype {str(dtype).removeprefix('torch.')}"
     reference = TorchReference(mixture, model, dtype=dtype, normalisation=normalisation)
-    output, chunk = reference.plan(x, samples)  # a fault of the module itself comes first
+    output, chunk, coupled = reference.plan(x, samples)  # a fault of the module itself comes first
+    if name not in ("auto", TorchReference.name):
+        raise ValueError(
+            f'backend={name!r} cannot run {reason or "this here"}; backend="auto" takes another where that '
+            "is needed"
+        )
     _notice(model, reason)
-    return reference, output, chunk
+    return Started(reference, output, chunk, coupled)
 
 
 def _candidates(name: str, device: torch.device, dtype: torch.dtype) -> list[type[Native] | type[Triton]]:
@@ -103,7 +129,8 @@ def call(
             return _native(mixture, model, args[0], normalisation).call(index, args[0])
         except Unsupported as error:
             reason = str(error)
-    reference = TorchReference(mixture, model, dtype=mixture.dtype, normalisation=normalisation)
+    copied = private_copy(model)
+    reference = TorchReference(mixture, copied, dtype=mixture.dtype, normalisation=normalisation)
     outputs = reference.call(index, args, kwargs)
     _notice(model, reason)
     return outputs
@@ -123,11 +150,13 @@ def _fits(mixture: Mixture, model: nn.Module, x: Any) -> bool:
 
 def _native(mixture: Mixture, model: nn.Module, x: Tensor, normalisation: Normalisation) -> Native:
     """An engine for calls on inputs like x; the mixture remembers its last one."""
-    buffers = tuple((b.data_ptr(), b._version) for b in model.buffers())
-    key = (model, x.shape[1:], x.dtype, normalisation.choice, buffers)
-    if mixture.engine is None or mixture.engine[0] != key or normalisation.batches:
-        engine = Native(mixture, model, x[:2], dtype=mixture.dtype, normalisation=normalisation)
-        engine.check(model, x[:2])
+    mark = fingerprint(model, values=True)
+    key = (mark, x.shape[1:], x.dtype, normalisation.choice, normalisation.buffers)
+    if mark is None or mixture.engine is None or mixture.engine[0] != key or normalisation.batches:
+        copied = private_copy(model)
+        some = x if len(x) > 2 else torch.cat([x, *(x.roll(n, -1) for n in (1, 2) if x.ndim > 1)])
+        engine = Native(mixture, copied, some, dtype=mixture.dtype, normalisation=normalisation)
+        engine.check(copied, some)
         mixture.engine = (key, engine)
     found: Native = mixture.engine[1]
     return found

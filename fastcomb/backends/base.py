@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: Losses that kernels compute, by the numbers that they have for them.
 LOSS_KINDS = {"cross_entropy": 0, "nll": 1, "mse": 2}
 
-__all__ = ["LOSS_KINDS", "Backend", "Score", "Scores", "Unsupported"]
+__all__ = ["LOSS_KINDS", "Backend", "Score", "Scores", "Unsupported", "place"]
 
 #: A score of K combinations on S samples: (outputs [K, S, ...], y [S, ...]) -> [K, S].
 Score = Callable[[Any, Tensor], Tensor]
@@ -81,3 +81,8 @@ class Backend(Protocol):
 
     def statistics(self, index: int) -> dict[str, Tensor]:
         """Running statistics that combination ``index`` is evaluated with, where they are not θ_A's."""
+
+
+def place(tensor: Tensor) -> tuple[object, ...]:
+    """What tells one tensor in memory from another, and from itself before it was written to."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fastcomb.backends.base import Unsupported
-from fastcomb.backends.torch_reference import TorchReference, check_fit
-from fastcomb.program import CaptureError, Program
+from fastcomb.backends.torch_reference import TorchReference, places
+from fastcomb.program import CaptureError, Program, Value, dependence
 from fastcomb.program.cache import captured
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
     from fastcomb.normalisation import Normalisation
 
-#: How far outputs may be from the module's, of their norm: rounding, in all layers together.
-_LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
+#: Samples that a backend is compared with the module on, and how many of them the second time.
+CHECKED, _FEWER = 6, 2
+#: How often the rounding that the module itself shows a backend may differ by, and what it always may, of
+#: a sample's output: a few roundings of float32 in sums of another order.
+_ROUNDINGS, _LEAST = 16, 32 * torch.finfo(torch.float32).eps
+#: How far recomputed statistics may be off: means of their standard deviation, variances of themselves.
+_STATISTICS = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
+
+_ELSE = "a model whose forward computes something else than its captured program"
 
 
 class Runner(Protocol):
@@ -35,7 +43,7 @@ class Runner(Protocol):
 
 
 def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
-    """The module's Program, of known operations and mixed parameters only.
+    """The module's Program: of known operations and mixed parameters only, and every sample by itself.
 
     Raises:
         Unsupported: there is none.
@@ -43,7 +51,7 @@ def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
     """
     if any(module.training for module in model.modules()):
         raise Unsupported("a model in training mode")
-    check_fit(mixture, model)
+    places(mixture, model)
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     kind = kinds.pop() if len(kinds) == 1 else torch.float32
     try:
@@ -57,7 +65,20 @@ def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
         for weight in node.weights:
             if weight.kind == "parameter" and weight.name not in mixture.names:
                 raise Unsupported(f"the parameter {weight.name!r}, which is not mixed under that name")
+    if len(program.inputs) != 1 or len(program.returned) != 1 or not isinstance(program.output, Value):
+        raise Unsupported("several inputs, or a result that is not one tensor")
+    if reason := dependence(program):
+        raise Unsupported(reason)
     return program
+
+
+def buffers_of(model: nn.Module, mixture: Mixture, normalisation: Normalisation) -> dict[str, Tensor]:
+    """Buffers and running statistics that all combinations share, by all their names."""
+    known: Mapping[str, Any] = mixture.a.carried | (normalisation.fixed or {})
+    return {
+        name: known.get(name, buffer).to(mixture.device)
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+    }
 
 
 def record(program: Program) -> tuple[dict[str, int], int]:
@@ -89,22 +110,92 @@ def recomputed(program: Program, places: dict[str, int], statistics: Tensor | No
 
 
 def check(runner: Runner, model: nn.Module, x: Tensor) -> Tensor:
-    """Compare combination 0 with the module itself on a few samples; the module's output [S, ...].
+    """Compare combinations 0 and 1 with the module itself on a few samples, together and fewer at a time.
+
+    Sample by sample: what they may differ by is measured, as the difference that rounding makes to the
+    module's own result (against the next finer dtype). A backend in half precision is compared in float32
+    first, where a mistake cannot hide behind rounding.
+
+    Args:
+        runner: the backend.
+        model: the module.
+        x: samples [S, ...].
+
+    Returns:
+        the module's output [S, ...] for combination 0.
 
     Raises:
         Unsupported: they differ.
     """
+    if runner.dtype != torch.float32:
+        arguments = {"dtype": torch.float32, "normalisation": runner.normalisation}
+        check(type(runner)(runner.mixture, model, x, **arguments), model, x)  # type: ignore[call-arg]
     reference = TorchReference(runner.mixture, model, dtype=runner.dtype, normalisation=runner.normalisation)
-    index = runner.mixture.index_tensor([0])
+    index = runner.mixture.index_tensor([0, 1])
     prepared = runner.prepare(index)
-    statistics = {name: value[0] for name, value in runner.recomputed(prepared).items()}
-    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-        expected = reference.output(index, statistics, x)  # not in TF32, which torch's convolutions may take
-    found = runner.outputs(prepared, x)[0]
-    if not isinstance(expected, Tensor) or expected.shape != found.shape:
+    statistics = runner.recomputed(prepared)
+    some = x[:CHECKED]
+    law = _Law(reference, index, statistics)
+    expected = law.output(0, some)
+    found = runner.outputs(prepared, some)
+    if not isinstance(expected, Tensor) or expected.shape != found.shape[1:]:
         raise Unsupported("what this model returns")
-    wide = expected.float()
-    limit = _LIMITS[runner.dtype]
-    if torch.isfinite(wide).all() and (found - wide).norm() > limit * wide.norm() + 1e-6:
-        raise Unsupported("a model whose forward computes something else than its captured program")
-    return expected
+    limit = _ROUNDINGS * law.rounding(some) + _LEAST
+    _compare(found[0], expected, limit)
+    _compare(found[1], law.output(1, some), limit)
+    fewer = some[-_FEWER:]
+    for count in {len(fewer), 1} - {len(some)}:
+        found = runner.outputs(prepared, fewer[:count])
+        for k in (0, 1):
+            _compare(found[k], law.output(k, fewer[:count]), limit)
+    if statistics:
+        _check_statistics(statistics, reference.prepare(index[:1]).statistics, _STATISTICS[runner.dtype])
+    return expected if len(some) == len(x) else law.output(0, x)
+
+
+class _Law:
+    """The module itself, with running statistics that are given."""
+
+    def __init__(self, reference: TorchReference, index: Tensor, statistics: Mapping[str, Tensor]) -> None:
+        self._reference, self._index, self._statistics = reference, index, statistics
+
+    def output(self, k: int, x: Tensor, reference: TorchReference | None = None) -> Any:
+        """Output of the k-th combination on samples x."""
+        statistics = {name: value[k] for name, value in self._statistics.items()}
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            # not in TF32, which torch's convolutions may take
+            return (reference or self._reference).output(self._index[k : k + 1], statistics, x)
+
+    def rounding(self, x: Tensor) -> float:
+        """What rounding makes of the first combination's result: a root mean square, of the result's."""
+        finer = torch.float64 if self._reference.dtype == torch.float32 else torch.float32
+        own = self.output(0, x).double()
+        try:
+            exact = self.output(0, x, self._reference.wider(finer)).double()
+        except Exception:  # a module that insists on its own dtype
+            return torch.finfo(self._reference.dtype).eps
+        known = torch.isfinite(own) & torch.isfinite(exact)
+        size = float(exact[known].norm())
+        return float((own - exact)[known].norm()) / size if size else 0.0
+
+
+def _compare(found: Tensor, expected: Tensor, limit: float) -> None:
+    """Raise Unsupported where a sample's result [S, ...] is further off than ``limit`` of a sample's size."""
+    one, other = (t.double().reshape(len(t), -1) for t in (found, expected))
+    finite = torch.isfinite(other)
+    if found.shape != expected.shape or not torch.equal(finite, torch.isfinite(one)):
+        raise Unsupported(_ELSE)
+    difference = torch.where(finite, one - other, 0).norm(dim=1)
+    sizes = torch.where(finite, other, 0).norm(dim=1)
+    typical = sizes.square().mean().sqrt()
+    if (difference > limit * torch.maximum(sizes, typical) + 1e-30).any():
+        raise Unsupported(_ELSE)
+
+
+def _check_statistics(found: Mapping[str, Tensor], law: Mapping[str, Tensor], limit: float) -> None:
+    for name, value in found.items():
+        expected = law[name][0].double()
+        variance = law[name.removesuffix("mean") + "var" if name.endswith("mean") else name][0].double()
+        scale = variance.sqrt() if name.endswith("mean") else variance
+        if ((value[0].double() - expected).abs() > limit * (scale + scale.mean()) + 1e-6).any():
+            raise Unsupported("a batch norm whose statistics come out otherwise")

@@ -5,8 +5,10 @@ Runs whatever module runs under ``functional_call``, on any device. Other backen
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +19,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcomb import compiled
 from fastcomb.backends.base import Score, Scores
+from fastcomb.backends.outputs import joined, mapped, rebuilt, tensors
+from fastcomb.backends.pristine import Pristine
 from fastcomb.backends.virtual import VirtualParameter
 from fastcomb.decision import Answer, Question
 from fastcomb.mixture import Mixture
-from fastcomb.normalisation import Normalisation, collecting
+from fastcomb.normalisation import Calls, Normalisation, collecting
 from fastcomb.notice import notify
+from fastcomb.program import private_copy
 
 #: Most combinations in a block.
 _MAX_BLOCK = 64
@@ -31,6 +36,10 @@ _BATCH_BYTES = {"cpu": 32 << 20}
 _BATCH_BYTES_ELSEWHERE = 1 << 30
 #: Bytes of the values that one combination may produce on the samples handed over at a time.
 _SAMPLE_BYTES = 128 << 20
+#: Samples that tell whether samples influence one another, and how far their results may differ then, of
+#: the largest result: far above rounding in float64.
+_FEW = 4
+_APART = 1e-6
 
 State = dict[str, Tensor]
 
@@ -49,6 +58,20 @@ class Prepared(NamedTuple):
     statistics: State
 
 
+class Plan(NamedTuple):
+    """How a data set is run.
+
+    Attributes:
+        output: the model's output on the first few samples for one combination.
+        chunk: samples to hand over at a time.
+        coupled: whether samples influence one another, so that all have to be handed over together.
+    """
+
+    output: Any
+    chunk: int
+    coupled: bool
+
+
 class TorchReference:
     """Reference backend: batched ``functional_call`` with virtual parameters.
 
@@ -56,14 +79,18 @@ class TorchReference:
     after another, layer by layer in the compiled kernels where those are there. Without them, and for
     modules that vmap cannot batch, weights are generated for a whole block first.
 
+    It runs a private copy of the module, whose state is put back after every pass, so that no combination
+    finds what another one left.
+
     Args:
         mixture: the networks.
         model: the module; its weights are not used, its mode is, and neither is changed.
-        dtype: compute dtype of parameters, inputs and buffers.
-        normalisation: what to do with running statistics.
+        dtype: compute dtype of parameters and inputs, and of buffers where it is not the networks' own.
+        normalisation: what to do with running statistics and other buffers.
 
     Raises:
         ValueError: the mixture's parameters are not the model's.
+        TypeError: the module cannot be copied.
     """
 
     name = "torch_reference"
@@ -71,36 +98,86 @@ class TorchReference:
     def __init__(
         self, mixture: Mixture, model: nn.Module, *, dtype: torch.dtype, normalisation: Normalisation
     ) -> None:
-        check_fit(mixture, model)
         self.mixture = mixture
-        self.model = model
+        self.model = private_copy(model, share=True)
         self.dtype = dtype
         self.normalisation = normalisation
         self.slots = self.block = 1
+        self._places = places(mixture, model)
+        self._pristine = Pristine(self.model)
         self._writes_inputs = False
         self._inside = True  # until generating inside the pass fails
-        buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
-        self._shared = {n: self._ready(b) for n, b in (buffers | (normalisation.fixed or {})).items()}
+        self._calls: Calls | None = None  # while running statistics are collected
+        self._shared = self._own(mixture.a.carried | (normalisation.fixed or {}))
 
-    def plan(self, x: Tensor, samples: int) -> tuple[Any, int]:
+    def plan(self, x: Tensor, samples: int, *, together: bool = False) -> Plan:
         """Choose slots and block for a data set, from sizes only (never from free memory or threads).
 
         Args:
             x: the first few of its samples.
             samples: how many there are.
-
-        Returns:
-            the model's output on ``x`` for one combination, and the samples to hand over at a time.
+            together: whether all samples are to be handed over together in any case.
         """
+        coupled = self._coupled(self._ready(x[:_FEW]))
         x = self._ready(x)
         index = self.mixture.index_tensor([0])
         output, produced = self._measured(index, (x,), {})
         per_sample = produced / len(x)
-        chunk = min(samples, _power_of_two(_SAMPLE_BYTES / per_sample))
+        fit = samples if coupled or together else _power_of_two(_SAMPLE_BYTES / per_sample)
+        chunk = min(samples, fit)
         self._size(per_sample * max([chunk, *map(len, self.normalisation.batches)]))
         two = self.mixture.index_tensor([0, 1])
         list(self._outputs(self.prepare(two), (x,), {}))  # any notice belongs before the work
-        return tree_map(lambda t: t[0], output), chunk
+        return Plan(mapped(lambda t: t[0], output), chunk, coupled)
+
+    def _coupled(self, x: Tensor) -> bool:
+        """Whether the results of samples x [S, ...] depend on which others they are run with."""
+        if len(x) < 2:
+            return False
+        half = len(x) // 2
+        try:
+            whole, first, rest = self._apart(torch.float64, x, x[:half], x[half:])
+        except Exception:  # a cast inside the module, or a fault of its own
+            whole = self._apart(self.dtype, x)[0]
+            try:
+                first, rest = self._apart(self.dtype, x[:half], x[half:])
+            except Exception:  # batch statistics refuse a single sample, for example
+                return True
+        for a, b, c in zip(whole, first, rest, strict=True):
+            if not (a.ndim and b.ndim and c.ndim) or a.shape[1:] != b.shape[1:] or a.shape[1:] != c.shape[1:]:
+                return True
+            if len(a) != len(x) or len(b) != half or len(c) != len(x) - half:
+                return True
+            if not close(
+                torch.cat([b, c]),
+                a,
+                max(_APART, 64 * torch.finfo(self.dtype).eps * (a.dtype != torch.float64)),
+            ):
+                return not self._random(x)
+        return False
+
+    def _apart(self, dtype: torch.dtype, *inputs: Tensor) -> list[list[Tensor]]:
+        """All tensors of the outputs of combination 0 on several inputs, in another dtype."""
+        law = self if dtype == self.dtype else self.wider(dtype)
+        index = self.mixture.index_tensor([0])
+        statistics = {n: s[0] for n, s in law.prepare(index).statistics.items()}
+        return [tensors(law.output(index, statistics, x)) for x in inputs]
+
+    def wider(self, dtype: torch.dtype) -> TorchReference:
+        """The same in another compute dtype."""
+        return TorchReference(self.mixture, self.model, dtype=dtype, normalisation=self.normalisation)
+
+    def _random(self, x: Tensor) -> bool:
+        """Whether the module draws random numbers; says so."""
+        one, other = self._apart(self.dtype, x, x)
+        same = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True))
+        if not same:
+            notify(
+                f"{type(self.model).__name__} returns something else each time it is called on the same "
+                "samples, so its results are not a function of the combination alone; does it draw random "
+                "numbers in eval mode?"
+            )
+        return not same
 
     @torch.no_grad()
     def prepare(self, index: Tensor) -> Prepared:
@@ -116,17 +193,33 @@ class TorchReference:
         """With statistics recomputed, where they are to be."""
         count = len(prepared.indices)
         totals: State = {}
-        batches = self.normalisation.batches
-        for batch in batches:
-            with collecting(self.model) as names:
-                fresh = {n: self._shared[n].new_zeros(count, *self._shared[n].shape) for n in names}
+        calls: dict[str, int] = {}
+        for batch in self.normalisation.batches:
+            with self._collecting() as made:
+                fresh = {n: self._shared[n].new_zeros(count, *self._shared[n].shape) for n in made.statistics}
                 for _ in self._outputs(
                     prepared._replace(statistics=fresh), (_copied(self._ready(batch)),), {}
                 ):
                     pass
-            for name, value in fresh.items():
-                totals[name] = totals.get(name, 0) + value / len(batches)
-        return prepared._replace(statistics=totals)
+            for name, value in fresh.items():  # each call counts once, as in torch's update_bn
+                calls[name] = calls.get(name, 0) + made.of(name)
+                totals[name] = totals.get(name, 0) + made.of(name) * value
+        found = {name: total / max(1, calls[name]) for name, total in totals.items()}
+        for name in found:
+            if not calls[name]:  # never called on the calibration data: θ_A's
+                found[name] = self._shared[name].expand(count, *self._shared[name].shape).clone()
+        return prepared._replace(statistics=found)
+
+    @contextlib.contextmanager
+    def _collecting(self) -> Iterator[Calls]:
+        """While normalisations record statistics, which is not to be undone after a pass."""
+        pristine = self._pristine
+        with collecting(self.model) as self._calls:
+            self._pristine = Pristine(self.model)
+            try:
+                yield self._calls
+            finally:
+                self._pristine, self._calls = pristine, None
 
     def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         y = y.to(self.mixture.device)
@@ -144,7 +237,9 @@ class TorchReference:
     def _wide(self, prepared: Prepared, x: Tensor) -> Iterator[Any]:
         """Outputs [k, S, ...] of successive parts of a block, half precision widened to float32."""
         for outputs in self._outputs(prepared, (self._ready(x),), {}):
-            yield tree_map(lambda t: t.float() if t.dtype.itemsize < 4 else t, outputs)
+            yield mapped(
+                lambda t: t.float() if t.is_floating_point() and t.dtype.itemsize < 4 else t, outputs
+            )
 
     def statistics(self, index: int) -> State:
         recomputed = self.prepare(self.mixture.index_tensor([index])).statistics
@@ -154,19 +249,30 @@ class TorchReference:
         """Outputs of combinations ``index`` [K]: the module's own, each tensor with a leading K."""
         first, produced = self._measured(index[:1] if len(index) else index.new_zeros(1), args, kwargs)
         if not len(index):
-            return tree_map(lambda t: t[:0], first)
+            return mapped(lambda t: t[:0], first)
         self._size(produced)
         parts = [first]
         for block in index[1:].split(self.block):
             if len(block):
                 parts += self._outputs(self.prepare(block), args, kwargs)
-        return tree_map(lambda *tensors: torch.cat(tensors), *parts)
+        return joined(parts)
 
     def output(self, index: Tensor, statistics: State, x: Tensor) -> Any:
         """Output on samples x [S, ...] of the one combination in ``index`` with given running statistics."""
         own = {name: self._ready(value)[None] for name, value in statistics.items()}
         (output,) = self._outputs(Prepared(index, self._mixed(index), own), (_copied(self._ready(x)),), {})
-        return tree_map(lambda t: t[0], output)
+        return mapped(lambda t: t[0], output)
+
+    @torch.no_grad()
+    def network(self, parameters: Mapping[str, Tensor], carried: Mapping[str, Tensor], x: Tensor) -> Any:
+        """Output on samples x [S, ...] of a network with its own parameters, buffers and statistics."""
+        shared = self._shared
+        self._shared = self._own(carried)
+        try:
+            own = {n: self._ready(t).to(self.dtype) for n, t in parameters.items()}
+            return mapped(lambda t: t[0], self._single(own, (_copied(self._ready(x)),), {}))
+        finally:
+            self._shared = shared
 
     def _size(self, produced: float) -> None:
         """Choose how many combinations to run together that each produce so many bytes."""
@@ -240,23 +346,50 @@ class TorchReference:
         if self.slots == 1:
             one = {n: t[0] for n, t in own.items()}
             return self._single(virtual(index[0], {}) | one, args, kwargs)
-        shared = self._fresh()
+        built: list[Any] = []
 
-        def each(index: Tensor, known: State, own: State) -> Any:
-            return functional_call(self.model, virtual(index, known) | shared | own, args, kwargs)
+        def each(index: Tensor, known: State, own: State) -> list[Tensor]:
+            output = self._run(virtual(index, known) | own, args, kwargs)
+            built.append(output)
+            return tensors(output)
 
         with warnings.catch_warnings():  # vmap's own loop over an operation is slow but right
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            return vmap(each)(index, known, own)
+            found = vmap(each)(index, known, own)
+        return rebuilt(built[-1], found)
 
     @torch.no_grad()
     def _single(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = functional_call(self.model, self._fresh() | state, args, kwargs)
-        return tree_map(lambda t: t[None], output)
+        return mapped(lambda t: t[None], self._run(state, args, kwargs))
 
-    def _fresh(self) -> State:
-        """The shared buffers, copied: a module may write to them."""
-        return {n: b.clone() for n, b in self._shared.items()}
+    def _run(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One pass with the tensors of ``state`` and copies of the shared ones, which it may write to."""
+        given = {place: t for name, t in state.items() for place in self._places.get(name, (name,))}
+        fresh = {place: t.clone() for place, t in self._shared.items() if place not in given}
+        if self._calls is not None:
+            self._calls.begin()
+        try:
+            output = functional_call(self.model, fresh | given, args, kwargs, tie_weights=False)
+        finally:
+            self._pristine.restore()
+        if not tensors(output):
+            raise TypeError(f"{type(self.model).__name__} returns no tensor but a {type(output).__name__}")
+        return output
+
+    def _own(self, carried: Mapping[str, Any]) -> State:
+        """What is not mixed, by place: buffers, and parameters that are no real floating-point numbers."""
+        cast = self.dtype if self.dtype != self.mixture.dtype else None
+        mixed = {place for places in self._places.values() for place in places}
+        found = {}
+        for place, tensor in itertools.chain(
+            *(_slots(self.model, kind) for kind in ("parameters", "buffers"))
+        ):
+            if place not in mixed:
+                value = carried.get(place, tensor)
+                found[place] = value.to(
+                    self.mixture.device, cast if value.is_floating_point() else None
+                ).detach()
+        return found
 
     def _ready(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.mixture.device, self.dtype if tensor.is_floating_point() else None)
@@ -276,15 +409,30 @@ class _ByteCounter(TorchDispatchMode):
         return result
 
 
-def check_fit(mixture: Mixture, model: nn.Module) -> None:
-    """Raise ValueError unless the mixture's parameters are the model's."""
-    names: dict[int, set[str]] = {}
+def places(mixture: Mixture, model: nn.Module) -> dict[str, list[str]]:
+    """Where each mixed parameter lies in a module: the names of all its places, of a shared submodule once.
+
+    Raises:
+        ValueError: the mixture's parameters are not the model's.
+    """
+    tied: dict[int, list[str]] = {}
     shapes = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.is_floating_point():
-            names.setdefault(id(parameter), set()).add(name)
+            tied.setdefault(id(parameter), []).append(name)
             shapes[name] = parameter.shape
-    faults = [f"{min(tied)!r} is missing" for tied in names.values() if not tied & set(mixture.names)]
+    faults = []
+    first: dict[int, str] = {}
+    for key, names in tied.items():
+        known = [name for name in names if name in mixture.names]
+        if not known:
+            faults.append(f"{min(names)!r} is missing")
+        elif len(known) > 1:
+            faults.append(
+                f"{' and '.join(map(repr, known))} are one tensor in the model; pass model= to Mixture"
+            )
+        else:
+            first[key] = known[0]
     for name in mixture.names:
         if name not in shapes:
             faults.append(f"the model has no {name!r}")
@@ -292,6 +440,32 @@ def check_fit(mixture: Mixture, model: nn.Module) -> None:
             faults.append(f"{name!r} is {tuple(mixture.shape(name))}, in the model {tuple(shapes[name])}")
     if faults:
         raise ValueError(f"the mixture does not fit {type(model).__name__}: {'; '.join(faults[:5])}")
+    found: dict[str, list[str]] = {}
+    for place, tensor in _slots(model, "parameters"):
+        if id(tensor) in first:
+            found.setdefault(first[id(tensor)], []).append(place)
+    return found
+
+
+def _slots(model: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:
+    """Every place of a parameter or buffer, by the first name of its module, and what is there."""
+    for prefix, module in model.named_modules():
+        for key, tensor in getattr(module, f"_{kind}").items():
+            if tensor is not None:
+                yield f"{prefix}.{key}".lstrip("."), tensor
+
+
+def close(found: Tensor, expected: Tensor, limit: float) -> bool:
+    """Whether two tensors differ by at most ``limit`` times the largest expected value; NaN equals NaN."""
+    if found.shape != expected.shape:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    finite = torch.isfinite(expected)
+    if not torch.equal(finite, torch.isfinite(found)) or not finite.any():
+        return torch.equal(finite, torch.isfinite(found))
+    difference = (found - expected)[finite].abs().max()
+    return bool(difference <= limit * expected[finite].abs().max())
 
 
 def _copied(leaf: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -13,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
+from fastcomb.backends.outputs import joined
 from fastcomb.density import Array
 from fastcomb.endpoints import Endpoint
 from fastcomb.mixture import Mixture
 from fastcomb.notice import BackendNotice
 from fastcomb.phenomena.weights import gram
+from fastcomb.program import private_copy
 from fastcomb.progress import bar
 from fastcomb.result import Result, markdown
 from fastcomb.samplers import Constant
@@ -150,6 +150,7 @@ def diversity(
     layers: Sequence[str] = (),
     batch_norm: str | None = None,
     calibration: Any = None,
+    buffers: str | None = None,
     batch: int = 1000,
     progress: bool | None = None,
 ) -> Diversity:
@@ -166,7 +167,7 @@ def diversity(
         model: the module, with outputs [N, classes] (logits or log-probabilities); a copy in eval mode runs.
         layers: names of submodules whose outputs are compared by linear CKA. A module that is called more
             than once counts with its last call. They run on the reference backend.
-        batch_norm, calibration: as in :func:`fastcomb.evaluate`.
+        batch_norm, calibration, buffers: as in :func:`fastcomb.evaluate`.
         batch: samples at a time.
         progress: show a progress bar; if None, when standard error is a terminal.
 
@@ -180,7 +181,7 @@ def diversity(
         raise ValueError(f"{len(numbers)} indices given; diversity compares two or more combinations")
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1")
-    module = copy.deepcopy(model).to(mix.device).eval()
+    module = private_copy(model).to(mix.device).eval()
     ends = list(mix.networks.values())
     networks = [(mix, numbers), *((_alone(end, module, mix), [0]) for end in ends)]
     _watch(module, layers)
@@ -191,10 +192,12 @@ def diversity(
             if layers:  # what makes the module return them keeps it from the compiled engine
                 warnings.simplefilter("ignore", BackendNotice)
             found = [
-                mixture.functional_call(module, which, x, batch_norm=batch_norm, calibration=calibration)
+                mixture.functional_call(
+                    module, which, x, batch_norm=batch_norm, calibration=calibration, buffers=buffers
+                )
                 for mixture, which in networks
             ]
-        logits: Any = tree_map(lambda *tensors: torch.cat(tensors), *found)
+        logits: Any = joined(found)
         return logits if layers else (logits, {})
 
     samples = Data(data)
@@ -269,9 +272,7 @@ def _midway(values: Tensor) -> Tensor:
 
 def _alone(end: Endpoint, module: nn.Module, mix: Mixture) -> Mixture:
     """An endpoint as the one combination of a mixture with itself, with its own running statistics."""
-    tensors = end.tensors()
-    state = {name: tensors[end.aliases.get(name, name)] for name in end.state}
-    return Mixture(state, state, Constant(0.0, per="model"), model=module).to(mix.device)
+    return Mixture(end, end, Constant(0.0, per="model"), model=module).to(mix.device)
 
 
 def _watch(module: nn.Module, layers: Sequence[str]) -> None:

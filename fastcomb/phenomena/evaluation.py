@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 from fastcomb.density import Array
 from fastcomb.endpoints import Theta, structure
 from fastcomb.mixture import Mixture
+from fastcomb.program import private_copy
 from fastcomb.rebasin import Alignment, Method, align
 from fastcomb.samplers import Constant, Sampler
 from fastcomb.sweep import Sweep, evaluate
@@ -28,6 +28,8 @@ class Options(TypedDict, total=False):
     loss: str | UserLoss
     batch_norm: str | None
     calibration: Any
+    buffers: str | None
+    accuracy: str | UserLoss | None
     device: torch.device | str | None
     dtype: torch.dtype | None
     backend: str
@@ -88,7 +90,7 @@ class Evaluation:
         """A network as a module."""
         if isinstance(theta, nn.Module):
             return theta
-        module = copy.deepcopy(self.model)
+        module = private_copy(self.model)
         module.load_state_dict(Mixture(theta, theta, Constant(0.0), model=module)[0])
         return module
 

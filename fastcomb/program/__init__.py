@@ -6,6 +6,7 @@ from fastcomb.program.fold import folded
 from fastcomb.program.ir import Node, Program, Value, Weight
 from fastcomb.program.layers import Layer, find, layers
 from fastcomb.program.private import private_copy
+from fastcomb.program.samples import dependence
 from fastcomb.program.slices import SeveredError, between
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Weight",
     "between",
     "capture",
+    "dependence",
     "example_inputs",
     "find",
     "folded",

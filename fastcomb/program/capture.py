@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,12 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 from fastcomb.program.example import example_inputs
 from fastcomb.program.ir import Dimension, Node, Program, Value, Weight
 from fastcomb.program.ops import canonical
+from fastcomb.program.private import private_copy
+
+#: Samples that a module is captured with where fewer than three are given.
+_SAMPLES = 5
+#: A number of samples without a limit.
+_MANY = 1 << 31
 
 
 class CaptureError(RuntimeError):
@@ -39,10 +45,9 @@ def capture(model: nn.Module, *inputs: Tensor) -> Program:
         CaptureError: torch.export cannot follow the module, or the captured operations do not compute
             what the module computes.
     """
-    module = copy.deepcopy(model).eval()
+    module = private_copy(model).eval()
     inputs = inputs or example_inputs(module)
-    # export treats a batch of one as a constant
-    inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
+    inputs = tuple(_several(x) for x in inputs)
     dims = tuple({0: torch.export.Dim.AUTO} if x.ndim else None for x in inputs)
     try:
         with _quiet_export(), torch.no_grad():
@@ -57,8 +62,20 @@ def capture(model: nn.Module, *inputs: Tensor) -> Program:
             "forward that it names (data-dependent control flow, usually), or pass other sample inputs"
         ) from error
     program = _read(exported, module)
-    _check(program, module, inputs)
+    check(program, module, inputs)
+    if not program.bound:
+        try:
+            check(program, module, tuple(x[:-1] if x.ndim else x for x in inputs))
+        except Exception:
+            return dataclasses.replace(program, bound="a forward that depends on the number of samples")
     return program
+
+
+def _several(x: Tensor) -> Tensor:
+    """As many samples as no other dimension is likely to have; export takes a batch of one for a constant."""
+    if not x.ndim or not len(x) or len(x) > 2:
+        return x
+    return torch.cat([x] * _SAMPLES)[:_SAMPLES]
 
 
 def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
@@ -95,7 +112,20 @@ def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
     tensors = dict(module.named_parameters()) | dict(module.named_buffers()) | constants
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     aliases = {name: one for name, one in names.items() if name != one}
-    return Program(inputs, tuple(nodes), output, shapes, constants, aliases)
+    bound = _bound(exported, inputs)
+    return Program(inputs, tuple(nodes), output, shapes, constants, aliases, bound)
+
+
+def _bound(exported: torch.export.ExportedProgram, inputs: Mapping[str, tuple[Dimension, ...]]) -> str:
+    """Why the number of samples is not free; "" where any number from 2 on will do."""
+    fixed = [shape for shape in inputs.values() if shape and isinstance(shape[0], int)]
+    if fixed:
+        return f"a forward that depends on the number of samples (captured for {fixed[0][0]})"
+    limits = [r for r in exported.range_constraints.values() if r.lower > 2 or r.upper < _MANY]
+    if limits:
+        low, high = limits[0].lower, limits[0].upper
+        return f"a forward that depends on the number of samples (between {low} and {high})"
+    return ""
 
 
 def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols) -> Node:
@@ -161,6 +191,8 @@ class _Symbols:
     def _dimension(self, size: Any) -> Dimension:
         if isinstance(size, int):
             return size
+        if not size.node.expr.free_symbols:
+            return int(size)
         text = str(size)
         for symbol in sorted(map(str, size.node.expr.free_symbols), key=len, reverse=True):
             if symbol not in self._names:
@@ -169,7 +201,8 @@ class _Symbols:
         return text
 
 
-def _check(program: Program, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def check(program: Program, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raise CaptureError unless a Program computes what a module (a private copy) computes."""
     state = dict(module.named_parameters()) | dict(module.named_buffers())
     with torch.no_grad():
         expected = module(*(x.clone() for x in inputs))  # a module may write to its inputs
@@ -177,7 +210,8 @@ def _check(program: Program, module: nn.Module, inputs: tuple[Tensor, ...]) -> N
     for want, got in zip(tree_leaves(expected), tree_leaves(found), strict=True):
         if not isinstance(want, Tensor):
             continue
-        scale = want.abs().max().item() if want.numel() and want.is_floating_point() else 1.0
+        known = want[torch.isfinite(want)] if want.is_floating_point() else want[:0]
+        scale = known.abs().max().item() if known.numel() else 1.0
         eps = torch.finfo(want.dtype).eps if want.is_floating_point() else 0.0
         limit = max(1e-4, 4 * eps)  # a few roundings: export may order sums in another way
         close = want.shape == got.shape and torch.allclose(want, got, limit, limit * scale, equal_nan=True)

@@ -29,7 +29,9 @@ def folded(program: Program, state: Mapping[str, Tensor]) -> tuple[Program, dict
     readers = Counter(value for node in program for value in node.values)
     readers.update(leaf.name for leaf in tree_leaves(program.output) if isinstance(leaf, Value))
     layers = {
-        n.name: n for n in program if n.op in _LAYERS and readers[n.name] == 1 and _own(n, "weight", "bias")
+        n.name: n
+        for n in program
+        if n.op in _LAYERS and channels_second(n) and readers[n.name] == 1 and _own(n, "weight", "bias")
     }
     norms = {
         node.arguments["input"].name: node
@@ -56,6 +58,14 @@ def folded(program: Program, state: Mapping[str, Tensor]) -> tuple[Program, dict
             nodes.append(node)
     shapes = {**program.shapes, **{name: tuple(t.shape) for name, t in scaled.items()}}
     return dataclasses.replace(program, nodes=tuple(nodes), shapes=shapes), {**state, **scaled}
+
+
+def channels_second(layer: Node) -> bool:
+    """Whether a layer's units lie along dimension 1 of its result, where a batch norm has its channels.
+
+    A linear layer over [N, T, D] has its units along D, and a batch norm after it normalises T.
+    """
+    return layer.op != "linear" or len(layer.shape) == 2
 
 
 def _own(node: Node, *names: str) -> bool:

@@ -106,6 +106,7 @@ class Program:
         shapes: shape of every weight by name.
         constants: values of the tensors made in ``forward``, by name.
         aliases: further names of tied parameters → the first, under which they appear in the nodes.
+        bound: why it holds for some numbers of samples only; "" where the number is free.
     """
 
     inputs: Mapping[str, tuple[Dimension, ...]]
@@ -114,6 +115,7 @@ class Program:
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Tensor] = field(repr=False)
     aliases: Mapping[str, str]
+    bound: str = ""
 
     def __deepcopy__(self, memo: object) -> Program:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -37,12 +38,28 @@ def private_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
         tensors = (*model.parameters(), *model.buffers())
         memo |= {id(tensor): tensor for tensor in tensors}
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
     except Exception as error:
         raise TypeError(
             f"{type(model).__name__} cannot be copied, and fastcomb runs copies only ({error}); leave what "
             "cannot be copied out of the module, or give its class a __deepcopy__"
         ) from error
+    if not share:
+        _forget(copied)
+    return copied
+
+
+def _forget(model: nn.Module) -> None:
+    """Let a copy drop what it keeps in eval mode, such as attention biases worked out from weights.
+
+    Modules that do so drop it when they are put in training mode, since weights change there.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    with contextlib.suppress(Exception):  # a module that refuses another mode has its reasons
+        model.train()
+        model.eval()
+    for module, mode in modes:
+        module.training = mode
 
 
 def _tensors(value: Any, depth: int = 0) -> Iterator[Tensor]:

@@ -74,6 +74,7 @@ def between(program: Program, start: str | None, output: Any) -> Program:
         shapes={name: shape for name, shape in program.shapes.items() if name in used},
         constants={name: value for name, value in program.constants.items() if name in used},
         aliases={alias: name for alias, name in program.aliases.items() if name in used},
+        bound=program.bound,
     )
 
 

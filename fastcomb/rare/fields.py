@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from fastcomb.density import Array
 from fastcomb.mixing import convex, spread
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
+from fastcomb.program import private_copy
 from fastcomb.stream import RESOLUTION, pieces, step_unit
 from fastcomb.sweep.data import Data
 from fastcomb.sweep.experiment import Experiment, Job
@@ -56,14 +56,15 @@ class Fields:
         loss: str | UserLoss = "cross_entropy",
         batch_norm: str | None = None,
         calibration: Any = None,
+        buffers: str | None = None,
     ) -> Fields:
         """From arguments of :func:`fastcomb.rare_fraction`, which explains them.
 
         Raises:
             TypeError, ValueError: one that cannot work.
         """
-        module = copy.deepcopy(model).to(mixture.device).eval()
-        normalisation = Normalisation.choose(module, mixture, batch_norm, calibration)
+        module = private_copy(model).to(mixture.device).eval()
+        normalisation = Normalisation.choose(module, mixture, batch_norm, calibration, buffers)
         # only the reference runs networks that are no combinations of the stream
         job = Experiment(
             mixture, module, normalisation, Data(data), loss, {}, mixture.dtype, TorchReference.name

@@ -37,6 +37,7 @@ def rare_fraction(
     loss: str | UserLoss = "cross_entropy",
     batch_norm: str | None = None,
     calibration: Any = None,
+    buffers: str | None = None,
     n: int = 1000,
     p0: float = 0.1,
     repeats: int = 10,
@@ -65,7 +66,7 @@ def rare_fraction(
         above: ask for metric > level instead. NaN is neither below nor above.
         model: the module that the mixture's networks are weights of; a copy in eval mode is used.
         data: ``(x, y)``, a Dataset of pairs or a DataLoader, as :func:`fastcomb.evaluate` takes them.
-        loss, batch_norm, calibration: as for :func:`fastcomb.evaluate`.
+        loss, batch_norm, calibration, buffers: as for :func:`fastcomb.evaluate`.
         n: networks on each level of a run; rounded down to whole chains.
         p0: fraction of them that start the chains of the next level, in [0.05, 0.5].
         repeats: independent runs, at least 2.
@@ -107,6 +108,7 @@ def rare_fraction(
         loss=loss,
         batch_norm=batch_norm,
         calibration=calibration,
+        buffers=buffers,
     )
     sign = -1 if above else 1
     target = float(np.float32(sign * level))

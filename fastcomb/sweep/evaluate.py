@@ -43,9 +43,11 @@ def evaluate(
     start: int = 0,
     seed: int = 0,
     loss: str | losses.UserLoss = "cross_entropy",
+    accuracy: str | losses.UserLoss | None = None,
     metrics: Mapping[str, losses.UserLoss] | None = None,
     batch_norm: str | None = None,
     calibration: Any = None,
+    buffers: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     backend: str = "auto",
@@ -61,7 +63,9 @@ def evaluate(
 
     A combination's results do not depend on n, start or where the work was done in pieces: two runs over
     [0, k) and [k, n) equal one run over [0, n), bit for bit on one machine with one number of threads.
-    Memory does not grow with n beyond the results; with ``out`` it does not grow at all.
+    Memory does not grow with n beyond the results; with ``out`` it does not grow at all. The arguments are
+    left as they are: a private copy of the module runs. A network whose samples influence one another (batch
+    statistics, a similarity matrix over the batch), or such a loss, is evaluated on all samples as one batch.
 
     With ``out`` the results are kept in a folder (:mod:`fastcomb.sweep.run`). The same call continues a run
     that was stopped, in whatever way, and a larger n or another start adds to it; what is there is not
@@ -79,15 +83,20 @@ def evaluate(
         start: index of the first.
         seed: of the coefficient stream, in [0, 2**64).
         loss: "cross_entropy", "nll", "mse", or a callable ``(output, y) -> per-sample loss [N]``.
+        accuracy: with cross-entropy and nll of class numbers, the share of samples whose class has the largest
+            output, if None. With other losses NaN, unless this says what it is: "argmax" (class numbers
+            against outputs [N, C, ...]) or a callable ``(output, y) -> [N]``.
         metrics: further measures by name, callables like a loss; each is averaged over the samples.
         batch_norm: for models with running statistics: "recompute", "lerp" or "a"
             (:mod:`fastcomb.normalisation`).
         calibration: inputs for "recompute": a tensor [M, ...] (one batch), Dataset or DataLoader.
+        buffers: where the networks' buffers differ, other than running statistics: "a" (θ_A's for all
+            combinations) or "lerp" (interpolated with the sampler's mean).
         device: where to compute; θ_A's device if None.
         dtype: compute dtype; the parameters' own if None. Logits are widened to float32 for the loss.
         backend: "native" (compiled, CPU), "cuda" (CUDA, narrow networks in one kernel), "triton" (CUDA, layer
             by layer), "torch_reference" (any module, any device) or "auto", the fastest that can run the job.
-            What did run is ``sweep.backend``.
+            What did run is ``sweep.backend``. One that is named and cannot run the job is an error.
         out: folder of the run, created if it is not there; None keeps results in memory.
         save_every: with ``out``, seconds of work after which results are written: what a kill may lose.
         decide: :class:`~fastcomb.Below` or :class:`~fastcomb.Above`: find out only on which side of a level
@@ -134,6 +143,8 @@ def evaluate(
         metrics=metrics,
         batch_norm=batch_norm,
         calibration=calibration,
+        accuracy=accuracy,
+        buffers=buffers,
         device=None if device is None else _device(device),
         dtype=dtype,
         backend=backend,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -21,9 +20,11 @@ from fastcomb.decision import Decide, Question
 from fastcomb.endpoints import Theta
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
+from fastcomb.notice import notify
+from fastcomb.program import private_copy
 from fastcomb.samplers import Sampler
 from fastcomb.stream import STREAM_VERSION
-from fastcomb.sweep import identity, losses
+from fastcomb.sweep import identity, losses, own_networks
 from fastcomb.sweep.data import Data
 from fastcomb.sweep.pilot import answers
 
@@ -48,6 +49,7 @@ class Experiment:
         dtype: compute dtype.
         backend: wanted backend, "auto" for the fastest.
         decide: question to answer instead of measuring, or None.
+        accuracy: as the user gave it.
     """
 
     mixture: Mixture
@@ -59,6 +61,7 @@ class Experiment:
     dtype: torch.dtype
     backend: str
     decide: Decide | None = None
+    accuracy: str | losses.UserLoss | None = None
 
     @staticmethod
     def of(
@@ -78,27 +81,35 @@ class Experiment:
         backend: str,
         data_budget: int,
         decide: Decide | None = None,
+        accuracy: str | losses.UserLoss | None = None,
+        buffers: str | None = None,
     ) -> Experiment:
         """Check what :func:`fastcomb.evaluate` was given; it explains the arguments and what is raised."""
         losses.resolve(loss)
+        losses.resolve_accuracy(accuracy, False)
         measures = losses.named(metrics or {})
         if decide is not None and not isinstance(decide, Decide):
             raise TypeError(f"decide is a {type(decide).__name__}; pass Below(metric, level) or Above(…)")
         if decide is not None and measures:
             raise ValueError("metrics= are means over all samples, which decide= does not take; drop one")
-        structure = endpoints.structure(model, *endpoints.labelled(theta_a, theta_b).values())
+        thetas = endpoints.labelled(theta_a, theta_b)
+        structure = endpoints.structure(model, *thetas.values())
         if structure is None:
             raise ValueError("all thetas are weights without a module; pass model= to say how to run them")
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"dtype={dtype} is not a floating-point dtype")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(
+                f"dtype={dtype!r} is not a floating-point dtype; pass torch.float32, torch.bfloat16, …"
+            )
         backends.check_name(backend)
         mixture = Mixture(theta_a, theta_b, sampler, seed, model=structure)
         mixture = mixture.to(device or mixture.device)
-        module = copy.deepcopy(structure).to(mixture.device).eval()
-        normalisation = Normalisation.choose(module, mixture, batch_norm, calibration)
+        module = private_copy(structure).to(mixture.device).eval()
+        normalisation = Normalisation.choose(module, mixture, batch_norm, calibration, buffers)
         samples = Data(data, data_budget)
+        dtype = dtype or mixture.dtype
+        own_networks.check(thetas, mixture, module, samples.first(own_networks.CHECKED)[0], dtype)
         return Experiment(
-            mixture, module, normalisation, samples, loss, measures, dtype or mixture.dtype, backend, decide
+            mixture, module, normalisation, samples, loss, measures, dtype, backend, decide, accuracy
         )
 
     def start(self, device: torch.device | None = None) -> Job:
@@ -106,7 +117,7 @@ class Experiment:
         mixture = self.mixture.to(device or self.mixture.device)
         module = self.module.to(mixture.device)
         x, y = self.data.first()
-        runner, output, chunk = backends.start(
+        runner, output, chunk, coupled = backends.start(
             self.backend,
             mixture,
             module,
@@ -117,19 +128,43 @@ class Experiment:
             held=self.data.held,
         )
         target = y.to(mixture.device)
-        classes = losses.check(self.loss, output, target, self.data.highest, self.data.lowest)
+        data = self.data
+        classes = losses.check(self.loss, output, target, data.highest, data.lowest, self.accuracy)
         for name, metric in self.metrics.items():
             losses.check_measure(f"metrics[{name!r}]", metric, output, target)
+        own = {"loss": self.loss, "accuracy": self.accuracy, **self.metrics}
+        joint = [n for n, f in own.items() if callable(f) and losses.together(f, output, target)]
+        if coupled or joint:
+            chunk = self._together(joint)
         measures = (
             losses.resolve(self.loss),
-            losses.accuracy if classes else losses.no_accuracy,
+            losses.resolve_accuracy(self.accuracy, classes),
             *map(losses.resolve, self.metrics.values()),
         )
-        scores = Scores(measures, self.loss if isinstance(self.loss, str) else "", classes)
+        known = isinstance(self.loss, str) and not callable(self.accuracy)
+        scores = Scores(measures, str(self.loss) if known else "", classes or callable(self.accuracy))
         names = ("loss", "accuracy", *self.metrics)
         if self.decide:
             names = (f"{self.decide.metric}_estimate", "samples", "holds")
         return Job(runner, module, self.data.to(mixture.device, self.dtype), scores, chunk, names)
+
+    def _together(self, joint: Sequence[str]) -> int:
+        """Samples to hand over at a time where they influence one another: all of them.
+
+        Args:
+            joint: measures in which they do; none where it is the network.
+
+        Raises:
+            ValueError: they cannot be handed over together.
+        """
+        what = f"in {', '.join(joint)}" if joint else f"in {type(self.module).__name__}"
+        cause = f"samples influence one another {what}, so results depend on which are evaluated together"
+        if not self.data.held:
+            raise ValueError(f"{cause}; raise data_budget= to evaluate all of them as one batch")
+        if self.decide:
+            raise ValueError(f"{cause}; decide= looks at a few samples at a time, so leave it out")
+        notify(f"{cause}: all {self.data.samples} are evaluated as one batch")
+        return self.data.samples
 
     def identity(self) -> dict[str, Any]:
         """What decides the results, as JSON has it: two experiments with the same identity have the same."""
@@ -137,7 +172,11 @@ class Experiment:
         tables, rules, draw = mixture.law_arguments
         law = digest.Digest().text(repr(rules), repr(draw[2:])).add(tables)
         kind = type(self.module)
-        return {
+        chosen = {
+            "accuracy": None if self.accuracy is None else identity.of_function(self.accuracy),
+            "buffers": self.normalisation.buffers,
+        }
+        return {choice: value for choice, value in chosen.items() if value is not None} | {
             "fastcomb": version("fastcomb"),
             "stream": STREAM_VERSION,
             "networks": {

@@ -10,9 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcomb.backends.base import Score
+from fastcomb.backends.outputs import mapped, tensors
 
 #: A loss as users write one: (output [S, ...], y [S, ...]) -> per-sample loss [S].
 UserLoss = Callable[[Any, Tensor], Tensor]
+
+#: The accuracy of class numbers against logits.
+ARGMAX = "argmax"
+
+#: How far the sum of probabilities may be from 1: half precision rounds.
+_TOTAL = 0.05
 
 #: Columns that a sweep has by itself.
 RESERVED = ("index", "loss", "accuracy")
@@ -56,6 +63,24 @@ def resolve(loss: str | UserLoss) -> Score:
     return score
 
 
+def resolve_accuracy(accuracy: str | UserLoss | None, classes: bool) -> Score:
+    """The score behind ``accuracy=``, where ``classes`` says whether argmax has a meaning.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a name nor a callable.
+    """
+    if isinstance(accuracy, str) and accuracy != ARGMAX:
+        raise ValueError(f"accuracy={accuracy!r} is neither {ARGMAX!r} nor a callable")
+    if accuracy is not None and not isinstance(accuracy, str):
+        if not callable(accuracy):
+            raise TypeError(
+                f"accuracy is a {type(accuracy).__name__}; pass {ARGMAX!r} or a callable (output, y) -> [S]"
+            )
+        return resolve(accuracy)
+    return top_class if classes else no_accuracy
+
+
 def named(metrics: Mapping[str, UserLoss]) -> dict[str, UserLoss]:
     """Further measures by name, checked.
 
@@ -76,7 +101,7 @@ def named(metrics: Mapping[str, UserLoss]) -> dict[str, UserLoss]:
     return dict(metrics)
 
 
-def accuracy(logits: Any, y: Tensor) -> Tensor:
+def top_class(logits: Any, y: Tensor) -> Tensor:
     """Fraction of class numbers y [S, ...] found by argmax over logits [K, S, C, ...]: [K, S]."""
     found: Tensor = logits.argmax(2) == y
     return found.float().flatten(2).mean(2) if y.ndim > 1 else found
@@ -87,7 +112,14 @@ def no_accuracy(outputs: Any, y: Tensor) -> Tensor:
     return torch.full((_count(outputs), len(y)), torch.nan, device=y.device)
 
 
-def check(loss: str | UserLoss, output: Any, y: Tensor, highest: int | None, lowest: int | None) -> bool:
+def check(
+    loss: str | UserLoss,
+    output: Any,
+    y: Tensor,
+    highest: int | None,
+    lowest: int | None,
+    accuracy: str | UserLoss | None = None,
+) -> bool:
     """Check a model's output on its first samples against the targets.
 
     Args:
@@ -95,12 +127,14 @@ def check(loss: str | UserLoss, output: Any, y: Tensor, highest: int | None, low
         output: the model's output on some samples [S, ...].
         y: their targets [S, ...].
         highest, lowest: extremes of y over the whole data set, where y holds integers.
+        accuracy: as given by the user.
 
     Returns:
-        whether accuracy has a meaning here: class numbers against logits.
+        whether accuracy is the share of samples whose class is found by argmax: with cross-entropy and nll
+        of class numbers, or where the user says so.
 
     Raises:
-        TypeError, ValueError: the loss cannot be computed from these.
+        TypeError, ValueError: the loss, or accuracy, cannot be computed from these.
     """
     classes = (
         isinstance(output, Tensor)
@@ -108,6 +142,20 @@ def check(loss: str | UserLoss, output: Any, y: Tensor, highest: int | None, low
         and output.ndim >= 2
         and y.shape == output.shape[:1] + output.shape[2:]
     )
+    counted = accuracy == ARGMAX or (loss in ("cross_entropy", "nll") and not y.is_floating_point())
+    if counted and classes and output.ndim > 2 and y.shape == output.shape[:-1]:
+        raise ValueError(
+            f"outputs {tuple(output.shape)} with targets {tuple(y.shape)} can be read in two ways: the classes "
+            "may be dimension 1, as torch has it, or the last one, as token models have it; pass a callable "
+            "loss(output, y) -> [S] that says which"
+        )
+    if accuracy == ARGMAX and not classes:
+        raise ValueError(
+            f'accuracy="argmax" needs class numbers (integers) of shape [S, ...] for outputs [S, C, ...]; got '
+            f"{y.dtype} {tuple(y.shape)}; pass a callable accuracy(output, y) -> [S]"
+        )
+    if callable(accuracy):
+        check_measure("accuracy", accuracy, output, y)
     if callable(loss):
         check_measure("loss", loss, output, y)
     elif not isinstance(output, Tensor):
@@ -126,12 +174,43 @@ def check(loss: str | UserLoss, output: Any, y: Tensor, highest: int | None, low
             f"loss={loss!r} needs class numbers (integers) of shape [S, ...] for outputs [S, C, ...]; got "
             f"{y.dtype} {tuple(y.shape)} for outputs {tuple(output.shape)}"
         )
-    if classes and not callable(loss) and (min(lowest or 0, 0) < 0 or (highest or 0) >= output.shape[1]):
+    if counted and classes and (min(lowest or 0, 0) < 0 or (highest or 0) >= output.shape[1]):
         raise ValueError(
             f"labels run from {lowest} to {highest}, but the model has {output.shape[1]} logits "
             f"(classes 0 to {output.shape[1] - 1})"
         )
-    return classes
+    if loss == "nll" and classes:
+        total = float(output.double().exp().sum(1).mean())
+        if not abs(total - 1) <= _TOTAL:
+            raise ValueError(
+                f"loss='nll' needs log-probabilities, whose exponentials sum to 1 over the classes; these sum "
+                f"to {total:.3g}. For logits, loss='cross_entropy' is meant"
+            )
+    return counted and classes
+
+
+def together(function: UserLoss, output: Any, y: Tensor) -> bool:
+    """Whether a callable's value for a sample depends on the others that it is called with.
+
+    Args:
+        function: a user's loss or metric.
+        output, y: a model's output on some samples [S, ...] and their targets.
+    """
+    if len(y) < 2:
+        return False
+    half = len(y) // 2
+    try:
+        whole = function(output, y)
+        parts = [
+            function(_samples(output, part, len(y)), y[part]) for part in (slice(half), slice(half, None))
+        ]
+        return not torch.allclose(torch.cat(parts), whole, rtol=1e-4, atol=1e-6, equal_nan=True)
+    except Exception:  # it cannot do with fewer samples
+        return True
+
+
+def _samples(output: Any, part: slice, count: int) -> Any:
+    return mapped(lambda t: t[part] if t.ndim and len(t) == count else t, output)
 
 
 def check_measure(label: str, function: UserLoss, output: Any, y: Tensor) -> None:
@@ -153,8 +232,8 @@ def _per_sample(function: UserLoss, output: Tensor, y: Tensor) -> Tensor:
 
 
 def _count(outputs: Any) -> int:
-    return len(torch.utils._pytree.tree_leaves(outputs)[0])
+    return len(tensors(outputs)[0])
 
 
 def _combination(outputs: Any, k: int) -> Any:
-    return torch.utils._pytree.tree_map(lambda t: t[k], outputs)
+    return mapped(lambda t: t[k], outputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.digest import Digest
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
+from fastcomb.program import private_copy
 from fastcomb.sampler_text import parse_sampler
 from fastcomb.sweep.experiment import Job
 from fastcomb.sweep.networks import load_networks
@@ -77,9 +77,9 @@ class Saved(Origin):
     def _reference(self) -> TorchReference:
         assert self.model is not None
         experiment = self.run.manifest.experiment
-        module = copy.deepcopy(self.model).eval()
-        choice = experiment["batch_norm"]["choice"]
-        normalisation = Normalisation.choose(module, self.mixture, choice, self.calibration)
+        module = private_copy(self.model).eval()
+        choice, buffers = experiment["batch_norm"]["choice"], experiment.get("buffers")
+        normalisation = Normalisation.choose(module, self.mixture, choice, self.calibration, buffers)
         found = [Digest().add(batch).hex for batch in normalisation.batches]
         if found != experiment["batch_norm"]["calibration"]:
             raise ValueError("calibration= is not what the run was calibrated on; pass the same inputs")
@@ -88,7 +88,7 @@ class Saved(Origin):
 
 
 def _rebuilt(module: nn.Module, mixture: Mixture, statistics: Any, index: int) -> nn.Module:
-    module = copy.deepcopy(module).eval()
+    module = private_copy(module).eval()
     module.load_state_dict(mixture[index])
     for name, buffer in module.named_buffers():
         if name in statistics:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from fastcomb import triton
 from fastcomb.backends.base import Score, Scores, Unsupported
-from fastcomb.backends.captured import check, program_of, recomputed, record
+from fastcomb.backends.captured import buffers_of, check, program_of, recomputed, record
 from fastcomb.backends.gpu.forward import Forward, Moments
 from fastcomb.backends.gpu.replay import Replay
 from fastcomb.backends.gpu.stages import stages
 from fastcomb.backends.gpu.weights import Weights
 from fastcomb.decision import Answer, Question
-from fastcomb.program import Value
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
@@ -81,14 +80,11 @@ class Triton:
                 raise Unsupported("batch_norm with the statistics of the batch")
             if node.op == "dropout" and node.arguments["train"]:
                 raise Unsupported("dropout in training mode")
-        if len(self._program.inputs) != 1 or not isinstance(self._program.output, Value):
-            raise Unsupported("several inputs, or a result that is not one tensor")
         self._places = record(self._program)[0] if normalisation.batches else {}
-        buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
+        buffers = buffers_of(model, mixture, normalisation)
         constants = {**buffers, **self._program.constants}
         self._buffers = {name: self._ready(value) for name, value in constants.items()}
-        fixed = buffers | (normalisation.fixed or {})
-        self._fixed = {n: v.to(mixture.device) for n, v in fixed.items() if v.is_floating_point()}
+        self._fixed = {n: v for n, v in buffers.items() if v.is_floating_point()}
         self._calibration = [self._ready(batch) for batch in normalisation.batches]
         self._plans = {norms: stages(self._program, norms=norms) for norms in (False, True)}
         self._scored: Callable[..., Tensor] = Replay(self._sums)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastcomb import cuda
-from fastcomb.backends.base import LOSS_KINDS, Unsupported
+from fastcomb.backends.base import LOSS_KINDS, Unsupported, place
 from fastcomb.backends.gpu.chain import ACTIVATIONS, NORMS, Link, chain
 from fastcomb.backends.gpu.engine import Prepared, Triton
 from fastcomb.program import Weight
@@ -60,7 +60,7 @@ class Fused(Triton):
         if self._kernel.shared() > module.shared_memory(_number(mixture.device)):
             raise Unsupported(f"{self._kernel.shared():,} bytes of weights in one kernel")
         self._fixed = {name: value.float().contiguous() for name, value in self._fixed.items()}
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._kept: tuple[tuple[object, ...], Tensor, Tensor] | None = None
         self._piece = 1  # combinations whose statistics are recomputed at a time
         self._scored = self._unrecorded  # a single launch needs no graph
 
@@ -100,12 +100,12 @@ class Fused(Triton):
         [tiles of 16 samples, steps, 32 lanes, 16 bytes of registers]; see ``place`` in csrc/cuda/numbers.h.
         """
         kept = self._kept
-        if kept is None or kept[0].data_ptr() != x.data_ptr() or kept[0].shape != x.shape:
+        if kept is None or kept[0] != place(x):
             values: dict[str, Any] = dict(zip(self._program.inputs, [x], strict=True))
             for node in self._chain.prefix:
                 values[node.name] = self._program.apply(node, self._buffers, values)
-            kept = self._kept = x, self._in_registers(values[self._chain.start])
-        return kept[1]
+            kept = self._kept = place(x), x, self._in_registers(values[self._chain.start])
+        return kept[2]
 
     def _in_registers(self, x: Tensor) -> Tensor:
         step = self._steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastcomb.program import Node, Program, Value, Weight
+from fastcomb.program.fold import channels_second
 
 
 class Stage(NamedTuple):
@@ -59,7 +60,8 @@ def _stage(program: Program, node: Node, order: dict[str, int], norms: bool) -> 
     norm, residual, activation = None, None, ""
     nodes = [node]
     for reader in program.followers(node):
-        if reader.op == "batch_norm" and norms and len(nodes) == 1 and not reader.arguments["training"]:
+        fits = len(nodes) == 1 and channels_second(node)
+        if reader.op == "batch_norm" and norms and fits and not reader.arguments["training"]:
             norm = reader
         elif residual is None and (addend := _addend(program, reader, nodes[-1], node, order)):
             residual = addend

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastcomb import compiled
-from fastcomb.backends.base import Score, Scores, Unsupported
-from fastcomb.backends.captured import check, program_of, recomputed, record
+from fastcomb.backends.base import Score, Scores, Unsupported, place
+from fastcomb.backends.captured import buffers_of, check, program_of, recomputed, record
 from fastcomb.backends.native.instructions import Goal
 from fastcomb.backends.native.machine import Machine
 from fastcomb.decision import Answer, Question
@@ -71,10 +71,10 @@ class Native:
         self.mixture, self.dtype, self.normalisation = mixture, dtype, normalisation
         self.block = 1
         x = self._ready(x)
-        self._shape = x.shape[1:]
+        self._shape, self._kind = x.shape[1:], x.dtype
         self._program = program_of(model, mixture, x)
         self._statistics, self._floats = record(self._program) if normalisation.batches else ({}, 0)
-        buffers = {n: mixture.a.carried.get(n, b) for n, b in model.named_buffers()}
+        buffers = buffers_of(model, mixture, normalisation)
         self._machine = Machine(
             self._program,
             {name: mixture.mixed(name) for name in mixture.names},
@@ -83,11 +83,11 @@ class Native:
             dtype=dtype,
             x=x,
             buffers=buffers,
-            fixed=buffers | (normalisation.fixed or {}),
+            fixed=buffers,
             statistics=self._statistics,
         )
         self._keep = False
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._kept: tuple[tuple[object, ...], Tensor, Tensor] | None = None
         self._calibration = [self._prepared(self._ready(batch)) for batch in normalisation.batches]
         self._sample_bytes = max(1, self._machine.prepared(x[:1]).nbytes)
 
@@ -190,15 +190,16 @@ class Native:
     def _layout(self, x: Tensor) -> Tensor:
         """The samples in the engine's layout; the last ones are kept where samples stay as they are."""
         kept = self._kept
-        if kept is None or kept[0].data_ptr() != x.data_ptr() or kept[0].shape != x.shape:
-            kept = (x, self._prepared(self._ready(x)))
+        if kept is None or kept[0] != place(x):
+            kept = (place(x), x, self._prepared(self._ready(x)))  # x stays alive, and so its address
             self._kept = kept if self._keep else None
-        return kept[1]
+        return kept[2]
 
     def _prepared(self, x: Tensor) -> Tensor:
-        if x.shape[1:] != self._shape:
+        if x.shape[1:] != self._shape or x.dtype != self._kind:
             raise ValueError(
-                f"samples of shape {tuple(x.shape[1:])}, but the first were {tuple(self._shape)}"
+                f"samples of shape {tuple(x.shape[1:])} and {x.dtype}, but the first were "
+                f"{tuple(self._shape)} and {self._kind}"
             )
         return self._machine.prepared(x)
 

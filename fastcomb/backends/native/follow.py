@@ -6,6 +6,7 @@ from fastcomb.backends.native.lower import Lowering
 from fastcomb.backends.native.memory import Value
 from fastcomb.program import Node
 from fastcomb.program import Value as Ref
+from fastcomb.program.fold import channels_second
 
 
 def follow(
@@ -17,7 +18,7 @@ def follow(
     shape = tuple(low.shapes[node.name].shape)
     last = node
     for reader in low.program.followers(node):
-        if reader.op == "batch_norm" and last is node and norms:
+        if reader.op == "batch_norm" and last is node and norms and channels_second(node):
             norm = reader
         elif reader.op == "add" and residual is None and reader.arguments.get("alpha", 1) == 1:
             other = _other_operand(low, reader, last)

@@ -1,0 +1,382 @@
+"""Does a Program treat every sample by itself, whatever their number?
+
+Backends divide samples into blocks, so a value of one sample may depend on no other sample, nor on how many
+there are. The dimension of the samples is followed from the input through every operation; what is not known
+to keep samples apart is named.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from torch.utils._pytree import tree_leaves
+
+from fastcomb.program.ir import Dimension, Node, Program, Value
+
+_SIZE = re.compile(r"(?:(\d+)\*)?N")
+
+_POINTWISE = """
+    relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu
+    add sub mul div neg exp sqrt rsqrt pow abs identity dropout
+""".split()
+_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+_POOLS = {
+    f"{kind}_pool{spatial}d": spatial
+    for kind in ("max", "avg", "adaptive_avg", "adaptive_max")
+    for spatial in (1, 2, 3)
+}
+#: Arguments that say a shape, in which the number of samples may stand.
+_SHAPES = {"reshape": "size shape", "expand": "size", "unflatten": "sizes"}
+
+
+class Samples(NamedTuple):
+    """Where the samples of a value are: its dimension ``dim`` has ``before`` · N · (any) entries."""
+
+    dim: int
+    before: int = 1
+
+
+class Mixed(Exception):
+    """Samples may meet; the message says where."""
+
+
+_COUNT = "count"  # the state of a number that depends on how many samples there are
+State = Samples | list[Samples] | str | None
+
+
+def dependence(program: Program) -> str:
+    """Why samples may depend on one another or on their number; "" where they certainly do not."""
+    if program.bound:
+        return program.bound
+    states: dict[str, State] = {}
+    for name, shape in program.inputs.items():
+        found = _by_shape(shape)
+        if found is None or found != Samples(0):
+            return f"a result that is computed for {shape[0] if shape else 'no'} samples only"
+        states[name] = found
+    shapes = program.value_shapes
+    for node in program:
+        try:
+            states[node.name] = _state(node, states, shapes)
+        except Mixed as error:
+            return str(error)
+    for name in program.returned:
+        state, shape = states[name], shapes[name]
+        if state != Samples(0) or shape[0] != "N":
+            return "a result without the samples as its first dimension"
+    return ""
+
+
+def _by_shape(shape: Sequence[Dimension]) -> Samples | None:
+    """Where the samples are in a value that has not mixed them, going by its shape."""
+    places = [d for d, size in enumerate(shape) if isinstance(size, str)]
+    if not places:
+        return None
+    if len(places) > 1 or shape[places[0]] != "N":
+        raise Mixed(f"a value of shape {'×'.join(map(str, shape))}")
+    return Samples(places[0])
+
+
+def _factor(size: Dimension) -> int:
+    """c of a dimension of c · N entries."""
+    match = _SIZE.fullmatch(str(size))
+    if match is None:
+        raise Mixed(f"a dimension of {size} entries")
+    return int(match[1] or 1)
+
+
+def _state(node: Node, states: Mapping[str, State], shapes: Mapping[str, tuple[Dimension, ...]]) -> State:
+    read = [states[name] for name in node.values]
+    if node.op == "size":
+        size = shapes[node.arguments["self"].name][node.arguments["dim"]]
+        return _COUNT if isinstance(size, str) else None
+    if node.op == "size_arithmetic":
+        return _COUNT if _COUNT in read else None
+    if node.op == "item":
+        container, at = node.arguments.values()
+        several = states[container.name]
+        return several[at] if isinstance(several, list) else several
+    allowed = _SHAPES.get(node.op, "").split()
+    for key, argument in node.arguments.items():
+        counts = any(isinstance(v, Value) and states[v.name] == _COUNT for v in tree_leaves(argument))
+        if counts and key not in allowed:
+            raise Mixed(f"the operation {_label(node)} with the number of samples")
+    operands = _Operands(node, states, shapes)
+    if not operands.found:
+        return _by_shape(node.shape)  # such as a token expanded to all samples
+    if node.op not in _RULES:
+        raise Mixed(f"the operation {_label(node)}, which may bring samples together")
+    return _RULES[node.op](node, operands)
+
+
+def _label(node: Node) -> str:
+    return node.op if node.known else str(node.target)
+
+
+class _Operands:
+    """The tensors among a node's arguments that have samples, with where those are."""
+
+    def __init__(
+        self, node: Node, states: Mapping[str, State], shapes: Mapping[str, tuple[Dimension, ...]]
+    ) -> None:
+        self.node = node
+        self.shapes = shapes
+        self.found: list[tuple[str, Samples]] = []
+        for key, argument in node.arguments.items():
+            for leaf in tree_leaves(argument):
+                state = states[leaf.name] if isinstance(leaf, Value) else None
+                if isinstance(state, Samples):
+                    self.found.append((key, state))
+                elif isinstance(state, list):
+                    raise self.mixed()
+        self._names = {
+            key: argument.name for key, argument in node.arguments.items() if isinstance(argument, Value)
+        }
+
+    def mixed(self) -> Mixed:
+        return Mixed(f"the operation {_label(self.node)} across samples")
+
+    def only(self, *keys: str) -> tuple[Samples, tuple[Dimension, ...]]:
+        """The one operand with samples, which must be the argument of one of these names (or the first)."""
+        key = next((k for k in keys if k in self.node.arguments), next(iter(self.node.arguments)))
+        if len(self.found) != 1 or self.found[0][0] != key:
+            raise self.mixed()
+        return self.found[0][1], self.shapes[self._names[key]]
+
+    def of(self, key: str) -> tuple[Samples | None, int]:
+        """Where the samples of an argument are, and its number of dimensions."""
+        state = next((s for k, s in self.found if k == key), None)
+        argument = self.node.arguments[key]
+        rank = len(self.shapes[argument.name]) if isinstance(argument, Value) else 0
+        return state, rank
+
+
+_Rule = Callable[[Node, _Operands], State]
+_RULES: dict[str, _Rule] = {}
+
+
+def _rule(*operations: str) -> Callable[[_Rule], _Rule]:
+    def register(function: _Rule) -> _Rule:
+        _RULES.update(dict.fromkeys(operations, function))
+        return function
+
+    return register
+
+
+@_rule(*_POINTWISE)
+def _pointwise(node: Node, operands: _Operands) -> State:
+    if node.op == "dropout" and node.arguments["train"]:
+        raise operands.mixed()
+    ends = set()
+    for key, argument in node.arguments.items():
+        state, rank = operands.of(key) if isinstance(argument, Value) else (None, 0)
+        if state is not None:
+            ends.add((rank - state.dim, state.before))
+    if len(ends) != 1:
+        raise operands.mixed()
+    ((end, before),) = ends
+    return Samples(len(node.shape) - end, before)
+
+
+@_rule("linear")
+def _linear(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("input")
+    if state.dim == len(shape) - 1:
+        raise operands.mixed()
+    return state
+
+
+@_rule(*_CONVOLUTIONS)
+def _convolution(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("input")
+    if state.dim or len(shape) != _CONVOLUTIONS[node.op] + 2:
+        raise operands.mixed()
+    return state
+
+
+@_rule("batch_norm", "group_norm", "instance_norm")
+def _channel_norm(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("input")
+    own = node.op != "batch_norm" or (
+        not node.arguments["training"] and node.arguments["running_mean"] is not None
+    )
+    if state.dim or len(shape) < 2 or not own:
+        raise operands.mixed()
+    return state
+
+
+@_rule("layer_norm", "rms_norm")
+def _layer_norm(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("input")
+    if state.dim >= len(shape) - len(node.arguments["normalized_shape"]):
+        raise operands.mixed()
+    return state
+
+
+@_rule(*_POOLS)
+def _pool(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only()
+    if state.dim >= len(shape) - _POOLS[node.op]:
+        raise operands.mixed()
+    return state if node.shape else [state, state]
+
+
+@_rule("matmul", "bmm")
+def _matmul(node: Node, operands: _Operands) -> State:
+    first, second = list(node.arguments)[:2]
+    (a, a_rank), (b, b_rank) = operands.of(first), operands.of(second)
+    if min(r for s, r in ((a, a_rank), (b, b_rank)) if s is not None) < 2:
+        raise operands.mixed()
+    rank = len(node.shape)
+    if a is not None and b is not None:
+        ends = {(a_rank - a.dim, a.before), (b_rank - b.dim, b.before)}
+        if len(ends) != 1 or a_rank - a.dim <= 2:
+            raise operands.mixed()
+        return Samples(rank - (a_rank - a.dim), a.before)
+    if a is not None:
+        if a.dim == a_rank - 1:
+            raise operands.mixed()
+        lost = rank == a_rank - 1  # a vector on the other side takes the last dimension away
+        return Samples(rank + lost - (a_rank - a.dim), a.before)
+    assert b is not None
+    if b.dim == b_rank - 2:
+        raise operands.mixed()
+    if rank < max(b_rank, 2):  # a vector in front
+        raise operands.mixed()
+    return Samples(rank - (b_rank - b.dim), b.before)
+
+
+@_rule("cat")
+def _cat(node: Node, operands: _Operands) -> State:
+    states = {state for _, state in operands.found}
+    if len(states) != 1 or len(operands.found) != len(tree_leaves(node.arguments["tensors"])):
+        raise operands.mixed()
+    (state,) = states
+    if node.arguments["dim"] % len(node.shape) == state.dim:
+        raise operands.mixed()
+    return state
+
+
+@_rule("stack")
+def _stack(node: Node, operands: _Operands) -> State:
+    states = {state for _, state in operands.found}
+    if len(states) != 1 or len(operands.found) != len(tree_leaves(node.arguments["tensors"])):
+        raise operands.mixed()
+    (state,) = states
+    at = node.arguments["dim"] % len(node.shape)
+    return state._replace(dim=state.dim + (at <= state.dim))
+
+
+@_rule("split", "chunk", "unbind")
+def _pieces(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    dim = node.arguments["dim"] % len(shape)
+    if dim == state.dim:
+        raise operands.mixed()
+    if node.op == "unbind" and dim < state.dim:
+        state = state._replace(dim=state.dim - 1)
+    return [state] * int(shape[dim])
+
+
+@_rule("select", "slice")
+def _picked(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    dim = node.arguments["dim"] % len(shape)
+    if node.op == "slice":
+        if dim == state.dim and node.shape[dim] != shape[dim]:
+            raise operands.mixed()
+        return state
+    if dim == state.dim:
+        raise operands.mixed()
+    return state._replace(dim=state.dim - (dim < state.dim))
+
+
+@_rule("flatten", "unflatten", "reshape", "squeeze", "unsqueeze")
+def _reshape(node: Node, operands: _Operands) -> State:
+    """Views that keep the order of entries in memory order."""
+    state, shape = operands.only("self")
+    if node.op == "squeeze" and node.arguments.get("dim") is None:
+        raise Mixed("squeeze without a dimension, which takes a single sample's away")
+    places = [d for d, size in enumerate(node.shape) if isinstance(size, str)]
+    if len(places) != 1:
+        raise operands.mixed()
+    (dim,) = places
+    ahead = [*shape[: state.dim], *node.shape[:dim]]
+    if not all(isinstance(size, int) for size in ahead):
+        raise operands.mixed()
+    before = math.prod(size for size in shape[: state.dim] if isinstance(size, int)) * state.before
+    now = math.prod(size for size in node.shape[:dim] if isinstance(size, int))
+    if not now or before % now or _factor(node.shape[dim]) % (before // now):
+        raise operands.mixed()
+    return Samples(dim, before // now)
+
+
+@_rule("permute")
+def _permute(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    return state._replace(dim=[d % len(shape) for d in node.arguments["dims"]].index(state.dim))
+
+
+@_rule("transpose")
+def _transpose(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    one, other = (
+        node.arguments.get(f"dim{i}", node.arguments.get(f"axis{i}", i)) % len(shape) for i in (0, 1)
+    )
+    return state._replace(dim={one: other, other: one}.get(state.dim, state.dim))
+
+
+@_rule("expand")
+def _expand(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    state = state._replace(dim=state.dim + len(node.shape) - len(shape))
+    if node.shape[state.dim] != shape[state.dim - len(node.shape) + len(shape)]:
+        raise operands.mixed()
+    if sum(isinstance(size, str) for size in node.shape) > 1:
+        raise operands.mixed()
+    return state
+
+
+@_rule("mean", "sum", "amax")
+def _reduced(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    dims = node.arguments.get("dim")
+    dims = [dims] if isinstance(dims, int) else dims
+    gone = {d % len(shape) for d in dims} if dims else set(range(len(shape)))
+    if state.dim in gone:
+        raise operands.mixed()
+    if node.arguments.get("keepdim"):
+        return state
+    return state._replace(dim=state.dim - sum(d < state.dim for d in gone))
+
+
+@_rule("softmax", "log_softmax")
+def _normalised(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    if node.arguments["dim"] % len(shape) == state.dim:
+        raise operands.mixed()
+    return state
+
+
+@_rule("scaled_dot_product_attention")
+def _attention(node: Node, operands: _Operands) -> State:
+    ends = set()
+    for key in ("query", "key", "value"):
+        state, rank = operands.of(key)
+        if state is not None:
+            if rank - state.dim <= 2:
+                raise operands.mixed()
+            ends.add((rank - state.dim, state.before))
+    if len(ends) != 1 or any(key not in ("query", "key", "value") for key, _ in operands.found):
+        raise operands.mixed()
+    ((end, before),) = ends
+    return Samples(len(node.shape) - end, before)
+
+
+@_rule("embedding")
+def _embedding(node: Node, operands: _Operands) -> State:
+    state, _ = operands.only("indices")
+    return state

@@ -1,0 +1,100 @@
+"""The networks of a sweep themselves: does the law of combinations give what they compute?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fastcomb.backends.outputs import tensors
+from fastcomb.backends.torch_reference import TorchReference, close
+from fastcomb.endpoints import Theta
+from fastcomb.mixture import Mixture
+from fastcomb.normalisation import Normalisation
+from fastcomb.notice import notify
+from fastcomb.program import private_copy
+
+#: Samples that networks are looked at on.
+CHECKED = 4
+#: Reduced precision that changes results by more than this, of their size, is worth a notice.
+_OVERFLOW = 0.1
+
+
+def check(
+    thetas: Mapping[str, Theta], mixture: Mixture, module: nn.Module, x: Tensor, dtype: torch.dtype
+) -> None:
+    """Compare every network that was given as a module with the law at its own weights.
+
+    All combinations run the code of one module. Where another network computes something else with the same
+    weights (another activation, another scale among its attributes, values cached outside tensors), no
+    combination would lead to it.
+
+    Args:
+        thetas: the networks as they were given, by label.
+        mixture, module, dtype: what is to run.
+        x: a few samples [S, ...].
+
+    Raises:
+        ValueError: a network is not what its weights make of the module, or its weights exceed the dtype.
+    """
+    if dtype == torch.float16:
+        _check_range(mixture)
+    law = TorchReference(mixture, module, dtype=mixture.dtype, normalisation=Normalisation())
+    for label, theta in thetas.items():
+        if not isinstance(theta, nn.Module):
+            continue
+        network = mixture.networks[label]
+        own = private_copy(theta).to(mixture.device).eval()
+        ready = x.to(mixture.device, mixture.dtype if x.is_floating_point() else None)
+        with torch.no_grad():
+            expected = tensors(own(ready.clone()))
+            found = tensors(law.network(network.parameters, network.carried, ready))
+            if _alike(found, expected, mixture.dtype):
+                continue
+            if not _alike(tensors(own(ready.clone())), expected, mixture.dtype):
+                continue  # it draws random numbers, which is said where it runs
+        raise ValueError(
+            f"{label} computes something else than {type(module).__name__} does with its weights: the modules "
+            "differ in code or in attributes that are neither parameters nor buffers (an activation, a scale, "
+            "values kept from an earlier call). Give both networks the same"
+        )
+    if dtype == torch.float16:
+        _check_precision(mixture, module, x)
+
+
+def _alike(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> bool:
+    limit = 256 * torch.finfo(dtype).eps
+    return len(found) == len(expected) and all(
+        close(a.double() if a.is_floating_point() else a, b.double() if b.is_floating_point() else b, limit)
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def _check_range(mixture: Mixture) -> None:
+    most = torch.finfo(torch.float16).max
+    for label, network in mixture.networks.items():
+        for name, value in network.parameters.items():
+            if value.numel() and float(value.abs().max()) > most:
+                raise ValueError(
+                    f"{label}: {name!r} reaches {float(value.abs().max()):.3g}, beyond float16's {most:.5g}; choose "
+                    "dtype=torch.bfloat16 or float32"
+                )
+
+
+def _check_precision(mixture: Mixture, module: nn.Module, x: Tensor) -> None:
+    """Say so where float16 gives the first network another result than float32, by overflow or otherwise."""
+    network = mixture.a
+    found = []
+    for dtype in (torch.float16, torch.float32):
+        law = TorchReference(mixture, module, dtype=dtype, normalisation=Normalisation())
+        carried = {n: v for n, v in network.carried.items() if isinstance(v, Tensor)}
+        found.append(tensors(law.network(network.parameters, carried, x)))
+    for half, single in zip(*found, strict=True):
+        if single.is_floating_point() and not close(half.float(), single.float(), _OVERFLOW):
+            notify(
+                f"in float16 {type(module).__name__} returns something else than in float32 (by more than "
+                f"{_OVERFLOW:.0%} of its largest result); do values exceed 65504? dtype=torch.bfloat16 has "
+                "float32's range"
+            )
+            return
