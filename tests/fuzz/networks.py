@@ -36,6 +36,9 @@ class Network:
         same_buffers: whether the two networks' buffers (and parameters that are not floating) agree.
         training: whether the user hands the modules over in training mode.
         samples: N of the evaluation data.
+        dtype: of the modules' parameters.
+        warm: whether the modules ran once before they are handed over.
+        by_state: whether θ are handed over as state dicts beside a module.
     """
 
     seed: int
@@ -52,25 +55,31 @@ class Network:
     same_buffers: bool
     training: bool
     samples: int
+    dtype: torch.dtype
+    warm: bool
+    by_state: bool
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def rng(self, purpose: str) -> random.Random:
         """Choices of one purpose."""
         return random.Random(f"{self.seed}/{self.number}/{purpose}")
 
-    def build(self, which: str, *, formatted: bool = True) -> nn.Module:
-        """A fresh module "a" or "b" in eval mode."""
+    def build(self, which: str, *, fresh: bool = False) -> nn.Module:
+        """A module "a" or "b" in eval mode, as the user has it, or fresh: contiguous and never run."""
         if "class" not in self._made:
             self._made["class"] = draft.compiled(self.source, f"network {self.number}")
         torch.manual_seed(hash_of(self.seed, self.number, which))
         module: nn.Module = self._made["class"]()
         _randomise(module)
         if which == "b" and self.same_buffers:
-            _same_constants(module, self.build("a", formatted=False))
-        if formatted:
+            _same_constants(module, self.build("a", fresh=True))
+        module = module.to(self.dtype) if self.dtype != torch.float32 else module
+        if not fresh:
             for whose, how in self.formats:
                 if which in whose:
                     _format(module, how, self.rng(f"format {which}"))
+        if self.warm and not fresh:
+            module.eval()(self.inputs(2, "before"))
         return module.eval()
 
     def inputs(self, samples: int, purpose: str = "data") -> Tensor:
@@ -78,13 +87,13 @@ class Network:
         generator = torch.Generator().manual_seed(hash_of(self.seed, self.number, purpose))
         if self.kind == "tokens":
             return torch.randint(0, vocabulary(self.shape), (samples, *self.shape), generator=generator)
-        return torch.randn(samples, *self.shape, generator=generator)
+        return torch.randn(samples, *self.shape, generator=generator).to(self.dtype)
 
     def target(self, output: Any, samples: int, purpose: str = "data") -> Tensor:
         """y for an output of the network on that many samples."""
         generator = torch.Generator().manual_seed(hash_of(self.seed, self.number, f"targets of {purpose}"))
         if self.targets == "same":
-            return torch.randn(output.shape, generator=generator)
+            return torch.randn(output.shape, generator=generator).to(output.dtype)
         if self.targets == "probabilities":
             return torch.randn(output.shape, generator=generator).softmax(1)
         if self.targets == "binary":
@@ -104,7 +113,9 @@ class Network:
             f"# network {self.number} of seed {self.seed}: {self.kind} {self.shape}, {self.samples} samples "
             f"({self.data_format}), loss {self.loss} ({self.targets}), {self.sampler}, "
             f"formats {list(self.formats)}, {'same' if self.same_buffers else 'other'} buffers"
-            f"{', handed over in training mode' if self.training else ''}\n{self.source}"
+            f"{', handed over in training mode' if self.training else ''}"
+            f"{', run before' if self.warm else ''}{', as state dicts' if self.by_state else ''}"
+            f"{'' if self.dtype == torch.float32 else f', {self.dtype}'}\n{self.source}"
         )
 
 
@@ -185,6 +196,9 @@ def _drawn(number: int, seed: int, rng: random.Random) -> Network | None:
         same_buffers=rng.random() < 0.8,
         training=rng.random() < 0.15,
         samples=rng.choice([3, 5, 8, 13, 31]),
+        dtype=rng.choice([torch.float32] * 18 + [torch.float64, torch.bfloat16]),
+        warm=rng.random() < 0.15,
+        by_state=rng.random() < 0.15,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,9 @@ class Oracle:
         self.buffers_a, self.buffers_b = (
             {n: b.detach().clone() for n, b in m.named_buffers()} for m in built
         )
+        self.edit: Callable[[nn.Module], None] = lambda module: (
+            None
+        )  # what a user did to the module's attributes
         self._loss = network.score()
         self._choice, self._mean = choice, mean
 
@@ -47,7 +50,7 @@ class Oracle:
             owner, _, last = name.rpartition(".")
             norm = isinstance(module.get_submodule(owner), nn.modules.batchnorm._NormBase)
             if not (norm and last in (*RUNNING_STATISTICS, "num_batches_tracked")):
-                found += [name] * (not torch.equal(value, self.buffers_b[name]))
+                found += [name] * (not _equal(value, self.buffers_b[name]))
         return found
 
     @property
@@ -65,13 +68,15 @@ class Oracle:
         return state
 
     def end(self, which: str) -> State:
-        """One of the networks themselves."""
-        return self.a if which == "a" else self.b
+        """One of the networks themselves; float64 weights as float32, in which they are mixed, has them."""
+        own = self.a if which == "a" else self.b
+        return {n: p.float().double() if p.dtype == torch.float64 else p for n, p in own.items()}
 
     @torch.no_grad()
     def module(self, theta: State, buffers: str | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         """A fresh module in eval mode with these weights; buffers by the choice, or "a" or "b"."""
-        module = self.network.build("a", formatted=False)
+        module = self.network.build("a", fresh=True)
+        self.edit(module)
         for name, parameter in module.named_parameters():
             parameter.copy_(theta[name])
         for name, buffer in module.named_buffers():
@@ -117,17 +122,39 @@ class Oracle:
             for n, v in theta.items()
         }
 
+    def rounding(self, theta: State, x: Tensor, buffers: str | None, measure: Callable[[Any], Any]) -> float:
+        """How far roundings may move a measure of the output: tensors of one or several shapes."""
+        narrow = self.network.dtype == torch.bfloat16
+        own = measure(self.output(theta, x, buffers))
+        moved = []
+        if narrow:
+            wide = {n: v.float() if v.is_floating_point() else v for n, v in theta.items()}
+            moved.append(measure(self.output(wide, x, buffers, torch.float32)))
+        else:
+            for draw in range(2):
+                moved.append(measure(self.output(self.disturbed(theta, draw), x, buffers)))
+        errors = [
+            float((a.double() - b.double()).abs().max())
+            for other in moved
+            for a, b in zip(own, other, strict=True)
+            if a.numel() and not a.is_complex()
+        ]
+        return max(errors, default=0.0) * (0.5 if narrow else 1.0)
+
     def recomputed(self, theta: State, batches: list[Tensor]) -> nn.Module:
-        """The module with statistics by :func:`torch.optim.swa_utils.update_bn`; without dropout."""
+        """The module with statistics by :func:`torch.optim.swa_utils.update_bn`, all else in eval mode."""
         module = self.module(theta, "a")
         for part in module.modules():
-            if isinstance(part, nn.modules.dropout._DropoutNd):
-                part.p = 0.0
-            if isinstance(getattr(part, "dropout", None), float):
-                part.dropout = 0.0
+            part.training = isinstance(part, nn.modules.batchnorm._BatchNorm)
+        module.train = lambda mode=True: module  # type: ignore[method-assign, assignment]
         with torch.no_grad():
             update_bn([batch.clone() for batch in batches], module)
+        del module.train
         return module.eval()
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, 0, 0, equal_nan=True)
 
 
 def widened(output: Any) -> Any:
