@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 COMBINATIONS ?= 125000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint format bench bench-gpu sanitize clean
+.PHONY: help demo test test-gpu lint format bench bench-gpu sanitize fuzz clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -68,6 +68,10 @@ sanitize: $(VENV)/installed-dev  ## run the engine's tests under AddressSanitize
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)" \
 		$(CURDIR)/$(BIN)/python -m pytest -x tests/test_native.py tests/test_dirichlet.py -k "not fork"
+
+NETWORKS ?= 2000
+fuzz: $(VENV)/installed-dev  ## compare random networks with plain torch (2,000 take about an hour on two cores)
+	$(BIN)/python -m tests.fuzz --networks $(NETWORKS)
 
 clean:  ## remove the environment and everything generated
 	rm -rf $(VENV) out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

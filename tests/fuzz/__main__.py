@@ -28,18 +28,21 @@ def main() -> int:
 
     numbers = list(range(arguments.first, arguments.first + arguments.networks))
     found: dict[int, list[Record]] = {}
-    for number, records in tqdm(
-        results(numbers, arguments.seed, arguments.processes), total=len(numbers), unit="net"
-    ):
-        found[number] = records
-        bad = [record for record in records if record["verdict"] in _FAULTS]
-        if bad and not arguments.quiet:
-            tqdm.write(str(make(number, arguments.seed)))
-            for record in bad:
-                tqdm.write(f"    {_line(record)}")
+    try:
+        for number, records in tqdm(
+            results(numbers, arguments.seed, arguments.processes), total=len(numbers), unit="net"
+        ):
+            found[number] = records
+            bad = [record for record in records if record["verdict"] in _FAULTS]
+            if bad and not arguments.quiet:
+                tqdm.write(str(make(number, arguments.seed)))
+                for record in bad:
+                    tqdm.write(f"    {_line(record)}")
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(found)} networks")
     if arguments.json:
         arguments.json.write_text(json.dumps(found))
-    kinds = {number: make(number, arguments.seed).kind for number in numbers}
+    kinds = {number: make(number, arguments.seed).kind for number in found}
     print(summary(found, kinds))
     return int(any(record["verdict"] in _FAULTS for records in found.values() for record in records))
 
