@@ -29,7 +29,8 @@ LEVELS = {
 }
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g"]
 SOURCES = """
-    bindings decide engine pool level_portable level_avx2 level_avx512 level_avx512_bf16 cuda/host cuda/bind
+    bindings decide engine verify pool level_portable level_avx2 level_avx512 level_avx512_bf16
+    cuda/host cuda/bind
 """.split()
 
 CUDA_SOURCES = "mix network_float32 network_bfloat16 network_float16".split()

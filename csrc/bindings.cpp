@@ -118,15 +118,15 @@ PYBIND11_MODULE(_native, m) {
              return e.add(std::move(p));
            })
       .def("finish",
-           [](Engine& e, int64_t weight_bytes, const std::vector<Given>& setup, uintptr_t constants) {
-             e.finish(weight_bytes, instructions(setup), pointer<const char>(constants));
+           [](Engine& e, int64_t weight_bytes, const std::vector<Given>& setup, uintptr_t constants, int64_t bytes) {
+             e.finish(weight_bytes, instructions(setup), pointer<const char>(constants), bytes);
            })
       .def("add_pass",
            [](Engine& e, int64_t samples, int64_t block, const std::vector<Given>& whole,
               const std::vector<Given>& last, std::vector<int64_t> ends,
               const std::vector<std::tuple<int64_t, int64_t, int64_t, double, Place, Place, Place, Place>>& collected,
               int64_t arena, int64_t lasting) {
-             Pass p{samples, block, instructions(whole), instructions(last), std::move(ends), {}, arena, lasting};
+             Pass p{samples, block, instructions(whole), instructions(last), std::move(ends), {}, arena, lasting, {}, 0};
              for (const auto& [channels, per_sample, statistics, eps, gamma, beta, scale, shift] : collected)
                p.collected.push_back({channels, per_sample, statistics, eps, address(gamma), address(beta),
                                       address(scale), address(shift)});
@@ -134,12 +134,11 @@ PYBIND11_MODULE(_native, m) {
            })
       .def("run",
            [](Engine& e, const std::vector<uint64_t>& index, int pass, const std::vector<uintptr_t>& inputs,
-              int64_t input_step, uintptr_t statistics, int64_t statistics_floats, uintptr_t sums, uintptr_t outputs, int64_t output_bytes,
-              int threads) {
+              const std::vector<int64_t>& input_bytes, int64_t input_step, uintptr_t statistics,
+              int64_t statistics_floats, uintptr_t sums, uintptr_t outputs, int64_t output_bytes, int threads) {
              py::gil_scoped_release release;
-             e.run(index.data(), (int64_t)index.size(), pass, data(inputs), input_step,
-                   pointer<const float>(statistics),
-                   statistics_floats, pointer<double>(sums), pointer<char>(outputs), output_bytes, threads);
+             e.run(index.data(), (int64_t)index.size(), pass, data(inputs), input_bytes, input_step,
+                   pointer<const float>(statistics), statistics_floats, pointer<double>(sums), pointer<char>(outputs), output_bytes, threads);
            })
       .def("decide",
            [](Engine& e, const std::vector<uint64_t>& index, int whole, int rest, const std::vector<uintptr_t>& inputs,
@@ -152,11 +151,12 @@ PYBIND11_MODULE(_native, m) {
            })
       .def("collect",
            [](Engine& e, const std::vector<uint64_t>& index, const std::vector<int>& passes,
-              const std::vector<std::vector<uintptr_t>>& inputs, int64_t floats, uintptr_t statistics, int threads) {
+              const std::vector<std::vector<uintptr_t>>& inputs,
+              const std::vector<std::vector<int64_t>>& input_bytes, int64_t floats, uintptr_t statistics, int threads) {
              py::gil_scoped_release release;
              std::vector<Engine::Data> all;
              for (const auto& i : inputs) all.push_back(data(i));
-             e.collect(index.data(), (int64_t)index.size(), passes, all, floats, pointer<float>(statistics), threads);
+             e.collect(index.data(), (int64_t)index.size(), passes, all, input_bytes, floats, pointer<float>(statistics), threads);
            })
       .def_property_readonly("bytes", &Engine::bytes);
 

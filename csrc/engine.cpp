@@ -7,6 +7,10 @@
 
 #include <algorithm>
 #include <new>
+#include <stdexcept>
+
+#include "decode.h"
+#include "verify.h"
 
 namespace fastcomb {
 
@@ -60,7 +64,38 @@ char* Buffer::get(size_t bytes) {
 Engine::Engine(const Kernels* kernels, uint64_t seed, std::vector<Law> laws)
     : k_(kernels), seed_(seed), laws_(std::move(laws)) {}
 
+namespace {
+
+// Throws unless what a parameter is packed from and to lies inside it.
+void check_parameter(const Parameter& p) {
+  const Packed& q = p.packed;
+  if (!p.a || !p.b) throw std::invalid_argument("a parameter without values");
+  if (q.outputs < 0 || q.inner < 0 || q.first < 0 || (q.first + q.outputs) * q.inner > p.elements)
+    throw std::invalid_argument("a parameter of fewer entries than its rows");
+  if (p.form < kPacked || p.form > kHalf || q.sharing < kElement || q.sharing > kAll)
+    throw std::invalid_argument("a parameter of an unknown form");
+  if (q.sharing == kRow && p.draws < q.first + q.outputs)
+    throw std::invalid_argument("a parameter with fewer draws than rows");
+  if (p.form != kPacked) return;
+  if (!p.place.empty() && (int64_t)p.place.size() != q.inner)
+    throw std::invalid_argument("a parameter with other places than entries");
+  for (const int32_t row : p.place)
+    if (row < 0 || row >= q.rows) throw std::invalid_argument("a parameter with a place beyond its rows");
+  for (const int32_t entry : p.inverse)
+    if (entry < -1 || entry >= q.inner) throw std::invalid_argument("a parameter with a row of no entry");
+}
+
+// Bytes of the weights that a parameter becomes.
+int64_t generated_bytes(const Parameter& p, const Kernels& k) {
+  if (p.form != kPacked) return p.elements * (p.form == kHalf ? 2 : 4);
+  const int64_t lanes = (p.packed.outputs + k.width - 1) / k.width * k.width;
+  return lanes * p.packed.rows * (k.pairs && p.packed.storage == kBfloat16 ? 2 : 4);
+}
+
+}  // namespace
+
 int Engine::add(Parameter given) {
+  check_parameter(given);
   parameters_.push_back(std::make_unique<Parameter>(std::move(given)));
   Parameter& p = *parameters_.back();
   const int64_t groups = (p.packed.outputs + k_->width - 1) / k_->width;
@@ -99,7 +134,13 @@ int Engine::add(Parameter given) {
   return number;
 }
 
-void Engine::finish(int64_t weight_bytes, std::vector<Instruction> setup, const char* constants) {
+void Engine::finish(int64_t weight_bytes, std::vector<Instruction> setup, const char* constants,
+                    int64_t constant_bytes) {
+  extents_.weights = weight_bytes, extents_.constants = constant_bytes;
+  for (const auto& p : parameters_)
+    if (p->offset < 0 || p->offset + generated_bytes(*p, *k_) > weight_bytes)
+      throw std::invalid_argument("a parameter beyond the weights' memory");
+  for (const Instruction& i : setup) verify(i, *k_, 0, extents_);
   weight_bytes_ = weight_bytes;
   setup_ = std::move(setup);
   constants_ = constants;
@@ -110,6 +151,27 @@ void Engine::finish(int64_t weight_bytes, std::vector<Instruction> setup, const 
 }
 
 int Engine::add_pass(Pass pass) {
+  if (pass.samples < 1 || pass.block < 1 || pass.arena < 0 || pass.lasting < 0)
+    throw std::invalid_argument("a pass without samples");
+  if (pass.ends.empty() || !std::is_sorted(pass.ends.begin(), pass.ends.end()) || pass.ends.front() < 0 ||
+      pass.ends.back() > (int64_t)std::min(pass.whole.size(), pass.last.size()) ||
+      pass.collected.size() > pass.ends.size())
+    throw std::invalid_argument("a pass whose stages end beyond its instructions");
+  const int64_t blocks = (pass.samples + pass.block - 1) / pass.block;
+  Extents extents = extents_;
+  extents.arena = pass.arena, extents.lasting = pass.lasting * blocks;
+  const bool shorter = pass.samples % pass.block != 0;
+  if (blocks > 1 || !shorter)
+    for (const Instruction& i : pass.whole) verify(i, *k_, blocks - 1 - shorter, extents);
+  if (shorter)
+    for (const Instruction& i : pass.last) verify(i, *k_, blocks - 1, extents);
+  for (const Collected& c : pass.collected) {
+    if (c.channels < 0 || c.statistics < 0) throw std::invalid_argument("a norm without channels");
+    for (const Address& a : {c.gamma, c.beta, c.scale, c.shift}) verify(a, c.channels * 4, extents);
+    pass.record = std::max(pass.record, c.statistics + 2 * c.channels);
+  }
+  pass.needed = extents.needed;
+  pass.needed.resize(std::max<size_t>(pass.needed.size(), kInputs - kStatistics), 0);
   passes_.push_back(std::move(pass));
   return (int)passes_.size() - 1;
 }
@@ -120,6 +182,27 @@ int64_t Engine::bytes() const {
   for (const auto& w : workers_) total += w.arena.size + w.scratch.size;
   for (const auto& c : combinations_) total += c.weights.size + c.lasting.size + c.moments.size + c.coefficients.size;
   return total;
+}
+
+// Throws unless the tensors of a call are as large as its pass reads and writes them.
+void Engine::check(const Pass& p, const std::vector<int64_t>& input_bytes, int64_t statistics_floats,
+                   int64_t output_bytes) const {
+  const auto short_of = [](int64_t needed, int64_t given, const std::string& what) {
+    if (needed > given)
+      throw std::invalid_argument(what + " of " + std::to_string(given) + " bytes where " + std::to_string(needed) +
+                                  " are needed");
+  };
+  short_of(p.needed[0], 4 * statistics_floats, "statistics");
+  short_of(p.needed[kOutput - kStatistics], output_bytes, "an output");
+  for (size_t i = kInputs - kStatistics; i < p.needed.size(); ++i) {
+    const size_t at = i - (kInputs - kStatistics);
+    short_of(p.needed[i], at < input_bytes.size() ? input_bytes[at] : 0, "an input");
+  }
+}
+
+const Pass& Engine::pass_of(int number) const {
+  if (number < 0 || number >= (int)passes_.size()) throw std::invalid_argument("a pass that was not added");
+  return passes_[number];
 }
 
 void Engine::generate(const Team& team, uint64_t index, Combination& c) {
@@ -230,9 +313,11 @@ void Engine::each_combination(int64_t count, double work, int threads, const Bod
   }
 }
 
-void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& data, int64_t input_step, const float* statistics,
+void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& data,
+                 const std::vector<int64_t>& input_bytes, int64_t input_step, const float* statistics,
                  int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes, int threads) {
-  const Pass& p = passes_[pass];
+  const Pass& p = pass_of(pass);
+  check(p, input_bytes, statistics ? statistics_floats : 0, outputs ? output_bytes : 0);
   each_combination(count, draws_ * (double)p.samples, threads, [&](int64_t k, const Team& team, Combination& c) {
     Frame frame;
     Data own = data;
@@ -252,7 +337,14 @@ void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& dat
 void Engine::decide(const uint64_t* index, int64_t count, int whole, int rest, const Data& inputs,
                     const std::vector<int64_t>& bytes, const float* statistics, int64_t statistics_floats,
                     const Question& question, int32_t* answers, int32_t* taken, double* means, int threads) {
-  const int64_t together = passes_[whole].samples;
+  const int64_t together = pass_of(whole).samples;
+  if (inputs.size() != bytes.size()) throw std::invalid_argument("inputs without sizes");
+  for (const int number : {whole, rest}) {
+    std::vector<int64_t> sizes;
+    for (const int64_t each : bytes) sizes.push_back(pass_of(number).samples * each);
+    if (pass_of(number).samples > together) throw std::invalid_argument("a rest of more samples than a block");
+    check(pass_of(number), sizes, statistics ? statistics_floats : 0, 0);
+  }
   const double work = draws_ * (double)std::min(4 * together, question.samples);
   each_combination(count, work, threads, [&](int64_t k, const Team& team, Combination& c) {
     Frame frame;
@@ -280,7 +372,15 @@ void Engine::decide(const uint64_t* index, int64_t count, int whole, int rest, c
 }
 
 void Engine::collect(const uint64_t* index, int64_t count, const std::vector<int>& passes,
-                     const std::vector<Data>& data, int64_t floats, float* statistics, int threads) {
+                     const std::vector<Data>& data, const std::vector<std::vector<int64_t>>& input_bytes,
+                     int64_t floats, float* statistics, int threads) {
+  if (data.size() != passes.size() || input_bytes.size() != passes.size())
+    throw std::invalid_argument("calibration passes without inputs");
+  for (size_t i = 0; i < passes.size(); ++i) {
+    const Pass& p = pass_of(passes[i]);
+    if (p.record > floats) throw std::invalid_argument("a record of statistics that is too short");
+    check(p, input_bytes[i], p.needed[0], 0);  // statistics are what it makes, so it reads none
+  }
   double work = draws_;
   for (const int pass : passes) work += draws_ * (double)passes_[pass].samples;
   each_combination(count, work, threads, [&](int64_t k, const Team& team, Combination& c) {
@@ -297,41 +397,26 @@ void Engine::collect(const uint64_t* index, int64_t count, const std::vector<int
 
 namespace {
 
-// Reads an instruction's integers in order.
-struct Reader {
-  const int64_t* at;
-  int64_t next() { return *at++; }
-  void fill(int64_t* to, int count) {
-    for (int i = 0; i < count; ++i) to[i] = *at++;
-  }
-};
-
-Elementwise elementwise(Reader n, char* x, char* y, char* out) {
-  Elementwise e{};
-  e.x = x, e.y = y, e.out = out;
-  e.op = (int)n.next();
-  n.fill(e.size, kMaxDims);
-  n.fill(e.x_stride, kMaxDims);
-  n.fill(e.y_stride, kMaxDims);
-  n.fill(e.out_stride, kMaxDims);
-  return e;
-}
-
-// Zeros around [batch, height, width, channels] with `top`, `left` more on each side.
-void border(Reader n, char* p, int64_t item) {
-  const int64_t batch = n.next(), height = n.next(), width = n.next(), channels = n.next(), top = n.next(),
-                left = n.next();
-  const int64_t line = (width + 2 * left) * channels * item, edge = left * channels * item;
-  for (int64_t b = 0; b < batch; ++b) {
-    memset(p, 0, top * line);
-    p += top * line;
-    for (int64_t y = 0; y < height; ++y, p += line) {
+void clear_border(const Border& b, char* p, int64_t item) {
+  const int64_t line = (b.width + 2 * b.left) * b.channels * item, edge = b.left * b.channels * item;
+  for (int64_t n = 0; n < b.batch; ++n) {
+    memset(p, 0, b.top * line);
+    p += b.top * line;
+    for (int64_t y = 0; y < b.height; ++y, p += line) {
       memset(p, 0, edge);
       memset(p + line - edge, 0, edge);
     }
-    memset(p, 0, top * line);
-    p += top * line;
+    memset(p, 0, b.top * line);
+    p += b.top * line;
   }
+}
+
+// Rows of a table by number; of a number that the table does not have NaN, which no result hides.
+void look_up(const Embedding& e, const int64_t* ids, const char* table, char* out, int64_t item) {
+  const int64_t bytes = e.width * item;
+  for (int64_t r = 0; r < e.count; ++r)
+    if (ids[r] >= 0 && ids[r] < e.entries) memcpy(out + r * bytes, table + ids[r] * bytes, bytes);
+    else memset(out + r * bytes, 0xff, bytes);
 }
 
 }  // namespace
@@ -342,91 +427,40 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
     const Address& a = i.at[which];
     return (a.space == kArena ? arena : frame.base[a.space]) + a.offset + a.step * block;
   };
-  Reader n{i.n.data()};
-  const int64_t item = i.storage == kFloat32 ? 4 : 2;
+  const int64_t item = item_size(i.storage);
   switch (i.op) {
-    case kContract: {
-      Contraction c{};
-      c.in = at(0), c.weights = at(1), c.out = at(2), c.residual = at(3);
-      c.scale = (const float*)at(4), c.shift = (const float*)at(5);
-      c.batch = n.next(), c.lines = n.next(), c.rows = n.next();
-      c.in_batch = n.next(), c.in_line = n.next(), c.in_row = n.next();
-      c.out_batch = n.next(), c.out_line = n.next(), c.out_row = n.next();
-      c.res_batch = n.next(), c.res_line = n.next(), c.res_row = n.next();
-      c.outputs = n.next(), c.relu = n.next(), c.out_float = n.next();
-      c.run = n.next(), c.segments = n.next();
-      c.segment = n.at;
-      return k_->contract(c, i.storage);
-    }
+    case kContract:
+      return k_->contract(contraction(i, at), i.storage);
     case kUnaryOp:
     case kBinaryOp: {
-      Elementwise e = elementwise(n, at(0), at(1), at(2));
+      Elementwise e = elementwise(i, at);
       e.alpha = (float)i.f[0], e.beta = (float)i.f[1];
       return i.op == kUnaryOp ? k_->unary(e, i.storage) : k_->binary(e, i.storage);
     }
     case kAffineOp:
-      return k_->affine(elementwise(n, at(0), at(1), at(2)), (float*)at(3), (float*)at(4), i.storage);
+      return k_->affine(elementwise(i, at), (float*)at(3), (float*)at(4), i.storage);
     case kConvertOp: {
-      const int64_t count = n.next(), from = n.next(), to = n.next();
-      return k_->convert(at(0), (int)from, at(1), (int)to, count);
+      const Convert c = conversion(i);
+      return k_->convert(at(0), (int)c.from, at(1), (int)c.to, c.count);
     }
-    case kPoolOp: {
-      Pooling p{};
-      p.in = at(0), p.out = at(1);
-      p.maximum = n.next(), p.count_padding = n.next(), p.adaptive = n.next();
-      for (int64_t* to : {&p.batch, &p.channels, &p.in_h, &p.in_w, &p.out_h, &p.out_w, &p.in_batch, &p.in_row,
-                          &p.in_pixel, &p.out_batch, &p.out_row, &p.out_pixel, &p.kernel_h, &p.kernel_w,
-                          &p.stride_h, &p.stride_w, &p.pad_h, &p.pad_w, &p.dilation_h, &p.dilation_w, &p.divisor})
-        *to = n.next();
-      return k_->pool(p, i.storage);
-    }
-    case kDepthwiseOp: {
-      Depthwise d{};
-      d.in = at(0), d.weights = (float*)at(1), d.out = at(2);
-      d.scale = (float*)at(4), d.shift = (float*)at(5);
-      d.relu = n.next();
-      for (int64_t* to : {&d.batch, &d.channels, &d.out_h, &d.out_w, &d.kernel_h, &d.kernel_w, &d.in_batch,
-                          &d.in_row, &d.in_pixel, &d.out_batch, &d.out_row, &d.out_pixel, &d.stride_h, &d.stride_w,
-                          &d.dilation_h, &d.dilation_w})
-        *to = n.next();
-      return k_->depthwise(d, i.storage);
-    }
+    case kPoolOp:
+      return k_->pool(pooling(i, at), i.storage);
+    case kDepthwiseOp:
+      return k_->depthwise(depthwise(i, at), i.storage);
     case kLayerNormOp:
-    case kSoftmaxOp: {
-      Rows r{};
-      r.in = at(0), r.out = at(1), r.scale = (float*)at(2), r.shift = (float*)at(3);
-      r.count = n.next(), r.width = n.next(), r.logarithm = n.next();
-      r.eps = (float)i.f[0];
-      return i.op == kLayerNormOp ? k_->layer_norm(r, i.storage) : k_->softmax(r, i.storage);
-    }
-    case kGroupNormOp: {
-      GroupNorm g{};
-      g.in = at(0), g.out = at(1), g.scale = (float*)at(2), g.shift = (float*)at(3);
-      for (int64_t* to : {&g.batch, &g.channels, &g.groups, &g.pixels_h, &g.pixels_w, &g.in_batch, &g.in_row,
-                          &g.in_pixel, &g.out_batch, &g.out_row, &g.out_pixel})
-        *to = n.next();
-      g.eps = (float)i.f[0];
-      return k_->group_norm(g, i.storage);
-    }
-    case kReduceOp: {
-      Reduce r{};
-      r.in = at(0), r.out = at(1);
-      r.maximum = n.next();
-      for (int64_t* to : {r.outer, r.outer_in, r.outer_out, r.over, r.over_in}) n.fill(to, kMaxDims);
-      r.factor = (float)i.f[0];
-      return k_->reduce(r, i.storage);
-    }
+      return k_->layer_norm(rows(i, at), i.storage);
+    case kSoftmaxOp:
+      return k_->softmax(rows(i, at), i.storage);
+    case kGroupNormOp:
+      return k_->group_norm(group_norm(i, at), i.storage);
+    case kReduceOp:
+      return k_->reduce(reduction(i, at), i.storage);
     case kAttentionOp: {
-      Attention a{};
-      a.q = at(0), a.k = at(1), a.v = at(2), a.out = at(3);
-      for (int64_t* to : {&a.batch, &a.heads, &a.queries, &a.keys, &a.width, &a.value_width}) *to = n.next();
-      for (int64_t* to : {a.q_stride, a.k_stride, a.v_stride, a.out_stride}) n.fill(to, 3);
-      a.causal = n.next();
-      a.scale = (float)i.f[0];
+      const Attention a = attention(i, at);
       return k_->attention(a, i.storage, (float*)w.scratch.get((a.keys + 64) * sizeof(float)));
     }
     case kMomentsOp: {
-      const Elementwise e = elementwise(n, at(0), nullptr, nullptr);
+      const Elementwise e = elementwise(i, at);
       const int64_t channels = e.size[kMaxDims - 1];
       double* to = frame.moments + block * 3 * channels;
       float* pivot = (float*)w.scratch.get(channels * sizeof(float));
@@ -435,10 +469,7 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
       return;
     }
     case kLossOp: {
-      Loss l{};
-      l.outputs = (const float*)at(0);
-      l.labels = (const int64_t*)at(1), l.values = (const float*)at(1);
-      l.kind = (int)n.next(), l.classes = n.next(), l.samples = n.next(), l.width = n.next();
+      Loss l = losses(i, at);
       double* to = const_cast<double*>(frame.sums.data()) + 2 * block;
       l.loss = to, l.correct = to + 1;
       l.each = frame.each ? frame.each + block * frame.block : nullptr, l.each_correct = frame.each_correct;
@@ -446,23 +477,17 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
       return k_->loss(l);
     }
     case kBorderOp:
-      return border(n, at(0), item);
+      return clear_border(border(i), at(0), item);
     case kZeroOp:
-      memset(at(0), 0, n.next() * item);
+      memset(at(0), 0, Reader(i).next() * item);
       return;
-    case kEmbeddingOp: {
-      const int64_t* ids = (const int64_t*)at(0);
-      const char* table = at(1);
-      char* out = at(2);
-      const int64_t count = n.next(), width = n.next();
-      for (int64_t r = 0; r < count; ++r) memcpy(out + r * width * item, table + ids[r] * width * item, width * item);
-      return;
-    }
+    case kEmbeddingOp:
+      return look_up(embedding(i), (const int64_t*)at(0), at(1), at(2), item);
     case kFoldOp: {  // scale and shift of normalisation with statistics, and of a bias before it
       const float *gamma = (float*)at(0), *beta = (float*)at(1), *mean = (float*)at(2), *variance = (float*)at(3),
                   *bias = (float*)at(4);
       float *scale = (float*)at(5), *shift = (float*)at(6);
-      for (int64_t c = 0, channels = n.next(); c < channels; ++c) {
+      for (int64_t c = 0, channels = Reader(i).next(); c < channels; ++c) {
         const double factor = (gamma ? gamma[c] : 1.0) / sqrt((double)variance[c] + i.f[0]);
         scale[c] = (float)factor;
         shift[c] = (float)((beta ? beta[c] : 0.0) + ((bias ? bias[c] : 0.0) - mean[c]) * factor);
@@ -470,6 +495,7 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
       return;
     }
     case kTransposeOp: {
+      Reader n(i);
       const int64_t rows = n.next(), columns = n.next();
       const float* in = (const float*)at(0);
       float* out = (float*)at(1);

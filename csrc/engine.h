@@ -78,23 +78,35 @@ struct Pass {
   std::vector<int64_t> ends;  // of stages; instructions of `whole` and `last` alike
   std::vector<Collected> collected;
   int64_t arena, lasting;     // bytes: per worker; per block
+  // what it takes of what a call gives, known once its instructions are verified
+  std::vector<int64_t> needed = {};  // bytes by space, from kStatistics on
+  int64_t record = 0;                // floats of the record that it adds statistics to
+};
+
+// Bytes of each memory, by which instructions are verified. Those of kStatistics, kOutput and the inputs are
+// known when a pass runs: what is needed of them is collected instead.
+struct Extents {
+  int64_t arena = 0, lasting = 0, weights = 0, constants = 0;
+  std::vector<int64_t> needed = {};  // by space, from kStatistics on
 };
 
 class Engine {
  public:
   Engine(const Kernels* kernels, uint64_t seed, std::vector<Law> laws);  // a law for each step
   int add(Parameter parameter);
-  void finish(int64_t weight_bytes, std::vector<Instruction> setup, const char* constants);
+  void finish(int64_t weight_bytes, std::vector<Instruction> setup, const char* constants, int64_t constant_bytes);
   int add_pass(Pass pass);
 
   typedef std::vector<const char*> Data;  // addresses of the inputs, targets among them
   // For each of `count` combinations: sums [2] of loss and correct, or outputs [bytes], either may be null.
   // `statistics` [count][floats], or null. The first input of combination k starts at k * input_step bytes.
-  void run(const uint64_t* index, int64_t count, int pass, const Data& data, int64_t input_step, const float* statistics,
-           int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes, int threads);
+  // `input_bytes`: of each input, of one combination. Throws where a tensor is smaller than the pass needs.
+  void run(const uint64_t* index, int64_t count, int pass, const Data& data, const std::vector<int64_t>& input_bytes,
+           int64_t input_step, const float* statistics, int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes, int threads);
   // Running statistics [count][floats] over calibration passes, one per batch.
   void collect(const uint64_t* index, int64_t count, const std::vector<int>& passes,
-               const std::vector<Data>& data, int64_t floats, float* statistics, int threads);
+               const std::vector<Data>& data, const std::vector<std::vector<int64_t>>& input_bytes, int64_t floats,
+               float* statistics, int threads);
   // For each of `count` combinations whether the mean value is below the question's level: samples are taken in
   // blocks of what the pass `whole` takes, the last ones by `rest`, until there is an answer. `inputs` are the
   // samples and the targets, of so many bytes each. Fills answers, samples taken and means [count].
@@ -124,6 +136,9 @@ class Engine {
     bool each_correct = false;
   };
 
+  const Pass& pass_of(int number) const;
+  void check(const Pass& p, const std::vector<int64_t>& input_bytes, int64_t statistics_floats,
+             int64_t output_bytes) const;
   template <class Body>
   void each_combination(int64_t count, double work, int threads, const Body& body);
   void generate(const Team& team, uint64_t index, Combination& c);
@@ -146,6 +161,7 @@ class Engine {
   int64_t unit_floats_ = 0, weight_bytes_ = 0, scratch_floats_ = 0;
   double draws_ = 0;
   std::vector<Instruction> setup_;
+  Extents extents_;
   const char* constants_ = nullptr;
   std::deque<Pass> passes_;  // which stay where they are
   std::vector<Worker> workers_;

@@ -65,9 +65,32 @@ def laws(tables: Tensor, rules: list[float], draw: list[int]) -> list[Any]:
     for step, table in enumerate(tables):
         kind, low, span, threshold = rules[4 * step : 4 * step + 4]
         made.append(
-            _module().Law(int(kind), draw[2], bool(draw[3]), low, span, int(threshold), table.data_ptr())
+            _module().Law(
+                int(kind), draw[2], bool(draw[3]), low, span, int(threshold), address(table, torch.float32)
+            )
         )
     return made
+
+
+def address(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> int:
+    """Where a tensor's values start, for the extension; 0 for None.
+
+    Every tensor that crosses into compiled code passes here.
+
+    Raises:
+        ValueError: it is not what the extension is about to read or write: another dtype or shape, not in
+            row-major order, or not on the CPU.
+    """
+    if tensor is None:
+        return 0
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or not tensor.is_contiguous():
+        raise ValueError(
+            f"a {'contiguous' if tensor.is_contiguous() else 'strided'} tensor of {tensor.dtype} on "
+            f"{tensor.device} where a contiguous one of {dtype} on the CPU is needed"
+        )
+    if shape is not None and tuple(tensor.shape) != shape:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} where {shape} is needed")
+    return tensor.data_ptr()
 
 
 def seed(draw: list[int]) -> int:
@@ -110,8 +133,8 @@ def mix(
             indices,
             sharing(unit, a.numel()),
             unit[1],
-            a.data_ptr(),
-            others.data_ptr(),
+            address(a, torch.float32),
+            address(others, torch.float32, (len(laws), *a.shape)),
             rows,
             a.numel() // rows,
             STORAGE[out.dtype],

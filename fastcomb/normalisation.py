@@ -85,7 +85,8 @@ class Normalisation:
             rigid = [n for n in differ if not _mixable(mixture.a.carried[n])]
             if rigid:
                 raise ValueError(
-                    f'buffers="lerp": {_few(rigid)} are no floating-point numbers and cannot be interpolated; choose '
+                    f'buffers="lerp": {_few(rigid)} are no floating-point numbers and cannot be '
+                    "interpolated; choose "
                     ' buffers="a"'
                 )
             fixed |= {name: _interpolated(mixture, name, "buffers") for name in differ}

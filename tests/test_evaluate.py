@@ -267,6 +267,7 @@ class TestLosses:
                 data=data,
                 n=3,
                 loss=lambda z, y: F.cross_entropy(z, y, reduction="none"),
+                accuracy="argmax",
             ),
         ]
         for run in runs[1:]:

@@ -6,7 +6,7 @@ from fastcomb.program.fold import folded
 from fastcomb.program.ir import Node, Program, Value, Weight
 from fastcomb.program.layers import Layer, find, layers
 from fastcomb.program.private import private_copy
-from fastcomb.program.samples import dependence
+from fastcomb.program.samples import check_apart, dependence
 from fastcomb.program.slices import SeveredError, between
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Weight",
     "between",
     "capture",
+    "check_apart",
     "dependence",
     "example_inputs",
     "find",

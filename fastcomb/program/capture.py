@@ -53,7 +53,7 @@ def capture(model: nn.Module, *inputs: Tensor) -> Program:
         with _quiet_export(), torch.no_grad():
             shapes = (dims,) if _variadic(module) else dims
             exported = torch.export.export(module, tuple(x.clone() for x in inputs), dynamic_shapes=shapes)
-            if any(_writes(fx.target) and not _owned(fx.args[0]) for fx in exported.graph.nodes):
+            if any(_writes(fx) and not _owned(fx.args[0]) for fx in exported.graph.nodes):
                 exported = exported.run_decompositions({})  # writes through views become values
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -104,7 +104,7 @@ def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
             node = _node(fx, refs, symbols)
             nodes.append(node)
             refs[fx] = Value(fx.name)
-            if _writes(fx.target):  # whoever reads the overwritten tensor later sees the new values
+            if _writes(fx):  # whoever reads the overwritten tensor later sees the new values
                 refs[fx.args[0]] = Value(fx.name)
     results = tree_map(lambda leaf: refs.get(leaf, leaf), exported.graph.output_node().args[0])
     spec = exported.call_spec.out_spec
@@ -165,9 +165,12 @@ def _arguments(fx: torch.fx.Node) -> dict[str, Any]:
     return arguments
 
 
-def _writes(target: Any) -> bool:
-    schema = getattr(target, "_schema", None)
-    return schema is not None and schema.is_mutable
+def _writes(fx: torch.fx.Node) -> bool:
+    """Whether an operation changes its first argument; dropout in place does so in training only."""
+    schema = getattr(fx.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return False
+    return "dropout" not in schema.name or bool(_arguments(fx)["train"])
 
 
 def _owned(fx: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,9 +45,51 @@ def private_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
             f"{type(model).__name__} cannot be copied, and fastcomb runs copies only ({error}); leave what "
             "cannot be copied out of the module, or give its class a __deepcopy__"
         ) from error
+    _rebind(copied, {id(module): memo[id(module)] for module in model.modules() if id(module) in memo})
     if not share:
         _forget(copied)
     return copied
+
+
+def _rebind(copied: nn.Module, copies: Mapping[int, nn.Module]) -> None:
+    """Let functions that a module holds, such as a ``forward`` of its own or hooks, speak of the copy.
+
+    A function is copied as it is, and one that was defined beside the module may name it: it would go on
+    to compute with the original's weights.
+    """
+    for module in copied.modules():
+        for kept in (vars(module), *(value for value in vars(module).values() if isinstance(value, dict))):
+            for name, value in kept.items():
+                if isinstance(value, types.FunctionType):
+                    kept[name] = _speaking_of(value, copies)
+
+
+def _speaking_of(function: types.FunctionType, copies: Mapping[int, nn.Module]) -> types.FunctionType:
+    """A function with copies in the place of the modules that it names."""
+    cells = function.__closure__ or ()
+    inside = [_content(cell) for cell in cells]
+    named = {
+        name: copies[id(function.__globals__[name])]
+        for name in function.__code__.co_names
+        if id(function.__globals__.get(name)) in copies
+    }
+    if not named and not any(id(content) in copies for content in inside):
+        return function
+    closure = tuple(
+        types.CellType(copies[id(content)]) if id(content) in copies else cell
+        for cell, content in zip(cells, inside, strict=True)
+    )
+    own = {**function.__globals__, **named} if named else function.__globals__
+    made = types.FunctionType(function.__code__, own, function.__name__, function.__defaults__, closure)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
 
 
 def _forget(model: nn.Module) -> None:

@@ -12,9 +12,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastcomb.program.ir import Dimension, Node, Program, Value
+
+#: Samples that tell whether they influence one another, and how much results may then differ, of the largest.
+_FEW, _APART = 4, 1e-4
 
 _SIZE = re.compile(r"(?:(\d+)\*)?N")
 
@@ -380,3 +385,38 @@ def _attention(node: Node, operands: _Operands) -> State:
 def _embedding(node: Node, operands: _Operands) -> State:
     state, _ = operands.only("indices")
     return state
+
+
+def check_apart(program: Program, state: Mapping[str, Tensor], x: Tensor, label: str) -> None:
+    """Raise ValueError where a Program's results depend on which samples it is given together.
+
+    For what runs a Program in batches, and needs results of single samples.
+
+    Args:
+        program, state: the network.
+        x: a few samples [S, ...].
+        label: what the error calls the network.
+    """
+    cause = program.bound
+    if not cause and len(x) > 1:
+        x, half = x[:_FEW], len(x[:_FEW]) // 2
+        with torch.no_grad():
+            whole, first, rest = (program.run(state, part) for part in (x, x[:half], x[half:]))
+        for a, b, c in zip(*(tree_leaves(output) for output in (whole, first, rest)), strict=True):
+            if isinstance(a, Tensor) and not _alike(a, b, c):
+                cause = "samples that influence one another"
+    if cause:
+        raise ValueError(
+            f"{label} cannot be taken apart sample by sample: {cause}. Results would depend on how "
+            "samples are "
+            "put into batches"
+        )
+
+
+def _alike(whole: Tensor, first: Tensor, rest: Tensor) -> bool:
+    if not whole.ndim or first.shape[1:] != whole.shape[1:] or rest.shape[1:] != whole.shape[1:]:
+        return False
+    parts = torch.cat([first, rest])
+    known = whole[torch.isfinite(whole)] if whole.is_floating_point() else whole[:0]
+    limit = _APART * float(known.abs().max()) if known.numel() else 0.0
+    return parts.shape == whole.shape and torch.allclose(parts, whole, 0.0, limit, equal_nan=True)

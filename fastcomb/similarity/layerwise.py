@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastcomb.density import Array
-from fastcomb.program import Layer, Program, find, layers
+from fastcomb.program import Layer, Program, check_apart, find, layers
 from fastcomb.program.cache import captured
 from fastcomb.program.layers import VIEWS
 from fastcomb.rebasin.batches import in_batches
@@ -217,8 +217,16 @@ def _side(model: nn.Module, example: Tensor, names: Sequence[str] | None, label:
     program = captured(model, example.to(_device(state, example)))
     if len(program.inputs) != 1:
         raise ValueError(f"{label} takes {len(program.inputs)} inputs; networks of one input are compared")
+    x = example.to(_device(state, example))
+    check_apart(program, state, x, label)
     if names is None:
-        chosen = tuple(layer for layer in layers(program) if _computes(layer, state))
+        with torch.no_grad():
+            values = program.values(state, x)
+        chosen = tuple(
+            layer
+            for layer in layers(program)
+            if _computes(layer, state) and bool(torch.isfinite(values[layer.value]).all())  # no masked scores
+        )
         names = [layer.name for layer in chosen]
     else:
         chosen = tuple(find(program, name) for name in names)

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastcomb.program import Layer, Program, SeveredError, Value, between, capture, example_inputs, find
+from fastcomb.program import (
+    Layer,
+    Program,
+    SeveredError,
+    Value,
+    between,
+    capture,
+    check_apart,
+    example_inputs,
+    find,
+)
 from fastcomb.program import layers as program_layers
 from fastcomb.stitching.layer import Resize
 from fastcomb.stitching.part import Part
@@ -42,13 +52,15 @@ class Network:
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; pass an nn.Module")
-        program = capture(model, *(inputs or example_inputs(model)))
+        inputs = inputs or example_inputs(model)
+        program = capture(model, *inputs)
         if len(program.inputs) != 1:
             raise ValueError(
                 f"{type(model).__name__} takes {len(program.inputs)} inputs; a network to be cut takes one"
             )
         tensors = dict(model.named_parameters()) | dict(model.named_buffers())
         state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        check_apart(program, state, inputs[0], type(model).__name__)
         return Network(program, state, type(model).__name__)
 
     @property

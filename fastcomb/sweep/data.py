@@ -27,7 +27,7 @@ class Data:
     """Samples x [N, ...] with targets y [N, ...].
 
     Args:
-        source: ``(x, y)`` (tensors, arrays or lists), a Dataset of pairs, or a DataLoader of batches of pairs.
+        source: ``(x, y)`` (tensors, arrays or lists), a Dataset of pairs, or a DataLoader of batches of them.
         budget: bytes up to which what a Dataset or DataLoader yields is held; above, it is iterated once
             per pass, so it must yield the same samples in the same order every time. Every pass is compared
             with the first.
@@ -84,22 +84,25 @@ class Data:
         return torch.cat(xs)[:count], torch.cat(ys)[:count]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """These data with held samples moved, inputs cast to the compute dtype.
-
-        Raises:
-            ValueError: an input exceeds the compute dtype.
-        """
+        """These data with held samples moved, inputs cast to the compute dtype."""
         moved = copy.copy(self)
         if self._held is not None:
             x, y = self._held
             cast = x.to(device, dtype if x.is_floating_point() else None)
-            if cast.dtype != x.dtype and torch.isfinite(x).all() and not torch.isfinite(cast).all():
-                raise ValueError(
-                    f"x reaches {float(x.abs().max()):.3g}, which exceeds {str(dtype).removeprefix('torch.')}; "
-                    "scale it, or choose another dtype="
-                )
             moved._held = cast, y.to(device)
         return moved
+
+    def check_range(self, dtype: torch.dtype) -> None:
+        """Raise ValueError where held inputs exceed a compute dtype."""
+        if self._held is None or not self._held[0].is_floating_point() or not self._held[0].numel():
+            return
+        known = self._held[0].abs().nan_to_num(posinf=0.0)
+        if float(known.max()) > torch.finfo(dtype).max:
+            raise ValueError(
+                f"x reaches {float(known.max()):.3g}, which exceeds {str(dtype).removeprefix('torch.')}; "
+                "scale "
+                "it, or choose another dtype="
+            )
 
     def digest(self) -> str:
         """SHA-256 of all samples and targets, whatever the batches they come in."""
@@ -167,7 +170,8 @@ class Data:
         streamed = f"the data exceed data_budget={budget} bytes, so they are streamed on every pass, and "
         if self.shuffled:
             raise ValueError(
-                f"{streamed}a shuffled DataLoader yields another order each time; pass shuffle=False or raise "
+                f"{streamed}a shuffled DataLoader yields another order each time; pass shuffle=False or "
+                "raise "
                 "data_budget="
             )
         again = next(map(_pair, self._loader), None)
@@ -180,7 +184,10 @@ class Data:
             raise ValueError(f"{streamed}{_CHANGED}, or raise data_budget= to hold one pass")
 
 
-_CHANGED = "the samples differ from pass to pass (does the Dataset draw random augmentations, or an order?); pass fixed ones"
+_CHANGED = (
+    "the samples differ from pass to pass (does the Dataset draw random augmentations, or an order?); pass "
+    "fixed ones"
+)
 
 
 class _Mark:

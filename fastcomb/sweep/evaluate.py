@@ -83,9 +83,9 @@ def evaluate(
         start: index of the first.
         seed: of the coefficient stream, in [0, 2**64).
         loss: "cross_entropy", "nll", "mse", or a callable ``(output, y) -> per-sample loss [N]``.
-        accuracy: with cross-entropy and nll of class numbers, the share of samples whose class has the largest
-            output, if None. With other losses NaN, unless this says what it is: "argmax" (class numbers
-            against outputs [N, C, ...]) or a callable ``(output, y) -> [N]``.
+        accuracy: if None, the share of samples whose class has the largest output, with cross-entropy and
+            nll of class numbers; with other losses NaN, unless this says what it is: "argmax" (class
+            numbers against outputs [N, C, ...]) or a callable ``(output, y) -> [N]``.
         metrics: further measures by name, callables like a loss; each is averaged over the samples.
         batch_norm: for models with running statistics: "recompute", "lerp" or "a"
             (:mod:`fastcomb.normalisation`).

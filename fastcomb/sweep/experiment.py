@@ -107,6 +107,7 @@ class Experiment:
         normalisation = Normalisation.choose(module, mixture, batch_norm, calibration, buffers)
         samples = Data(data, data_budget)
         dtype = dtype or mixture.dtype
+        samples.check_range(dtype)
         own_networks.check(thetas, mixture, module, samples.first(own_networks.CHECKED)[0], dtype)
         return Experiment(
             mixture, module, normalisation, samples, loss, measures, dtype, backend, decide, accuracy

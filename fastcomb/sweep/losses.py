@@ -145,13 +145,15 @@ def check(
     counted = accuracy == ARGMAX or (loss in ("cross_entropy", "nll") and not y.is_floating_point())
     if counted and classes and output.ndim > 2 and y.shape == output.shape[:-1]:
         raise ValueError(
-            f"outputs {tuple(output.shape)} with targets {tuple(y.shape)} can be read in two ways: the classes "
+            f"outputs {tuple(output.shape)} with targets {tuple(y.shape)} can be read in two ways: the "
+            "classes "
             "may be dimension 1, as torch has it, or the last one, as token models have it; pass a callable "
             "loss(output, y) -> [S] that says which"
         )
     if accuracy == ARGMAX and not classes:
         raise ValueError(
-            f'accuracy="argmax" needs class numbers (integers) of shape [S, ...] for outputs [S, C, ...]; got '
+            'accuracy="argmax" needs class numbers (integers) of shape [S, ...] for outputs [S, C, '
+            "...]; got "
             f"{y.dtype} {tuple(y.shape)}; pass a callable accuracy(output, y) -> [S]"
         )
     if callable(accuracy):
@@ -183,7 +185,8 @@ def check(
         total = float(output.double().exp().sum(1).mean())
         if not abs(total - 1) <= _TOTAL:
             raise ValueError(
-                f"loss='nll' needs log-probabilities, whose exponentials sum to 1 over the classes; these sum "
+                "loss='nll' needs log-probabilities, whose exponentials sum to 1 over the classes; "
+                "these sum "
                 f"to {total:.3g}. For logits, loss='cross_entropy' is meant"
             )
     return counted and classes

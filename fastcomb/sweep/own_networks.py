@@ -41,6 +41,17 @@ def check(
     if dtype == torch.float16:
         _check_range(mixture)
     law = TorchReference(mixture, module, dtype=mixture.dtype, normalisation=Normalisation())
+    try:
+        law.network(mixture.a.parameters, mixture.a.carried, x)
+    except Exception as error:
+        if x.is_floating_point() or x.dtype == torch.int64:
+            raise
+        kind = str(x.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{type(module).__name__} does not run on x of {kind} ({str(error).splitlines()[0]}); pass "
+            "what it "
+            "was trained on: images as floating-point numbers (often x.float() / 255), tokens as int64"
+        ) from error
     for label, theta in thetas.items():
         if not isinstance(theta, nn.Module):
             continue
@@ -55,8 +66,10 @@ def check(
             if not _alike(tensors(own(ready.clone())), expected, mixture.dtype):
                 continue  # it draws random numbers, which is said where it runs
         raise ValueError(
-            f"{label} computes something else than {type(module).__name__} does with its weights: the modules "
-            "differ in code or in attributes that are neither parameters nor buffers (an activation, a scale, "
+            f"{label} computes something else than {type(module).__name__} does with its weights: the "
+            "modules "
+            "differ in code or in attributes that are neither parameters nor buffers (an activation, a "
+            "scale, "
             "values kept from an earlier call). Give both networks the same"
         )
     if dtype == torch.float16:
@@ -77,7 +90,8 @@ def _check_range(mixture: Mixture) -> None:
         for name, value in network.parameters.items():
             if value.numel() and float(value.abs().max()) > most:
                 raise ValueError(
-                    f"{label}: {name!r} reaches {float(value.abs().max()):.3g}, beyond float16's {most:.5g}; choose "
+                    f"{label}: {name!r} reaches {float(value.abs().max()):.3g}, beyond float16's "
+                    f"{most:.5g}; choose "
                     "dtype=torch.bfloat16 or float32"
                 )
 

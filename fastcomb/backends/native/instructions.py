@@ -79,10 +79,10 @@ class Instruction:
 
     def given(self) -> tuple[int, int, list[tuple[int, int, int]], list[int], list[float]]:
         """As the engine takes it."""
-        return self.op, self.storage, [address(*p) for p in self.places], self.numbers, self.factors
+        return self.op, self.storage, [place(*p) for p in self.places], self.numbers, self.factors
 
 
-def address(buffer: Buffer | None, elements: int = 0) -> tuple[int, int, int]:
+def place(buffer: Buffer | None, elements: int = 0) -> tuple[int, int, int]:
     if buffer is None:
         return (Space.NONE, 0, 0)
     return (buffer.space, buffer.offset + elements * buffer.dtype.itemsize, buffer.step)

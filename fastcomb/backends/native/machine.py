@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fastcomb import compiled
-from fastcomb.backends.native.instructions import Goal, Norm, address
+from fastcomb.backends.native.instructions import Goal, Norm, place
 from fastcomb.backends.native.lower import Shared, lower
 from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
+from fastcomb.compiled import address
 from fastcomb.decision import BLOCK, Answer, Question
 from fastcomb.mixed import Mixed
 from fastcomb.program import Program
@@ -56,7 +57,7 @@ class Machine:
     ) -> None:
         native, level = compiled.extension(), compiled.level()
         assert native is not None
-        self._x = x[:1]
+        self._x, self._dtype = x[:1], dtype
         self._mixed = mixed
         shapes = {name: tuple(parameter.a.shape) for name, parameter in mixed.items()}
         weights = Weights(shapes, dtype, native.width(level), native.pairs(level))
@@ -74,7 +75,7 @@ class Machine:
             self._add(generated, int(generated.form == PACKED and dtype == torch.bfloat16))
         self._constants = self._shared.constants.block()
         setup = [instruction.given() for instruction in self._shared.setup]
-        self.engine.finish(weights.bytes, setup, self._constants.data_ptr())
+        self.engine.finish(weights.bytes, setup, self._constants.data_ptr(), self._constants.nbytes)
 
     def prepared(self, x: Tensor) -> Tensor:
         """Samples in the engine's own layout.
@@ -112,15 +113,22 @@ class Machine:
             sums: float64 [K, 2] to fill with sums of losses and of correct answers.
             outputs: float32 [K, samples, ...] to fill.
         """
+        count = len(indices)
+        step = inputs[0].nbytes // count if own_inputs else 0
+        sizes = [tensor.nbytes for tensor in inputs]
+        if own_inputs:
+            sizes[0] = step
+        wanted = None if outputs is None else (count, samples, *self.output)
         self.engine.run(
             indices,
             self._pass(goal, samples),
-            [tensor.data_ptr() for tensor in inputs],
-            inputs[0].nbytes // len(indices) if own_inputs else 0,
-            0 if statistics is None else statistics.data_ptr(),
+            [address(tensor, tensor.dtype) for tensor in inputs],
+            sizes,
+            step,
+            address(statistics, torch.float32, None if statistics is None else (count, statistics.shape[1])),
             0 if statistics is None else statistics.shape[1],
-            0 if sums is None else sums.data_ptr(),
-            0 if outputs is None else outputs.data_ptr(),
+            address(sums, torch.float64, (count, 2)),
+            address(outputs, self._dtype if goal.rounded else torch.float32, wanted),
             0 if outputs is None else outputs[0].nbytes,
             torch.get_num_threads(),
         )
@@ -158,9 +166,9 @@ class Machine:
             indices,
             self._pass(goal, together),
             self._pass(goal, samples % together or together),
-            [tensor.data_ptr() for tensor in inputs],
+            [address(tensor, tensor.dtype) for tensor in inputs],
             [tensor.nbytes // samples for tensor in inputs],
-            0 if statistics is None else statistics.data_ptr(),
+            address(statistics, torch.float32),
             0 if statistics is None else statistics.shape[1],
             asked,
             answers.data_ptr(),
@@ -176,9 +184,10 @@ class Machine:
         """Running statistics over calibration batches (prepared): float32 [K, floats]."""
         record = torch.empty(len(indices), floats)
         passes = [self._pass(Goal("collect"), len(batch)) for batch in batches]
-        addresses = [[batch.data_ptr()] for batch in batches]
+        addresses = [[address(batch, batch.dtype)] for batch in batches]
+        sizes = [[batch.nbytes] for batch in batches]
         threads = torch.get_num_threads()
-        self.engine.collect(indices, passes, addresses, floats, record.data_ptr(), threads)
+        self.engine.collect(indices, passes, addresses, sizes, floats, record.data_ptr(), threads)
         return record
 
     def _add(self, generated: Generated, storage: int) -> None:
@@ -186,8 +195,8 @@ class Machine:
         layout = generated.layout
         rows = a.shape[0] if a.ndim else 1
         self.engine.add(
-            a.data_ptr(),
-            others.data_ptr(),
+            address(a, torch.float32),
+            address(others, torch.float32, (len(self._laws), *a.shape)),
             a.numel(),
             layout.outputs if layout else rows,
             layout.inner if layout else a.numel() // max(rows, 1),
@@ -226,4 +235,4 @@ class Machine:
 
 def _collected(norm: Norm) -> tuple[Any, ...]:
     buffers = (norm.gamma, norm.beta, norm.scale, norm.shift)
-    return (norm.channels, norm.per_sample, norm.statistics, norm.eps, *(address(b) for b in buffers))
+    return (norm.channels, norm.per_sample, norm.statistics, norm.eps, *(place(b) for b in buffers))

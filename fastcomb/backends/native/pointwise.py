@@ -107,7 +107,8 @@ def _stack(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 @rule("embedding")
 def _embedding(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     weight, ids = arguments["weight"], low.value(arguments["indices"])
-    if not isinstance(weight, Weight) or not ids.meta.is_contiguous() or ids.meta.dtype != torch.int64:
+    mixed = isinstance(weight, Weight) and weight.kind == "parameter"
+    if not mixed or not ids.meta.is_contiguous() or ids.meta.dtype != torch.int64:
         raise Unsupported("this embedding")
     entries = low.weights.shapes[weight.name][0]
     if ids.buffer.space == Space.INPUTS:
@@ -116,5 +117,5 @@ def _embedding(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value
         raise Unsupported("an embedding of computed numbers, or of numbers beyond its table")
     table = low.weights.plain(weight.name, low.dtype)
     out = low.make(low.shapes[node.name].shape, node.name)
-    low.emit(Op.EMBEDDING, low.dtype, [ids, (table, 0), out], [ids.meta.numel(), out.shape[-1]])
+    low.emit(Op.EMBEDDING, low.dtype, [ids, (table, 0), out], [ids.meta.numel(), out.shape[-1], entries])
     return out

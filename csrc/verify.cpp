@@ -1,0 +1,200 @@
+#include "verify.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <utility>
+
+#include "decode.h"
+
+namespace fastcomb {
+
+namespace {
+
+typedef std::pair<int64_t, int64_t> Loop;  // size and stride, in elements
+
+[[noreturn]] void refuse(int op, const char* what) {
+  throw std::invalid_argument("instruction " + std::to_string(op) + ": " + what);
+}
+
+struct Checker {
+  const Instruction& i;
+  int64_t last_block;
+  Extents& extents;
+
+  // `count` elements of `item` bytes at each place of nested loops, and `from` elements on.
+  void touch(size_t which, std::initializer_list<Loop> loops, int64_t count, int64_t item, int64_t from = 0) const {
+    if (which >= i.at.size() || i.at[which].space < 0) return;
+    int64_t low = from, high = from;
+    for (const auto& [size, stride] : loops) {
+      if (size < 0) refuse(i.op, "a negative size");
+      if (size == 0) return;
+      (stride < 0 ? low : high) += (size - 1) * stride;
+    }
+    if (count < 0) refuse(i.op, "a negative count");
+    if (count == 0) return;
+    range(i.at[which], low * item, (high + count) * item);
+  }
+
+  void range(const Address& a, int64_t low, int64_t high) const {
+    if (a.step < 0) refuse(i.op, "a negative step");
+    low += a.offset, high += a.offset + a.step * last_block;
+    if (low < 0) refuse(i.op, "an address before its memory");
+    int64_t limit;
+    switch (a.space) {
+      case kArena: limit = extents.arena; break;
+      case kLong: limit = extents.lasting; break;
+      case kWeights: limit = extents.weights; break;
+      case kConstants: limit = extents.constants; break;
+      default: {
+        const size_t at = a.space - kStatistics;
+        if (extents.needed.size() <= at) extents.needed.resize(at + 1, 0);
+        extents.needed[at] = std::max(extents.needed[at], high);
+        return;
+      }
+    }
+    if (high > limit) refuse(i.op, "an address beyond its memory");
+  }
+
+  void vector(size_t which, int64_t count) const { touch(which, {}, count, 4); }
+};
+
+void strided(const Checker& c, size_t which, const int64_t* size, const int64_t* stride, int64_t item) {
+  c.touch(which, {{size[0], stride[0]}, {size[1], stride[1]}, {size[2], stride[2]}, {size[3], stride[3]},
+                  {size[4], stride[4]}, {size[5], stride[5]}}, 1, item);
+}
+
+}  // namespace
+
+void verify(const Address& a, int64_t bytes, Extents& extents) {
+  if (a.space < 0) return;
+  const Instruction none{-1, 0, {}, {}, {}};
+  Checker{none, 0, extents}.range(a, 0, bytes);
+}
+
+void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents& extents) {
+  const Checker check{i, last_block, extents};
+  const auto nowhere = [](size_t) -> char* { return nullptr; };
+  if (i.storage != kFloat32 && i.storage != kBfloat16) refuse(i.op, "an unknown storage");
+  const int64_t item = item_size(i.storage);
+  switch (i.op) {
+    case kContract: {
+      const Contraction c = contraction(i, nowhere);
+      if (c.run < 0 || c.outputs < 0) refuse(i.op, "a negative size");
+      const int64_t lanes = (c.outputs + k.width - 1) / k.width * k.width;
+      for (int64_t s = 0; s < c.segments; ++s)
+        check.touch(0, {{c.batch, c.in_batch}, {c.lines, c.in_line}, {c.rows, c.in_row}}, c.run, item, c.segment[s]);
+      const bool half = k.pairs && i.storage == kBfloat16;
+      if (half && c.run % 2) refuse(i.op, "an odd run of pairs");
+      check.touch(1, {}, lanes * c.segments * c.run, half ? 2 : 4);
+      check.touch(2, {{c.batch, c.out_batch}, {c.lines, c.out_line}, {c.rows, c.out_row}}, c.outputs,
+                  c.out_float ? 4 : item);
+      check.touch(3, {{c.batch, c.res_batch}, {c.lines, c.res_line}, {c.rows, c.res_row}}, c.outputs, item);
+      check.vector(4, c.outputs), check.vector(5, c.outputs);
+      return;
+    }
+    case kUnaryOp:
+    case kBinaryOp:
+    case kAffineOp: {
+      const Elementwise e = elementwise(i, nowhere);
+      strided(check, 0, e.size, e.x_stride, item);
+      strided(check, 1, e.size, e.y_stride, item);
+      strided(check, 2, e.size, e.out_stride, item);
+      if (i.op == kAffineOp) check.vector(3, e.size[kMaxDims - 1]), check.vector(4, e.size[kMaxDims - 1]);
+      else factor(i, 1);
+      return;
+    }
+    case kMomentsOp: {
+      const Elementwise e = elementwise(i, nowhere);
+      return strided(check, 0, e.size, e.x_stride, item);
+    }
+    case kConvertOp: {
+      const Convert c = conversion(i);
+      check.touch(0, {}, c.count, item_size((int)c.from));
+      return check.touch(1, {}, c.count, item_size((int)c.to));
+    }
+    case kPoolOp: {
+      const Pooling p = pooling(i, nowhere);
+      check.touch(0, {{p.batch, p.in_batch}, {p.in_h, p.in_row}, {p.in_w, p.in_pixel}}, p.channels, item);
+      return check.touch(1, {{p.batch, p.out_batch}, {p.out_h, p.out_row}, {p.out_w, p.out_pixel}}, p.channels, item);
+    }
+    case kDepthwiseOp: {
+      const Depthwise d = depthwise(i, nowhere);
+      check.touch(0, {{d.batch, d.in_batch}, {d.out_h, d.stride_h * d.in_row}, {d.out_w, d.stride_w * d.in_pixel},
+                      {d.kernel_h, d.dilation_h * d.in_row}, {d.kernel_w, d.dilation_w * d.in_pixel}}, d.channels, item);
+      check.vector(1, d.kernel_h * d.kernel_w * d.channels);
+      check.touch(2, {{d.batch, d.out_batch}, {d.out_h, d.out_row}, {d.out_w, d.out_pixel}}, d.channels, item);
+      check.vector(4, d.channels), check.vector(5, d.channels);
+      return;
+    }
+    case kLayerNormOp:
+    case kSoftmaxOp: {
+      const Rows r = rows(i, nowhere);
+      check.touch(0, {}, r.count * r.width, item), check.touch(1, {}, r.count * r.width, item);
+      check.vector(2, r.width), check.vector(3, r.width);
+      return;
+    }
+    case kGroupNormOp: {
+      const GroupNorm g = group_norm(i, nowhere);
+      if (g.groups < 1 || g.channels % g.groups) refuse(i.op, "groups that do not divide the channels");
+      check.touch(0, {{g.batch, g.in_batch}, {g.pixels_h, g.in_row}, {g.pixels_w, g.in_pixel}}, g.channels, item);
+      check.touch(1, {{g.batch, g.out_batch}, {g.pixels_h, g.out_row}, {g.pixels_w, g.out_pixel}}, g.channels, item);
+      check.vector(2, g.channels), check.vector(3, g.channels);
+      return;
+    }
+    case kReduceOp: {
+      const Reduce r = reduction(i, nowhere);
+      int64_t size[2 * kMaxDims], stride[2 * kMaxDims];
+      std::copy(r.outer, r.outer + kMaxDims, size), std::copy(r.over, r.over + kMaxDims, size + kMaxDims);
+      std::copy(r.outer_in, r.outer_in + kMaxDims, stride);
+      std::copy(r.over_in, r.over_in + kMaxDims, stride + kMaxDims);
+      int64_t last = 0;  // of the inner loops, added to every place of the outer ones
+      for (int d = kMaxDims; d < 2 * kMaxDims; ++d) last += std::max<int64_t>(0, size[d] - 1) * stride[d];
+      check.touch(0, {{size[0], stride[0]}, {size[1], stride[1]}, {size[2], stride[2]}, {size[3], stride[3]},
+                      {size[4], stride[4]}, {size[5], stride[5]}}, last + 1, item);
+      strided(check, 1, r.outer, r.outer_out, item);
+      return;
+    }
+    case kAttentionOp: {
+      const Attention a = attention(i, nowhere);
+      const auto of = [&](size_t which, int64_t tokens, const int64_t* stride, int64_t width) {
+        check.touch(which, {{a.batch, stride[0]}, {a.heads, stride[1]}, {tokens, stride[2]}}, width, item);
+      };
+      of(0, a.queries, a.q_stride, a.width), of(1, a.keys, a.k_stride, a.width);
+      of(2, a.keys, a.v_stride, a.value_width), of(3, a.queries, a.out_stride, a.value_width);
+      return;
+    }
+    case kLossOp: {
+      const Loss l = losses(i, nowhere);
+      check.vector(0, l.samples * l.width);
+      if (l.kind < kCrossEntropy || l.kind > kSquared) refuse(i.op, "an unknown loss");
+      const bool squared = l.kind == kSquared;
+      return check.touch(1, {}, squared ? l.samples * l.width : l.samples, squared ? 4 : 8);
+    }
+    case kBorderOp: {
+      const Border b = border(i);
+      return check.touch(0, {}, b.batch * (b.height + 2 * b.top) * (b.width + 2 * b.left) * b.channels, item);
+    }
+    case kZeroOp:
+      return check.touch(0, {}, Reader(i).next(), item);
+    case kEmbeddingOp: {
+      const Embedding e = embedding(i);
+      check.touch(0, {}, e.count, 8), check.touch(1, {}, e.entries * e.width, item);
+      return check.touch(2, {}, e.count * e.width, item);
+    }
+    case kFoldOp: {
+      const int64_t channels = Reader(i).next();
+      factor(i, 0);
+      for (size_t which = 0; which < 7; ++which) check.vector(which, channels);
+      return;
+    }
+    case kTransposeOp: {
+      Reader n(i);
+      const int64_t rows = n.next(), columns = n.next();
+      return check.vector(0, rows * columns), check.vector(1, rows * columns);
+    }
+    default:
+      refuse(i.op, "unknown");
+  }
+}
+
+}  // namespace fastcomb
