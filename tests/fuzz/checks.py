@@ -26,12 +26,13 @@ _NARROW = 4.0
 class Checks(Trial):
     """All checks of one network; :meth:`run` chooses some."""
 
-    def run(self) -> list[Finding]:
+    def run(self, extras: int = 3) -> list[Finding]:
+        """What all networks go through, and so many of the further checks."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fc.notice.forget()
             before = torch.get_rng_state()
-            self._all()
+            self._all(extras)
             if not torch.equal(before, torch.get_rng_state()):
                 self.notes.append("the global random state changed")
         self.notes += [
@@ -39,7 +40,7 @@ class Checks(Trial):
         ]
         return self.findings
 
-    def _all(self) -> None:
+    def _all(self, count: int) -> None:
         mixture = self.call("mixture", lambda: fc.Mixture(self.a, self.b, self.sampler, self.seed))
         if mixture is None:
             return
@@ -51,13 +52,13 @@ class Checks(Trial):
         self._evaluate("torch_reference")
         self._ends()
         self._functional(mixture)
-        extras = [self._pieces, self._streamed, self._blocks, self._narrow, self._barrier, self._program]
-        extras += [self._align, self._align, self._raising, self._rebuilt]
         if re.search(r"self\.t\d+ =", self.network.source):
             self._edited(mixture)
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.a.modules()):
+        extras = [self._pieces, self._streamed, self._blocks, self._narrow, self._barrier, self._program]
+        extras += [self._align, self._align, self._raising, self._rebuilt]
+        if count and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.a.modules()):
             self._recompute()
-        for extra in self.rng.sample(extras, 3):
+        for extra in self.rng.sample(extras, count):
             extra()
 
     def _states(self, mixture: fc.Mixture) -> None:
@@ -389,9 +390,9 @@ class Checks(Trial):
             self.add("evaluate that raises", "wrong", "did not raise")
 
 
-def findings(network: Network) -> Iterator[dict[str, str]]:
-    """Findings and notes of a network, as JSON takes them."""
+def findings(network: Network, extras: int = 3) -> Iterator[dict[str, str]]:
+    """Findings and notes of a network, as JSON takes them; ``extras`` as :meth:`Checks.run` has them."""
     torch.manual_seed(hash_of(network.seed, network.number))
     trial = Checks(network)
-    yield from (finding.record() for finding in trial.run())
+    yield from (finding.record() for finding in trial.run(extras))
     yield from ({"check": "note", "verdict": "note", "text": note, "backend": ""} for note in trial.notes)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 #: Seconds that one network may take.
-PATIENCE = 180.0
+PATIENCE = 900.0
 #: Networks after which a worker is replaced: torch keeps what it compiles.
 _LIFETIME = 150
 
@@ -80,7 +80,13 @@ def _asked(worker: subprocess.Popen[str], number: int) -> list[Record] | str:
     assert worker.stdin is not None
     assert worker.stdout is not None
     assert worker.stderr is not None
-    slow = threading.Timer(PATIENCE, worker.kill)
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        worker.kill()
+
+    slow = threading.Timer(PATIENCE, stop)
     slow.start()
     try:
         worker.stdin.write(f"{number}\n")
@@ -94,6 +100,8 @@ def _asked(worker: subprocess.Popen[str], number: int) -> list[Record] | str:
         records: list[Record] = json.loads(line)
         return records
     code = worker.wait()
+    if late.is_set():
+        return f"it took more than {PATIENCE:.0f} s"
     last = (worker.stderr.read().strip().splitlines() or ["nothing on standard error"])[-1]
     return f"the process ended with {code}: {last}"
 
