@@ -49,7 +49,7 @@ test: $(VENV)/installed-dev  ## run the test suite but for what is slow (about f
 test-all: $(VENV)/installed-dev  ## run all of the test suite
 	$(PYTEST)
 
-fuzz: $(VENV)/installed-dev  ## compare random networks with plain torch: make fuzz FUZZ=2000
+fuzz: $(VENV)/installed-dev  ## compare random networks with plain torch (2,000 take about an hour on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --networks $(FUZZ)
 
 lint: $(VENV)/installed-dev  ## check style and types
@@ -87,6 +87,7 @@ sanitize: $(VENV)/installed-dev  ## run the engine's tests under AddressSanitize
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)" \
 		$(CURDIR)/$(BIN)/python -m pytest -x tests/test_native.py tests/test_dirichlet.py -k "not fork"
+
 
 clean:  ## remove the environment and everything generated
 	rm -rf $(VENV) out build dist *.egg-info fastcomb/*.so fastcomb/*.missing .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
