@@ -86,7 +86,7 @@ sanitize: $(VENV)/installed-dev  ## run the engine's tests under AddressSanitize
 	cd $(SANITIZED) && FASTCOMB_SANITIZE=1 FASTCOMB_OBJECTS=$(CURDIR)/build/objects $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)" \
-		$(CURDIR)/$(BIN)/python -m pytest -x tests/test_native.py tests/test_dirichlet.py -k "not fork"
+		$(CURDIR)/$(BIN)/python -m pytest -x tests/test_border.py tests/test_native.py tests/test_dirichlet.py -k "not fork"
 
 
 clean:  ## remove the environment and everything generated

@@ -38,7 +38,8 @@ LEVELS = {
 SANITIZE = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined".split()
 #: Those that take longest come first, so that no processor is left with one of them at the end.
 NATIVE = """
-    level_avx512_bf16 level_avx512 level_portable level_avx2 bindings cuda/bind cuda/host engine verify pool decide
+    level_avx512_bf16 level_avx512 level_portable level_avx2 bindings cuda/bind cuda/host engine verify
+    pool decide
 """.split()
 #: They convert arguments, once per call: not worth the time that optimising them takes.
 BINDINGS = ("bindings", "cuda/bind", "cuda/module")

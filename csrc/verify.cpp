@@ -11,9 +11,25 @@ namespace fastcomb {
 namespace {
 
 typedef std::pair<int64_t, int64_t> Loop;  // size and stride, in elements
+typedef __int128 Wide;                     // products of sizes and strides, whatever they are
+
+constexpr int64_t kMost = INT64_C(1) << 56;
+
+// A product of sizes, none of which may be negative.
+int64_t product(int op, std::initializer_list<int64_t> sizes);
 
 [[noreturn]] void refuse(int op, const char* what) {
   throw std::invalid_argument("instruction " + std::to_string(op) + ": " + what);
+}
+
+int64_t product(int op, std::initializer_list<int64_t> sizes) {
+  Wide total = 1;
+  for (const int64_t size : sizes) {
+    if (size < 0) refuse(op, "a negative size");
+    total *= size;
+    if (total > kMost) refuse(op, "a size beyond all memory");
+  }
+  return (int64_t)total;
 }
 
 struct Checker {
@@ -24,21 +40,22 @@ struct Checker {
   // `count` elements of `item` bytes at each place of nested loops, and `from` elements on.
   void touch(size_t which, std::initializer_list<Loop> loops, int64_t count, int64_t item, int64_t from = 0) const {
     if (which >= i.at.size() || i.at[which].space < 0) return;
-    int64_t low = from, high = from;
+    Wide low = from, high = from;
     for (const auto& [size, stride] : loops) {
       if (size < 0) refuse(i.op, "a negative size");
       if (size == 0) return;
-      (stride < 0 ? low : high) += (size - 1) * stride;
+      (stride < 0 ? low : high) += (Wide)(size - 1) * stride;
     }
     if (count < 0) refuse(i.op, "a negative count");
     if (count == 0) return;
     range(i.at[which], low * item, (high + count) * item);
   }
 
-  void range(const Address& a, int64_t low, int64_t high) const {
+  void range(const Address& a, Wide low, Wide high) const {
     if (a.step < 0) refuse(i.op, "a negative step");
-    low += a.offset, high += a.offset + a.step * last_block;
+    low += a.offset, high += a.offset + (Wide)a.step * last_block;
     if (low < 0) refuse(i.op, "an address before its memory");
+    if (high > kMost) refuse(i.op, "an address beyond all memory");
     int64_t limit;
     switch (a.space) {
       case kArena: limit = extents.arena; break;
@@ -48,7 +65,7 @@ struct Checker {
       default: {
         const size_t at = a.space - kStatistics;
         if (extents.needed.size() <= at) extents.needed.resize(at + 1, 0);
-        extents.needed[at] = std::max(extents.needed[at], high);
+        extents.needed[at] = std::max(extents.needed[at], (int64_t)high);
         return;
       }
     }
@@ -80,12 +97,13 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     case kContract: {
       const Contraction c = contraction(i, nowhere);
       if (c.run < 0 || c.outputs < 0) refuse(i.op, "a negative size");
+      if (c.outputs > kMost) refuse(i.op, "a size beyond all memory");
       const int64_t lanes = (c.outputs + k.width - 1) / k.width * k.width;
       for (int64_t s = 0; s < c.segments; ++s)
         check.touch(0, {{c.batch, c.in_batch}, {c.lines, c.in_line}, {c.rows, c.in_row}}, c.run, item, c.segment[s]);
       const bool half = k.pairs && i.storage == kBfloat16;
       if (half && c.run % 2) refuse(i.op, "an odd run of pairs");
-      check.touch(1, {}, lanes * c.segments * c.run, half ? 2 : 4);
+      check.touch(1, {}, product(i.op, {lanes, c.segments, c.run}), half ? 2 : 4);
       check.touch(2, {{c.batch, c.out_batch}, {c.lines, c.out_line}, {c.rows, c.out_row}}, c.outputs,
                   c.out_float ? 4 : item);
       check.touch(3, {{c.batch, c.res_batch}, {c.lines, c.res_line}, {c.rows, c.res_row}}, c.outputs, item);
@@ -96,6 +114,8 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     case kBinaryOp:
     case kAffineOp: {
       const Elementwise e = elementwise(i, nowhere);
+      const int last = i.op == kUnaryOp ? (int)kIdentity : i.op == kBinaryOp ? (int)kDiv : 1;
+      if (e.op < 0 || e.op > last) refuse(i.op, "an unknown operation");
       strided(check, 0, e.size, e.x_stride, item);
       strided(check, 1, e.size, e.y_stride, item);
       strided(check, 2, e.size, e.out_stride, item);
@@ -109,11 +129,18 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kConvertOp: {
       const Convert c = conversion(i);
+      for (const int64_t storage : {c.from, c.to})
+        if (storage != kFloat32 && storage != kBfloat16) refuse(i.op, "an unknown storage");
       check.touch(0, {}, c.count, item_size((int)c.from));
       return check.touch(1, {}, c.count, item_size((int)c.to));
     }
     case kPoolOp: {
       const Pooling p = pooling(i, nowhere);
+      for (const int64_t size : {p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.in_h,
+                                 p.in_w})
+        if (size < 1 || size > INT32_MAX) refuse(i.op, "a window without a size");
+      for (const int64_t size : {p.pad_h, p.pad_w, p.out_h, p.out_w, p.batch, p.channels})
+        if (size < 0 || size > INT32_MAX) refuse(i.op, "a negative size");
       check.touch(0, {{p.batch, p.in_batch}, {p.in_h, p.in_row}, {p.in_w, p.in_pixel}}, p.channels, item);
       return check.touch(1, {{p.batch, p.out_batch}, {p.out_h, p.out_row}, {p.out_w, p.out_pixel}}, p.channels, item);
     }
@@ -121,7 +148,7 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       const Depthwise d = depthwise(i, nowhere);
       check.touch(0, {{d.batch, d.in_batch}, {d.out_h, d.stride_h * d.in_row}, {d.out_w, d.stride_w * d.in_pixel},
                       {d.kernel_h, d.dilation_h * d.in_row}, {d.kernel_w, d.dilation_w * d.in_pixel}}, d.channels, item);
-      check.vector(1, d.kernel_h * d.kernel_w * d.channels);
+      check.vector(1, product(i.op, {d.kernel_h, d.kernel_w, d.channels}));
       check.touch(2, {{d.batch, d.out_batch}, {d.out_h, d.out_row}, {d.out_w, d.out_pixel}}, d.channels, item);
       check.vector(4, d.channels), check.vector(5, d.channels);
       return;
@@ -129,13 +156,15 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     case kLayerNormOp:
     case kSoftmaxOp: {
       const Rows r = rows(i, nowhere);
-      check.touch(0, {}, r.count * r.width, item), check.touch(1, {}, r.count * r.width, item);
+      const int64_t entries = product(i.op, {r.count, r.width});
+      if (r.width < 1) refuse(i.op, "rows without entries");
+      check.touch(0, {}, entries, item), check.touch(1, {}, entries, item);
       check.vector(2, r.width), check.vector(3, r.width);
       return;
     }
     case kGroupNormOp: {
       const GroupNorm g = group_norm(i, nowhere);
-      if (g.groups < 1 || g.channels % g.groups) refuse(i.op, "groups that do not divide the channels");
+      if (g.groups < 1 || g.channels < 1 || g.channels % g.groups) refuse(i.op, "groups that do not divide the channels");
       check.touch(0, {{g.batch, g.in_batch}, {g.pixels_h, g.in_row}, {g.pixels_w, g.in_pixel}}, g.channels, item);
       check.touch(1, {{g.batch, g.out_batch}, {g.pixels_h, g.out_row}, {g.pixels_w, g.out_pixel}}, g.channels, item);
       check.vector(2, g.channels), check.vector(3, g.channels);
@@ -147,15 +176,20 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       std::copy(r.outer, r.outer + kMaxDims, size), std::copy(r.over, r.over + kMaxDims, size + kMaxDims);
       std::copy(r.outer_in, r.outer_in + kMaxDims, stride);
       std::copy(r.over_in, r.over_in + kMaxDims, stride + kMaxDims);
-      int64_t last = 0;  // of the inner loops, added to every place of the outer ones
-      for (int d = kMaxDims; d < 2 * kMaxDims; ++d) last += std::max<int64_t>(0, size[d] - 1) * stride[d];
+      Wide last = 0;  // of the inner loops, added to every place of the outer ones
+      for (int d = kMaxDims; d < 2 * kMaxDims; ++d) {
+        if (size[d] < 0 || stride[d] < 0) refuse(i.op, "a negative size or stride");
+        last += (Wide)std::max<int64_t>(0, size[d] - 1) * stride[d];
+      }
+      if (last > kMost) refuse(i.op, "a size beyond all memory");
       check.touch(0, {{size[0], stride[0]}, {size[1], stride[1]}, {size[2], stride[2]}, {size[3], stride[3]},
-                      {size[4], stride[4]}, {size[5], stride[5]}}, last + 1, item);
+                      {size[4], stride[4]}, {size[5], stride[5]}}, (int64_t)last + 1, item);
       strided(check, 1, r.outer, r.outer_out, item);
       return;
     }
     case kAttentionOp: {
       const Attention a = attention(i, nowhere);
+      if (a.keys < 1 || a.width < 1 || a.keys > INT32_MAX) refuse(i.op, "attention without keys");
       const auto of = [&](size_t which, int64_t tokens, const int64_t* stride, int64_t width) {
         check.touch(which, {{a.batch, stride[0]}, {a.heads, stride[1]}, {tokens, stride[2]}}, width, item);
       };
@@ -165,21 +199,26 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kLossOp: {
       const Loss l = losses(i, nowhere);
-      check.vector(0, l.samples * l.width);
+      const int64_t entries = product(i.op, {l.samples, l.width});
+      if (l.width < 1 || l.width > INT32_MAX) refuse(i.op, "outputs without entries");
+      check.vector(0, entries);
       if (l.kind < kCrossEntropy || l.kind > kSquared) refuse(i.op, "an unknown loss");
       const bool squared = l.kind == kSquared;
-      return check.touch(1, {}, squared ? l.samples * l.width : l.samples, squared ? 4 : 8);
+      return check.touch(1, {}, squared ? entries : l.samples, squared ? 4 : 8);
     }
     case kBorderOp: {
       const Border b = border(i);
-      return check.touch(0, {}, b.batch * (b.height + 2 * b.top) * (b.width + 2 * b.left) * b.channels, item);
+      for (const int64_t size : {b.batch, b.height, b.width, b.channels, b.top, b.left})
+        if (size < 0 || size > INT32_MAX) refuse(i.op, "a negative size");
+      const int64_t lines = b.height + 2 * b.top, pixels = b.width + 2 * b.left;
+      return check.touch(0, {}, product(i.op, {b.batch, lines, pixels, b.channels}), item);
     }
     case kZeroOp:
       return check.touch(0, {}, Reader(i).next(), item);
     case kEmbeddingOp: {
       const Embedding e = embedding(i);
-      check.touch(0, {}, e.count, 8), check.touch(1, {}, e.entries * e.width, item);
-      return check.touch(2, {}, e.count * e.width, item);
+      check.touch(0, {}, e.count, 8), check.touch(1, {}, product(i.op, {e.entries, e.width}), item);
+      return check.touch(2, {}, product(i.op, {e.count, e.width}), item);
     }
     case kFoldOp: {
       const int64_t channels = Reader(i).next();
@@ -190,7 +229,8 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     case kTransposeOp: {
       Reader n(i);
       const int64_t rows = n.next(), columns = n.next();
-      return check.vector(0, rows * columns), check.vector(1, rows * columns);
+      const int64_t entries = product(i.op, {rows, columns});
+      return check.vector(0, entries), check.vector(1, entries);
     }
     default:
       refuse(i.op, "unknown");

@@ -79,7 +79,8 @@ def swept(wheel, folder, variables):
     (python,) = folder.glob("bin/python")
     called(*PIP, "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel)
     packages = called(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    # after the environment's own on the path; what is beside them there, such as an editable fastcomb, is not read
+    # after the environment's own on the path; what is beside them there, such as an editable fastcomb, is
+    # not read
     others = [path for path in sys.path if path.endswith("-packages")]
     (Path(packages) / "others.pth").write_text("\n".join(others) + "\n")
     found = json.loads(called(python, "-c", SWEEP, cwd=folder, **variables))

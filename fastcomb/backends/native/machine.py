@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastcomb import compiled
+from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.instructions import Goal, Norm, place
 from fastcomb.backends.native.lower import Shared, lower
 from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
@@ -71,11 +73,12 @@ class Machine:
         self._passes: dict[tuple[Goal, int], int] = {}
         self._laws = laws
         self.engine = native.Engine(level, seed, laws)
-        for generated in weights.generated:
-            self._add(generated, int(generated.form == PACKED and dtype == torch.bfloat16))
         self._constants = self._shared.constants.block()
         setup = [instruction.given() for instruction in self._shared.setup]
-        self.engine.finish(weights.bytes, setup, self._constants.data_ptr(), self._constants.nbytes)
+        with _verified():
+            for generated in weights.generated:
+                self._add(generated, int(generated.form == PACKED and dtype == torch.bfloat16))
+            self.engine.finish(weights.bytes, setup, self._constants.data_ptr(), self._constants.nbytes)
 
     def prepared(self, x: Tensor) -> Tensor:
         """Samples in the engine's own layout.
@@ -220,17 +223,27 @@ class Machine:
             rest = samples - (-(-samples // size) - 1) * size
             whole = lower(self._shared, self._x, size, goal)
             last = whole if rest == size else lower(self._shared, self._x, rest, goal, whole)
-            self._passes[key] = self.engine.add_pass(
-                samples,
-                size,
-                [i.given() for i in whole.instructions],
-                [i.given() for i in last.instructions],
-                whole.ends,
-                [_collected(norm) for norm in whole.norms],
-                max(whole.arena, last.arena),
-                whole.lasting,
-            )
+            with _verified():
+                self._passes[key] = self.engine.add_pass(
+                    samples,
+                    size,
+                    [i.given() for i in whole.instructions],
+                    [i.given() for i in last.instructions],
+                    whole.ends,
+                    [_collected(norm) for norm in whole.norms],
+                    max(whole.arena, last.arena),
+                    whole.lasting,
+                )
         return self._passes[key]
+
+
+@contextlib.contextmanager
+def _verified() -> Iterator[None]:
+    """What the engine refuses to run (csrc/verify.h) is not run by it."""
+    try:
+        yield
+    except ValueError as error:
+        raise Unsupported(f"what the engine refuses ({error})") from error
 
 
 def _collected(norm: Norm) -> tuple[Any, ...]:
