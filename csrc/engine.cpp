@@ -167,6 +167,7 @@ int Engine::add_pass(Pass pass) {
     for (const Instruction& i : pass.last) verify(i, *k_, blocks - 1, extents);
   for (const Collected& c : pass.collected) {
     if (c.channels < 0 || c.statistics < 0) throw std::invalid_argument("a norm without channels");
+    if (c.scale.space < 0 || c.shift.space < 0) throw std::invalid_argument("a norm without a scale and a shift");
     for (const Address& a : {c.gamma, c.beta, c.scale, c.shift}) verify(a, c.channels * 4, extents);
     pass.record = std::max(pass.record, c.statistics + 2 * c.channels);
   }

@@ -75,6 +75,19 @@ struct Checker {
   void vector(size_t which, int64_t count) const { touch(which, {}, count, 4); }
 };
 
+// Operands that an instruction cannot do without, as bits.
+unsigned required(int op) {
+  switch (op) {
+    case kUnaryOp: return 0b101;
+    case kContract: case kBinaryOp: case kDepthwiseOp: case kEmbeddingOp: return 0b111;
+    case kAffineOp: return 0b11101;
+    case kAttentionOp: return 0b1111;
+    case kFoldOp: return 0b1101100;
+    case kMomentsOp: case kBorderOp: case kZeroOp: return 0b1;
+    default: return 0b11;
+  }
+}
+
 void strided(const Checker& c, size_t which, const int64_t* size, const int64_t* stride, int64_t item) {
   c.touch(which, {{size[0], stride[0]}, {size[1], stride[1]}, {size[2], stride[2]}, {size[3], stride[3]},
                   {size[4], stride[4]}, {size[5], stride[5]}}, 1, item);
@@ -92,6 +105,9 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
   const Checker check{i, last_block, extents};
   const auto nowhere = [](size_t) -> char* { return nullptr; };
   if (i.storage != kFloat32 && i.storage != kBfloat16) refuse(i.op, "an unknown storage");
+  const unsigned wanted = required(i.op);
+  for (size_t which = 0; wanted >> which; ++which)
+    if (wanted >> which & 1 && (which >= i.at.size() || i.at[which].space < 0)) refuse(i.op, "an operand is missing");
   const int64_t item = item_size(i.storage);
   switch (i.op) {
     case kContract: {
