@@ -420,8 +420,8 @@ def test_complex_parameters_move_with_the_units():
         )  # fmt: skip
 
     a, b = two(make)
-    for method in ("random", "weights", "frank_wolfe"):
-        found = align(a, b, method, example=normal(4, 6))
+    for method in ("random", "weights", "frank_wolfe", "activations"):
+        found = align(a, b, method, data=normal(40, 6))
         assert [g.size for g in found.symmetries.groups] == [12, 8]
         same(found, b, normal(9, 6))
 

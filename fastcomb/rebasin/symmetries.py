@@ -99,7 +99,12 @@ class View:
     index: Tensor
 
     def units(self, value: Tensor) -> Tensor:
-        """Activations per unit: [places, units], where places are samples, tokens, pixels and r."""
+        """Activations per unit: [places, units], where places are samples, tokens, pixels and r.
+
+        Complex ones are two numbers each.
+        """
+        if value.is_complex():
+            value = torch.view_as_real(value.resolve_conj())
         last = tuple(range(-len(self.dims), 0))
         columns = value.movedim(self.dims, last).flatten(-len(self.dims))
         picked = columns.reshape(-1, columns.shape[-1])[:, self.index.flatten()]

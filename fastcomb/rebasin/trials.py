@@ -306,7 +306,7 @@ def _resized(x: Tensor, sizes: Iterable[int]) -> Iterator[Tensor]:
 def _sizes(shape: tuple[int, ...], sizes: Iterable[int]) -> Iterator[tuple[tuple[int, ...], int]]:
     """Dimensions and the size that they are given: all of space together, others one by one."""
     if len(shape) > 3:
-        yield tuple(range(2, len(shape))), 2 * shape[2]
+        yield tuple(range(2, len(shape))), shape[2] + shape[2] // 4
         yield tuple(range(2, len(shape))), shape[2] // 2
         yield (len(shape) - 1,), shape[-1] - 1
     for d in range(1, len(shape) if len(shape) < 4 else 2):
