@@ -15,9 +15,11 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import nn
 
 import fastcomb as fc
+from csrc import objects
 from fastcomb import cuda
 from fastcomb.backends import Scores
 from fastcomb.backends.gpu import Fused
@@ -247,24 +249,26 @@ def tool(name):
     return found
 
 
-def said(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def said(*command, cwd=None):
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Machine code of the extension by architecture: files."""
-    if not (shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()):
-        pytest.skip("no nvcc, so there is no extension")
-    module = cuda.built()
-    assert module is not None, "there is an nvcc, but the extension was not built"
+    """Machine code of the objects that the extension is linked from, by architecture: files."""
+    nvcc = objects.nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc")
     folder = tmp_path_factory.mktemp("cubins")
-    subprocess.run(
-        [tool("cuobjdump"), "-xelf", "all", module.__file__], cwd=folder, check=True, capture_output=True
-    )
+    (objects.ROOT / "build").mkdir(exist_ok=True)
+    with FileLock(objects.ROOT / "build" / "nvcc.lock"):  # of several processes one compiles
+        made = objects.cuda(nvcc)
+    for path in made:
+        said(tool("cuobjdump"), "-xelf", "all", path, cwd=folder)
     return {arch: sorted(folder.glob(f"*{arch}.cubin")) for arch in ("sm_80", "sm_90a")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_kernels_keep_within_their_budgets(compiled, arch):
     seen = set()
@@ -280,6 +284,7 @@ def test_kernels_keep_within_their_budgets(compiled, arch):
     assert len(seen) == 12  # three networks and mix, for three compute types
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_matrix_instructions_and_wide_accesses_are_there(compiled, arch):
     seen = 0

@@ -44,9 +44,8 @@ print(json.dumps({
 
 def called(*command, cwd=ROOT, **variables):
     """Output of a command that has this environment's variables but for what leads to this tree."""
-    given = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FASTCOMB_"))
-    }
+    ours = ("PYTHON", "FASTCOMB_")
+    given = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     done = subprocess.run(command, cwd=cwd, env={**given, **variables}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
@@ -79,8 +78,7 @@ def swept(wheel, folder, variables):
     (python,) = folder.glob("bin/python")
     called(*PIP, "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel)
     packages = called(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    # after the environment's own on the path; what is beside them there, such as an editable fastcomb, is
-    # not read
+    # after the environment's own; .pth files there, such as that of an editable fastcomb, are not read
     others = [path for path in sys.path if path.endswith("-packages")]
     (Path(packages) / "others.pth").write_text("\n".join(others) + "\n")
     found = json.loads(called(python, "-c", SWEEP, cwd=folder, **variables))
@@ -109,9 +107,7 @@ def test_the_sdist_holds_what_the_build_needs(built):
     ]
 
 
-def test_without_a_compiler_the_wheel_has_the_engine_and_the_sdist_runs_on_torch(
-    built, no_compiler, tmp_path
-):
+def test_without_a_compiler_the_wheel_has_the_engine_and_the_sdist_is_pure(built, no_compiler, tmp_path):
     sdist, wheel = built
     fast = swept(wheel, tmp_path / "fast", no_compiler)
     assert fast["backend"] == "native"
