@@ -139,6 +139,7 @@ def test_align_writes_a_checkpoint(files, call, pair):
     assert (code, "66 units in 2 groups" in out) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_torch_export_archive_is_a_model(files, call, pair, data):
     def exported(model, x):
         dynamic = ({0: torch.export.Dim.DYNAMIC},)
@@ -203,6 +204,7 @@ def test_debug_shows_where_an_error_comes_from(files, call):
     assert "Traceback" in call("--debug", *sweep(data="none.npz"))[2]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_computed(files):
     """A real signal, while the loss of the 300th combination is computed."""
     (files / "impatient.py").write_text(
