@@ -196,6 +196,7 @@ def test_a_checkpoint_keeps_dtypes_and_metadata(files, call, pair):
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_a_torch_export_archive_is_a_model(files, call, pair, data):
     def exported(model, x):
         dynamic = ({0: torch.export.Dim.DYNAMIC},)
@@ -386,6 +387,7 @@ def test_debug_shows_where_an_error_comes_from(files, call):
     assert "Traceback" in call("--debug", *sweep(data="none.npz"))[2]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_computed(files):
     """A real signal, while the loss of the 300th combination is computed."""
     (files / "impatient.py").write_text(

@@ -164,8 +164,8 @@ def test_channels_are_read_off_the_operations(make, name, axis):
     [
         ("resnet18", "layer2.0.bn1", None),
         ("resnet18", "layer3", 1),
-        ("densenet121", "features.transition1", 1),
-        ("convnext_tiny", "features.1.2", 1),
+        pytest.param("densenet121", "features.transition1", 1, marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", "features.1.2", 1, marks=pytest.mark.slow),
         ("swin_t", "features.1", 3),
         ("vit_b_16", "encoder.layers.encoder_layer_3", 2),
         ("mobilenet_v3_small", "features.4", 1),

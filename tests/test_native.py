@@ -286,9 +286,23 @@ def networks(draw):
     )
 
 
-@given(networks(), st.sampled_from(LEVELS), st.sampled_from(["a", "recompute"]))
-@settings(max_examples=60, deadline=None)
+any_network = given(networks(), st.sampled_from(LEVELS), st.sampled_from(["a", "recompute"]))
+
+
+@any_network
+@settings(max_examples=15)
 def test_random_networks_agree_with_the_reference_backend(network, level, batch_norm):
+    agrees(network, level, batch_norm)
+
+
+@pytest.mark.slow
+@any_network
+@settings(max_examples=100)
+def test_more_random_networks_agree_with_the_reference_backend(network, level, batch_norm):
+    agrees(network, level, batch_norm)
+
+
+def agrees(network, level, batch_norm):
     make, shape, sampler = network
     a, b = pair_of(make)
     torch.manual_seed(1)

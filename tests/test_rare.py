@@ -60,6 +60,7 @@ def small_vgg():
     return VGG((6, "M", 7, "M"), batch_norm=True, hidden=9)
 
 
+@pytest.mark.slow
 def test_intervals_hold_known_answers_and_estimates_are_unbiased():
     """1,000 repetitions of the whole procedure, pilot included, on Φ(−2.5)."""
     known = Known(linear, 2, -2.5, float(scipy.stats.norm.cdf(-2.5)))

@@ -355,6 +355,21 @@ def test_killed_at_any_step_of_writing_nothing_is_lost_or_doubled(pair, data, tm
 
 class TestFaults:
     def test_a_second_writer_is_refused(self, sweep, tmp_path):
+        """It comes while the first one computes the loss of its 200th combination."""
+        calls = itertools.count(1)
+
+        def loss(logits, y):
+            if next(calls) == 200:
+                with pytest.raises(RuntimeError, match="another process is writing to"):
+                    sweep(out=tmp_path)
+                assert 0 < len(fc.open_sweep(tmp_path)) < 300  # reading is fine
+            return F.cross_entropy(logits, y, reduction="none")
+
+        assert sweep(n=300, loss=loss, out=tmp_path, save_every=0, backend="torch_reference").complete
+        assert next(calls) > 200
+
+    @pytest.mark.slow
+    def test_another_process_that_writes_is_refused(self, sweep, tmp_path):
         process = start(WAITING, tmp_path / "run")
         assert process.stdout.readline() == "in the middle\n"
         with pytest.raises(RuntimeError, match="another process is writing to"):

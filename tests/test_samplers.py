@@ -55,7 +55,7 @@ def test_constant_is_constant():
 
 
 @pytest.mark.parametrize(("sampler", "law"), LAWS, ids=NAMES)
-@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("bits", [16, pytest.param(32, marks=pytest.mark.slow)])
 def test_the_table_is_the_quantile_function_rounded_once(sampler, law, bits):
     sampler = type(sampler)(
         **{f: getattr(sampler, f) for f in sampler.__dataclass_fields__ if f != "bits"}, bits=bits
