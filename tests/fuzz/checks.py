@@ -195,8 +195,9 @@ class Checks(Trial):
     def _narrow(self) -> None:
         """bfloat16, as far from plain bfloat16 as that is from float32."""
         dtype = torch.bfloat16
-        if self.network.dtype != torch.float32:
-            return
+        tensors_of = (*self.a.parameters(), *self.a.buffers())
+        if self.network.dtype != torch.float32 or any(tensor.is_complex() for tensor in tensors_of):
+            return  # Module.to(bfloat16) drops imaginary parts
         try:
             narrow = [
                 self.oracle.losses(self.oracle.output(theta, self.plain, dtype=dtype), self.y)
@@ -288,7 +289,7 @@ class Checks(Trial):
             with torch.no_grad():
                 own = self.oracle.output(theta, x, "b", wide)
                 moved = fc.program.private_copy(model).to(wide)(x.to(wide) if x.is_floating_point() else x)
-            noise, relative = 0.0, _ALIGNED
+            noise, relative = 0.0, RELATIVE if self.network.warm else _ALIGNED  # what it kept is float32
         except Exception:
             own = self.output(theta, x, "b")
             if own is None:
@@ -305,7 +306,8 @@ class Checks(Trial):
 
     def _recompute(self) -> None:
         """As ``update_bn``, over two batches of calibration data."""
-        if any(isinstance(module, nn.modules.instancenorm._InstanceNorm) for module in self.a.modules()):
+        tracked = [m for m in self.a.modules() if isinstance(m, nn.modules.instancenorm._InstanceNorm)]
+        if tracked or self.network.dtype == torch.bfloat16:  # which update_bn does not know, and too coarse
             return
         batches = [self.network.inputs(size, f"calibration {size}") for size in (9, 9)]
         try:

@@ -324,6 +324,8 @@ def formatted(x: Tensor, how: str) -> Any:
         x = x[:1].expand(x.shape)
     elif how in FORMATS:
         x = FORMATS[how](x)
+    elif x.dtype == torch.bfloat16 and how in ("numpy", "reversed"):  # numpy knows no such numbers
+        return x
     elif how == "numpy":
         return x.numpy()
     elif how == "reversed":
