@@ -44,6 +44,13 @@ def files(pair, data, tmp_path, monkeypatch):
         "class Made:\n"
         "    @staticmethod\n"
         "    def network(): return network()\n"
+        "def top2(logits, y): return (logits.topk(2).indices == y[:, None]).any(1).float()\n"
+        "class Buffered(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layers = network()\n"
+        "        self.register_buffer('scale', torch.ones(5))\n"
+        "    def forward(self, x): return self.layers(x) * self.scale\n"
         "def brier(logits, y):\n"
         "    return ((logits.softmax(1) - torch.nn.functional.one_hot(y, 5)) ** 2).sum(1)\n"
     )
@@ -225,6 +232,41 @@ def test_losses_of_ones_own(files, call, pair, data):
     assert code == 0
     wanted = fc.evaluate(*pair, fc.Uniform(), data=data, n=20, loss=mine.brier).summary()
     assert json.loads(out)["loss_mean"] == pytest.approx(wanted["loss_mean"])
+
+
+def test_accuracy_is_what_one_says(files, call, pair, data):
+    import mine
+
+    code, out, _ = call(*sweep("-n", 20, "--accuracy", "mine:top2", "--json"))
+    assert code == 0
+    wanted = fc.evaluate(*pair, fc.Uniform(), data=data, n=20, accuracy=mine.top2).summary()
+    assert json.loads(out)["accuracy_mean"] == wanted["accuracy_mean"]
+    code, out, _ = call(*sweep("-n", 20, "--loss", "mine:brier", "--accuracy", "argmax", "--json"))
+    assert (
+        json.loads(out)["accuracy_mean"]
+        == fc.evaluate(*pair, fc.Uniform(), data=data, n=20).summary()["accuracy_mean"]
+    )
+    fails(call, sweep("--accuracy", "none"), 1, "accuracy='none' is neither 'argmax' nor a callable")
+    fails(call, sweep("--accuracy", "mine:none"), 1, "accuracy 'mine:none' cannot be imported")
+
+
+def test_buffers_that_differ_need_a_choice(files, call, data):
+    import mine
+
+    torch.manual_seed(0)
+    a, b = mine.Buffered(), mine.Buffered()
+    b.scale *= 3
+    save_file(a.state_dict(), "one.safetensors")
+    save_file(b.state_dict(), "other.safetensors")
+    command = ("sweep", "one.safetensors", "other.safetensors", "--model", "mine:Buffered")
+    command += ("--data", "data.npz", "--quiet", "-n", 20, "--json")
+    fails(call, command, 1, 'buffers="a"')
+    for choice in ("a", "lerp"):
+        code, out, _ = call(*command, "--buffers", choice)
+        assert code == 0
+        wanted = fc.evaluate(a, b, fc.Uniform(), data=data, n=20, buffers=choice).summary()
+        assert json.loads(out)["loss_mean"] == pytest.approx(wanted["loss_mean"])
+    assert call(*command, "--buffers", "a", "--dry-run", "-o", "run")[0] == 0
 
 
 def fails(call, arguments, code, message):

@@ -28,6 +28,7 @@ _CODE = {
     "model": "package.module:factory, or an archive .pt2 of torch.export",
     "data": "a .npz or .safetensors file with arrays x and y, package.module:name or torchvision:NAME:FOLDER",
     "loss": "cross_entropy, nll, mse or package.module:name",
+    "accuracy": "argmax or package.module:name",
 }
 
 _POINTER = b"version https://git-lfs"
@@ -38,7 +39,7 @@ def imported(text: str, what: str, *, call: bool = True) -> Any:
 
     Args:
         text: as above.
-        what: "model", "data" or "loss", for errors.
+        what: "model", "data", "loss" or "accuracy", for errors.
         call: whether a function or class that is named without arguments is called too.
 
     Raises:
@@ -129,9 +130,9 @@ def check_normalisation(model: nn.Module, text: str, choice: str | None) -> None
         )
 
 
-def read_loss(text: str) -> Any:
-    """A loss by name, or the callable that package.module:name is."""
-    return imported(text, "loss", call=False) if ":" in text else text
+def read_measure(text: str, what: str) -> Any:
+    """A loss or an accuracy by name, or the callable that package.module:name is."""
+    return imported(text, what, call=False) if ":" in text else text
 
 
 def dtype(name: str | None) -> torch.dtype | None:

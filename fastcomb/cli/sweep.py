@@ -36,9 +36,16 @@ _OF_RAY = ("address", "cpus", "gpus")
     help="cross_entropy, nll, mse or package.module:name.",
 )
 @click.option(
+    "--accuracy",
+    help="What accuracy is: argmax or package.module:name; by default the loss says so.",
+)
+@click.option(
     "--batch-norm", type=click.Choice(["recompute", "lerp", "a"]), help="Running statistics of combinations."
 )
 @click.option("--calibration", help="Inputs for --batch-norm recompute; as --data.")
+@click.option(
+    "--buffers", type=click.Choice(["a", "lerp"]), help="Other buffers, where the networks' differ."
+)
 @click.option("--device", help="Where to compute, such as cuda.")
 @click.option(
     "--dtype",
@@ -86,17 +93,21 @@ def sweep(a: str, b: str, as_json: bool, dry_run: bool, quiet: bool, **given: An
     model = reading.read_model(given["model"])
     reading.check_normalisation(model, given["model"], given["batch_norm"])
     one, other = reading.read_networks(a, b, model, given["model"])
-    options = {
+    options: dict[str, Any] = {
         "model": model,
         "data": reading.read_data(given["data"]),
         "seed": given["seed"],
-        "loss": reading.read_loss(given["loss"]),
+        "loss": reading.read_measure(given["loss"], "loss"),
         "batch_norm": given["batch_norm"],
         "calibration": reading.read_inputs(given["calibration"]) if given["calibration"] else None,
         "device": given["device"],
         "dtype": reading.dtype(given["dtype"]),
         "backend": given["backend"],
     }
+    if given["accuracy"]:
+        options["accuracy"] = reading.read_measure(given["accuracy"], "accuracy")
+    if given["buffers"]:
+        options["buffers"] = given["buffers"]
     metric, level, decide = given["metric"] or "loss", given["level"], None
     if given["decide"]:
         decide = (fc.Below if metric == "loss" else fc.Above)(metric, level, given["error"] or 1e-3)
