@@ -159,8 +159,12 @@ class Mixture:
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' own dtype if they share one, else float32."""
-        dtypes = {value.dtype for value in self.a.parameters.values()}
-        return dtypes.pop() if len(dtypes) == 1 else torch.float32
+        return next(iter(self.a.parameters.values())).dtype if self.uniform else torch.float32
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all parameters have one dtype."""
+        return len({value.dtype for value in self.a.parameters.values()}) == 1
 
     def to(self, device: torch.device) -> Mixture:
         """This mixture with its tensors on ``device``."""

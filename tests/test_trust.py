@@ -99,13 +99,26 @@ class Caching(nn.Module):
         return self.l(x) + self.kept["bias"]
 
 
+class CachingForGood(nn.Module):
+    """Keeps what it works out from its weights at its first call, whatever the mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.l, self.raw, self.scale = nn.Linear(6, 3), nn.Parameter(torch.randn(3)), None
+
+    def forward(self, x):
+        if self.scale is None:
+            self.scale = F.softplus(self.raw)
+        return self.l(x) * self.scale
+
+
 def weight_norm():
     with pytest.warns(FutureWarning):
         layer = nn.utils.weight_norm(nn.Linear(6, 12))
     return nn.Sequential(layer, nn.ReLU(), nn.Linear(12, 3))
 
 
-@pytest.mark.parametrize("make", [Shared, Tied, Caching, weight_norm])
+@pytest.mark.parametrize("make", [Shared, Tied, Caching, CachingForGood, weight_norm])
 @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
 @pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
 def test_modules_that_share_cache_or_derive_their_weights(make, used):
@@ -449,6 +462,34 @@ def test_parameters_that_are_not_mixed(make, name):
     other = make()  # whose own value must not be used
     sweep = fc.evaluate(a.state_dict(), b.state_dict(), fc.Constant(1.0), data=data, n=1, model=other)
     assert sweep.loss[0] == pytest.approx(own_loss(b, data), rel=1e-6)
+
+
+class Wide(nn.Module):
+    """As CLIP keeps some layers in another precision than others, with casts in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8).double(), nn.LayerNorm(8).to(torch.bfloat16)
+        self.o = nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.b(self.a(x).double())
+        return self.o(self.c(h.to(torch.bfloat16)).float())
+
+
+@pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
+def test_parameters_of_several_dtypes_keep_them():
+    a, b = pair(Wide)
+    data = samples()
+    for t, end in ((0.0, a), (1.0, b)):
+        sweep = fc.evaluate(a, b, fc.Constant(t), data=data, n=1)
+        assert sweep.loss[0] == pytest.approx(own_loss(end, data), rel=1e-5)
+    mix = fc.Mixture(a, b, fc.Uniform())
+    outputs = mix.functional_call(a, range(3), data[0])
+    for k in range(3):
+        with torch.no_grad():
+            expected = functional_call(a, mix[k], (data[0],))
+        torch.testing.assert_close(outputs[k], expected, rtol=1e-2, atol=1e-3)  # bfloat16 inside
 
 
 class TestAccuracy:

@@ -14,7 +14,7 @@ from fastcomb.backends.gpu import Fused, Triton
 from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.notice import notify
-from fastcomb.program import private_copy
+from fastcomb.program import cold_copy
 from fastcomb.program.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def call(
             return _native(mixture, model, args[0], normalisation).call(index, args[0])
         except Unsupported as error:
             reason = str(error)
-    copied = private_copy(model)
+    copied = cold_copy(model, *args, **kwargs)
     reference = TorchReference(mixture, copied, dtype=mixture.dtype, normalisation=normalisation)
     outputs = reference.call(index, args, kwargs)
     _notice(model, reason)
@@ -153,7 +153,7 @@ def _native(mixture: Mixture, model: nn.Module, x: Tensor, normalisation: Normal
     mark = fingerprint(model, values=True)
     key = (mark, x.shape[1:], x.dtype, normalisation.choice, normalisation.buffers)
     if mark is None or mixture.engine is None or mixture.engine[0] != key or normalisation.batches:
-        copied = private_copy(model)
+        copied = cold_copy(model, x)
         some = x if len(x) > 2 else torch.cat([x, *(x.roll(n, -1) for n in (1, 2) if x.ndim > 1)])
         engine = Native(mixture, copied, some, dtype=mixture.dtype, normalisation=normalisation)
         engine.check(copied, some)

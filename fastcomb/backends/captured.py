@@ -52,6 +52,8 @@ def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
     if any(module.training for module in model.modules()):
         raise Unsupported("a model in training mode")
     places(mixture, model)
+    if not mixture.uniform:
+        raise Unsupported("parameters of several dtypes")
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     kind = kinds.pop() if len(kinds) == 1 else torch.float32
     try:

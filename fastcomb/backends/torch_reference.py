@@ -86,6 +86,7 @@ class TorchReference:
         mixture: the networks.
         model: the module; its weights are not used, its mode is, and neither is changed.
         dtype: compute dtype of parameters and inputs, and of buffers where it is not the networks' own.
+            Parameters of several dtypes keep them where it is the mixture's, and inputs theirs.
         normalisation: what to do with running statistics and other buffers.
 
     Raises:
@@ -101,6 +102,7 @@ class TorchReference:
         self.mixture = mixture
         self.model = private_copy(model, share=True)
         self.dtype = dtype
+        self._several = dtype == mixture.dtype and not mixture.uniform  # then each parameter keeps its own
         self.normalisation = normalisation
         self.slots = self.block = 1
         self._places = places(mixture, model)
@@ -269,7 +271,7 @@ class TorchReference:
         shared = self._shared
         self._shared = self._own(carried)
         try:
-            own = {n: self._ready(t).to(self.dtype) for n, t in parameters.items()}
+            own = {n: t.to(self.mixture.device, self._kind(n)) for n, t in parameters.items()}
             return mapped(lambda t: t[0], self._single(own, (_copied(self._ready(x)),), {}))
         finally:
             self._shared = shared
@@ -298,7 +300,11 @@ class TorchReference:
         return self._inside and (self.slots > 1 or compiled.serves(self.mixture.device))
 
     def _mixed(self, index: Tensor) -> State:
-        return {n: self.mixture.parameter(n, index, self.dtype) for n in self.mixture.names}
+        return {n: self.mixture.parameter(n, index, self._kind(n)) for n in self.mixture.names}
+
+    def _kind(self, name: str) -> torch.dtype:
+        """Dtype of a parameter."""
+        return self.mixture.a.parameters[name].dtype if self._several else self.dtype
 
     def _outputs(self, block: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Outputs [k, ...] of successive parts of a block; its statistics are updated by collecting."""
@@ -341,7 +347,7 @@ class TorchReference:
 
         def virtual(index: Tensor, known: State) -> State:
             names = self.mixture.names
-            return {n: VirtualParameter(self.mixture, n, index, self.dtype, known.get(n)) for n in names}
+            return {n: VirtualParameter(self.mixture, n, index, self._kind(n), known.get(n)) for n in names}
 
         if self.slots == 1:
             one = {n: t[0] for n, t in own.items()}
@@ -392,7 +398,8 @@ class TorchReference:
         return found
 
     def _ready(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.mixture.device, self.dtype if tensor.is_floating_point() else None)
+        cast = tensor.is_floating_point() and not self._several
+        return tensor.to(self.mixture.device, self.dtype if cast else None)
 
 
 class _ByteCounter(TorchDispatchMode):

@@ -5,7 +5,7 @@ from fastcomb.program.example import example_inputs
 from fastcomb.program.fold import folded
 from fastcomb.program.ir import Node, Program, Value, Weight
 from fastcomb.program.layers import Layer, find, layers
-from fastcomb.program.private import private_copy
+from fastcomb.program.private import cold_copy, private_copy
 from fastcomb.program.samples import check_apart, dependence
 from fastcomb.program.slices import SeveredError, between
 
@@ -20,6 +20,7 @@ __all__ = [
     "between",
     "capture",
     "check_apart",
+    "cold_copy",
     "dependence",
     "example_inputs",
     "find",

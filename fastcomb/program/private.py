@@ -8,7 +8,9 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from fastcomb.state_dicts import unwrapped
 
@@ -52,6 +54,55 @@ def private_copy(model: nn.Module, *, share: bool = False) -> nn.Module:
     if not share:
         _forget(copied)
     return copied
+
+
+def cold_copy(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    """A private copy without what the module worked out from its weights in earlier calls.
+
+    A tensor among its attributes, or in a dict of them, is such a thing if the module runs without it and
+    puts it there again.
+
+    Args:
+        model: the module.
+        *args, **kwargs: what it is called with.
+
+    Raises:
+        TypeError: as :func:`private_copy`.
+    """
+    copied = private_copy(model)
+    for place in _kept(copied):
+        trial = private_copy(copied)
+        _remove(trial, *place)
+        with contextlib.suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            # it does not run without it, or not on such inputs at all: that is for the caller to meet
+            trial(*tree_map(_cloned, args), **tree_map(_cloned, kwargs))
+            if place in _kept(trial):
+                _remove(copied, *place)
+    return copied
+
+
+def _kept(model: nn.Module) -> list[tuple[str, str, Any]]:
+    """Places of plain tensors: name of the module, of the attribute, and the key where that is a dict."""
+    found: list[tuple[str, str, Any]] = []
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, Tensor):
+                found.append((name, attribute, None))
+            elif isinstance(value, dict) and not attribute.startswith("_"):
+                found += [(name, attribute, key) for key, item in value.items() if isinstance(item, Tensor)]
+    return found
+
+
+def _remove(model: nn.Module, name: str, attribute: str, key: Any) -> None:
+    own = vars(model.get_submodule(name))
+    if key is None:
+        own[attribute] = None
+    else:
+        del own[attribute][key]
+
+
+def _cloned(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _rebind(copied: nn.Module, copies: Mapping[int, nn.Module]) -> None:

@@ -83,8 +83,8 @@ class Data:
         xs, ys = zip(*found, strict=True)
         return torch.cat(xs)[:count], torch.cat(ys)[:count]
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """These data with held samples moved, inputs cast to the compute dtype."""
+    def to(self, device: torch.device, dtype: torch.dtype | None) -> Data:
+        """These data with held samples moved, inputs cast to the compute dtype if there is one."""
         moved = copy.copy(self)
         if self._held is not None:
             x, y = self._held

@@ -93,7 +93,8 @@ def evaluate(
         buffers: where the networks' buffers differ, other than running statistics: "a" (θ_A's for all
             combinations) or "lerp" (interpolated with the sampler's mean).
         device: where to compute; θ_A's device if None.
-        dtype: compute dtype; the parameters' own if None. Logits are widened to float32 for the loss.
+        dtype: compute dtype; the parameters' own if None (each its own where they have several). Logits are
+            widened to float32 for the loss.
         backend: "native" (compiled, CPU), "cuda" (CUDA, narrow networks in one kernel), "triton" (CUDA, layer
             by layer), "torch_reference" (any module, any device) or "auto", the fastest that can run the job.
             What did run is ``sweep.backend``. One that is named and cannot run the job is an error.

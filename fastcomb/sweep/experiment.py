@@ -21,7 +21,7 @@ from fastcomb.endpoints import Theta
 from fastcomb.mixture import Mixture
 from fastcomb.normalisation import Normalisation
 from fastcomb.notice import notify
-from fastcomb.program import private_copy
+from fastcomb.program import cold_copy, private_copy
 from fastcomb.samplers import Sampler
 from fastcomb.stream import STREAM_VERSION
 from fastcomb.sweep import identity, losses, own_networks
@@ -103,12 +103,15 @@ class Experiment:
         backends.check_name(backend)
         mixture = Mixture(theta_a, theta_b, sampler, seed, model=structure)
         mixture = mixture.to(device or mixture.device)
-        module = private_copy(structure).to(mixture.device).eval()
-        normalisation = Normalisation.choose(module, mixture, batch_norm, calibration, buffers)
         samples = Data(data, data_budget)
+        some = samples.first(own_networks.CHECKED)[0]
+        cast = some.is_floating_point() and mixture.uniform
+        some = some.to(mixture.device, mixture.dtype if cast else None)
+        module = cold_copy(private_copy(structure).to(mixture.device).eval(), some)
+        normalisation = Normalisation.choose(module, mixture, batch_norm, calibration, buffers)
         dtype = dtype or mixture.dtype
         samples.check_range(dtype)
-        own_networks.check(thetas, mixture, module, samples.first(own_networks.CHECKED)[0], dtype)
+        own_networks.check(thetas, mixture, module, some, dtype)
         return Experiment(
             mixture, module, normalisation, samples, loss, measures, dtype, backend, decide, accuracy
         )
@@ -147,7 +150,8 @@ class Experiment:
         names = ("loss", "accuracy", *self.metrics)
         if self.decide:
             names = (f"{self.decide.metric}_estimate", "samples", "holds")
-        return Job(runner, module, self.data.to(mixture.device, self.dtype), scores, chunk, names)
+        cast = self.dtype if mixture.uniform or self.dtype != mixture.dtype else None
+        return Job(runner, module, self.data.to(mixture.device, cast), scores, chunk, names)
 
     def _together(self, joint: Sequence[str]) -> int:
         """Samples to hand over at a time where they influence one another: all of them.

@@ -33,7 +33,7 @@ def check(
     Args:
         thetas: the networks as they were given, by label.
         mixture, module, dtype: what is to run.
-        x: a few samples [S, ...].
+        x: a few samples [S, ...], where the mixture is and in its dtype.
 
     Raises:
         ValueError: a network is not what its weights make of the module, or its weights exceed the dtype.
@@ -57,13 +57,12 @@ def check(
             continue
         network = mixture.networks[label]
         own = private_copy(theta).to(mixture.device).eval()
-        ready = x.to(mixture.device, mixture.dtype if x.is_floating_point() else None)
         with torch.no_grad():
-            expected = tensors(own(ready.clone()))
-            found = tensors(law.network(network.parameters, network.carried, ready))
+            expected = tensors(own(x.clone()))
+            found = tensors(law.network(network.parameters, network.carried, x))
             if _alike(found, expected, mixture.dtype):
                 continue
-            if not _alike(tensors(own(ready.clone())), expected, mixture.dtype):
+            if not _alike(tensors(own(x.clone())), expected, mixture.dtype):
                 continue  # it draws random numbers, which is said where it runs
         raise ValueError(
             f"{label} computes something else than {type(module).__name__} does with its weights: the "
