@@ -115,6 +115,11 @@ def check_match(a: Endpoint, b: Endpoint, labels: tuple[str, str] = ("theta_a", 
         raise ValueError(f"{both} have parameters of different shapes: {_few(shapes)}")
     if not a.parameters:
         raise ValueError(f"{both} have no floating-point parameters to mix")
+
+
+def check_rigid(a: Endpoint, b: Endpoint, labels: tuple[str, str]) -> None:
+    """Raise ValueError where endpoints differ in parameters that cannot be mixed."""
+    both = " and ".join(labels)
     rigid = [
         f"{name!r} ({str(a.carried[name].dtype).removeprefix('torch.')})"
         for name in sorted(a.rigid | b.rigid)

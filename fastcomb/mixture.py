@@ -103,6 +103,7 @@ class Mixture:
         }
         for label, network in self.networks.items():
             endpoints.check_match(self.a, network, ("theta_a", label))
+            endpoints.check_rigid(self.a, network, ("theta_a", label))
         self.units = _units(self.a.parameters, sampler.per)
         self.device = next(iter(self.a.parameters.values())).device
         self.engine: tuple[Any, Any] | None = None  # what the last functional_call was prepared with
