@@ -21,6 +21,8 @@ STORAGE = {torch.float32: 0, torch.bfloat16: 1}
 #: How a unit's draws are shared, likewise.
 ELEMENT, ROW, ALL = range(3)
 
+CPU = torch.device("cpu")
+
 
 @functools.cache
 def extension() -> ModuleType | None:
@@ -80,21 +82,26 @@ def laws(tables: Tensor, rules: list[float], draw: list[int]) -> list[Any]:
     return made
 
 
-def address(tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> int:
+def address(
+    tensor: Tensor | None,
+    dtype: torch.dtype,
+    shape: tuple[int, ...] | None = None,
+    device: torch.device = CPU,
+) -> int:
     """Where a tensor's values start, for the extension; 0 for None.
 
     Every tensor that crosses into compiled code passes here.
 
     Raises:
         ValueError: it is not what the extension is about to read or write: another dtype or shape, not in
-            row-major order, or not on the CPU.
+            row-major order, or on another device.
     """
     if tensor is None:
         return 0
-    if tensor.device.type != "cpu" or tensor.dtype != dtype or not tensor.is_contiguous():
+    if tensor.device != device or tensor.dtype != dtype or not tensor.is_contiguous():
         raise ValueError(
             f"a {'contiguous' if tensor.is_contiguous() else 'strided'} tensor of {tensor.dtype} on "
-            f"{tensor.device} where a contiguous one of {dtype} on the CPU is needed"
+            f"{tensor.device} where a contiguous one of {dtype} on {device} is needed"
         )
     if shape is not None and tuple(tensor.shape) != shape:
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} where {shape} is needed")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastcomb import compiled
+from fastcomb.compiled import address
 from fastcomb.mixed import Laws, Mixed
 from fastcomb.notice import notify
 
@@ -59,7 +60,8 @@ def laws(given: Laws) -> list[tuple[Any, ...]]:
     found = []
     for step, table in enumerate(given.tables):
         kind, low, span, threshold = given.rules[4 * step : 4 * step + 4]
-        found.append((int(kind), bits, bool(ends), low, span, int(threshold), table.data_ptr()))
+        place = address(table, torch.float32, device=table.device)
+        found.append((int(kind), bits, bool(ends), low, span, int(threshold), place))
     return found
 
 
@@ -70,7 +72,11 @@ def parameter(mixed: Mixed | None) -> tuple[int, ...]:
     a, others, unit = mixed
     count = a.numel()
     row = count // (a.shape[0] if a.ndim else 1)
-    return (a.data_ptr(), others.data_ptr(), unit[0], count, max(row, 1), compiled.sharing(unit, count))
+    places = (
+        address(a, torch.float32, device=a.device),
+        address(others, torch.float32, (len(others), *a.shape), a.device),
+    )
+    return (*places, unit[0], count, max(row, 1), compiled.sharing(unit, count))
 
 
 def mix(module: ModuleType, index: Tensor, mixed: Mixed, given: Laws, dtype: torch.dtype) -> Tensor:
@@ -81,7 +87,8 @@ def mix(module: ModuleType, index: Tensor, mixed: Mixed, given: Laws, dtype: tor
         index = index.contiguous()
         numbers = NUMBERS[dtype], compiled.seed(given.draw), laws(given), parameter(ready)
         with torch.cuda.device_of(index):
-            module.mix(*numbers, index.data_ptr(), len(index), out.data_ptr(), stream(index.device))
+            place = address(index, torch.int64, device=index.device)
+            module.mix(*numbers, place, len(index), out.data_ptr(), stream(index.device))
     return out
 
 

@@ -12,6 +12,7 @@ from fastcomb import cuda
 from fastcomb.backends.base import LOSS_KINDS, Unsupported, place
 from fastcomb.backends.gpu.chain import ACTIVATIONS, NORMS, Link, chain
 from fastcomb.backends.gpu.engine import Prepared, Triton
+from fastcomb.compiled import address
 from fastcomb.program import Weight
 
 if TYPE_CHECKING:
@@ -128,11 +129,15 @@ class Fused(Triton):
             places.append((_address(mean), _address(variance), apart))
         classes, _ = self._shape(-1)
         targets, index = targets.contiguous(), index.contiguous()
+        squares = self._loss == "mse"
+        shape = (len(targets), classes) if squares else (len(targets),)
+        if x.shape[0] != _divided(len(targets), 16):
+            raise ValueError(f"{len(targets)} targets for {x.shape[0]} tiles of 16 samples")
         with torch.cuda.device_of(index):
             self._kernel.run(
-                x.data_ptr(),
-                targets.data_ptr(),
-                index.data_ptr(),
+                address(x, self.dtype, device=index.device),
+                address(targets, torch.float32 if squares else torch.int64, shape, index.device),
+                address(index, torch.int64, device=index.device),
                 sums.data_ptr(),
                 len(targets),
                 len(index),
