@@ -58,7 +58,7 @@ def plot_sweeps(
     for axis, metric in zip(axes[0], metrics, strict=True):
         for label, sweep in sweeps.items():
             draw_density(axis, sweep.density(metric), label, log=log_loss and metric == "loss")
-            for value in (getattr(one, metric) for one in sweep.endpoints or ()):
+            for value in (getattr(one, metric) for one in sweep.endpoints):
                 if math.isfinite(value):
                     axis.axvline(value, color=axis.lines[-1].get_color(), linestyle=":", linewidth=1.2)
         told = [" (log scale)"] if log_loss and metric == "loss" else []

@@ -313,7 +313,7 @@ def test_errors_are_one_line_that_says_the_fix(files, call, arguments, code, mes
         ("mine:Made.none", "has no attribute 'none'"),
         ("unfinished:network", "model 'unfinished:network' cannot be imported: SyntaxError"),
         ("mine.py:network", "write a module with dots, without .py, as in mine:network"),
-        ("mine:network(62)", "a.safetensors does not fit the model: '1.weight' (63, 7), model (62, 7)"),
+        ("mine:network(62)", "A (a.safetensors) does not fit the model: '1.weight' (63, 7), model (62, 7)"),
         ("mine:network(62)", "the model is mine:network(62)"),
         ("b.pt", "model 'b.pt' is a file of another kind; it must be package.module:factory, or an archive"),
         (".", "model '.' is a folder; it must be package.module:factory"),

@@ -404,13 +404,16 @@ class TestNetworks:
         low, high = axis.get_xlim()
         assert low < min(dotted) < float(far.loss.max()) < high
 
-    def test_a_run_that_does_not_know_them(self, held, tmp_path):
-        page = written({"it": dataclasses.replace(held, endpoints=None)}, tmp_path)
-        assert "the networks themselves not recorded" in page.text
-        assert "Dotted" not in page.text
+    def test_a_run_that_does_not_know_them(self, held, tmp_path, monkeypatch):
         unclear = tuple(dataclasses.replace(one, accuracy=float("nan")) for one in held.endpoints)
-        page = written({"it": dataclasses.replace(held, endpoints=unclear)}, tmp_path)
-        assert "accuracy nan" not in page.text.lower()
+        monkeypatch.setattr(fc.Sweep, "endpoints", unclear)
+        page = written({"it": held}, tmp_path)
+        assert "the networks themselves have theta_a: loss 1." in page.text
+        assert page.text.count("Dotted, in colour") == 1
+        monkeypatch.setattr(fc.Sweep, "endpoints", ())
+        page = written({"it": held}, tmp_path)
+        assert "the networks themselves not recorded" in page.text
+        assert "Dotted, in colour" not in page.text
 
     def test_they_are_in_the_sweeps_own_picture(self, pair, data, held, tmp_path, monkeypatch):
         figures = []

@@ -115,9 +115,9 @@ def read_networks(a: str, b: str, model: nn.Module, text: str) -> tuple[Endpoint
     Raises:
         FileNotFoundError, TypeError, ValueError: naming the file, and the model where they do not fit.
     """
-    first, second = (_network(path, model, text) for path in (a, b))
+    first, second = (_network(label, path, model, text) for label, path in (("A", a), ("B", b)))
     one, other = first.tensors(), second.tensors()
-    if all(_same(value, other[name]) for name, value in one.items()):
+    if all(endpoints.same(value, other[name]) for name, value in one.items()):
         notify(f"{a} and {b} hold the same weights: all their combinations are one network")
     return first, second
 
@@ -166,17 +166,13 @@ def read_inputs(text: str) -> Any:
     return found[0] if isinstance(found, (tuple, list)) and found else found
 
 
-def _network(path: str, model: nn.Module, text: str) -> Endpoint:
+def _network(label: str, path: str, model: nn.Module, text: str) -> Endpoint:
     with about(path):
         try:
-            return endpoints.read(path, model, path)
+            return endpoints.read(path, model, label)
         except ValueError as error:
-            endpoints.read(path, None, path)  # what is wrong with the file itself is not about the model
+            endpoints.read(path, None, label)  # what is wrong with the file itself is not about the model
             raise ValueError(f"{error}; the model is {text}") from error
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _there(path: Path, what: str) -> Path:

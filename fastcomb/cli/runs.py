@@ -109,7 +109,7 @@ def _described(found: fc.Sweep, metric: str, level: float | None, confidence: fl
         f"{metric}_standard_error": values.standard_error,
     }
     if metric in ("loss", "accuracy"):
-        report |= {f"{metric}_of_{one.label}": getattr(one, metric) for one in found.endpoints or ()}
+        report |= {f"{metric}_of_{one.label}": getattr(one, metric) for one in found.endpoints}
     for q in _LEVELS:
         interval = values.quantile_interval(q, confidence)
         report[f"{metric}_q{round(100 * q):02d}"] = [interval.value, interval.low, interval.high]

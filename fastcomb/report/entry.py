@@ -80,7 +80,7 @@ class Entry:
         """The metric of the networks themselves, by name, where it is known and finite."""
         if metric not in METRICS:
             return {}
-        values = {one.label: float(getattr(one, metric)) for one in self.sweep.endpoints or ()}
+        values = {one.label: float(getattr(one, metric)) for one in self.sweep.endpoints}
         return {label: value for label, value in values.items() if math.isfinite(value)}
 
 
