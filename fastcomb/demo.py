@@ -87,13 +87,14 @@ def torch_loop(a: nn.Module, b: nn.Module, x: Tensor, y: Tensor) -> tuple[float,
 
 def affordable(a: nn.Module, b: nn.Module, test: Samples) -> int:
     """Combinations per pair and law that all sweeps together do in SECONDS, measured here: 1,000 to MOST."""
-    each = 0.0
+    each = before = 0.0
     for law in LAWS.values():
         fc.evaluate(a, b, law, data=test, n=64, progress=False)  # the first call prepares
         began = time.perf_counter()
-        fc.evaluate(a, b, law, data=test, n=512, progress=False)
-        each += (time.perf_counter() - began) / 512
-    count = int(SECONDS / (each * len(PAIRS)))
+        sweep = fc.evaluate(a, b, law, data=test, n=1024, progress=False)
+        each += sweep.seconds / len(sweep)
+        before += time.perf_counter() - began - sweep.seconds  # what a sweep of any length takes
+    count = int((SECONDS / len(PAIRS) - before) / each)
     return min(MOST, max(1_000, count - count % 1_000))
 
 
