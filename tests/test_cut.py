@@ -14,6 +14,10 @@ from fastcomb.program import folded, layers
 from tests.networks import MAKERS, inputs, operations, randomised
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Shared(nn.Module):
     """A block that is called twice, with one in-place ReLU that fires twice in it."""
 
@@ -164,12 +168,12 @@ def test_channels_are_read_off_the_operations(make, name, axis):
     [
         ("resnet18", "layer2.0.bn1", None),
         ("resnet18", "layer3", 1),
-        pytest.param("densenet121", "features.transition1", 1, marks=pytest.mark.slow),
-        pytest.param("convnext_tiny", "features.1.2", 1, marks=pytest.mark.slow),
-        ("swin_t", "features.1", 3),
-        ("vit_b_16", "encoder.layers.encoder_layer_3", 2),
-        ("mobilenet_v3_small", "features.4", 1),
-        ("vgg11_bn", "features.14", 1),
+        slow("densenet121", "features.transition1", 1),
+        slow("convnext_tiny", "features.1.2", 1),
+        slow("swin_t", "features.1", 3),
+        slow("vit_b_16", "encoder.layers.encoder_layer_3", 2),
+        slow("mobilenet_v3_small", "features.4", 1),
+        slow("vgg11_bn", "features.14", 1),
     ],
 )
 def test_torchvision_models(vision, name, layer, channels):
