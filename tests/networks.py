@@ -54,6 +54,19 @@ def inputs(model, count=4):
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(5))
 
 
+def operations(model, x):
+    """A network's output by its captured operations, one by one, on weights that need no gradient.
+
+    The module itself may differ in the last bits, on some processors: torch's attention has paths of its own,
+    and torch.matmul puts its products together in other ways where a weight needs a gradient.
+    """
+    state = {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    with torch.no_grad():
+        found = fc.capture(model, x).run(state, x)
+        torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-5 * float(found.abs().max()))
+    return found
+
+
 def distance(a: nn.Module, b: nn.Module) -> float:
     b = b.state_dict()
     return sum(float(((t.detach() - b[n]).double() ** 2).sum()) for n, t in a.named_parameters())

@@ -65,13 +65,18 @@ RESNET50 = [64] * 7 + [256] + [128] * 8 + [512] + [256] * 12 + [1024] + [512] * 
     ("name", "options", "side"),
     [
         ("resnet18", {}, 64),
-        ("resnet50", {}, 64),
         ("mobilenet_v3_small", {}, 64),
-        ("densenet121", {}, 64),
-        ("convnext_tiny", {}, 64),
-        ("vit_b_16", {"image_size": 32}, 32),
-        ("resnext50_32x4d", {}, 64),
-        ("shufflenet_v2_x0_5", {}, 64),
+        *(
+            pytest.param(name, options, side, marks=pytest.mark.slow)
+            for name, options, side in [
+                ("resnet50", {}, 64),
+                ("densenet121", {}, 64),
+                ("convnext_tiny", {}, 64),
+                ("vit_b_16", {"image_size": 32}, 32),
+                ("resnext50_32x4d", {}, 64),
+                ("shufflenet_v2_x0_5", {}, 64),
+            ]
+        ),
     ],
 )
 def test_torchvision_models(name, options, side, vision):
