@@ -87,7 +87,7 @@ class Oracle:
         a, b = self.buffers_a[name], self.buffers_b[name]
         if which is not None:
             return a if which == "a" else b
-        if self._choice == "a" or not a.is_floating_point():
+        if self._choice == "a" or not a.is_floating_point() or _equal(a, b):  # which may be infinite
             return a
         return (a.double() + self._mean * (b.double() - a.double())).to(a.dtype)
 
