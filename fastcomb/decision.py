@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastcomb.statistics.proportion import Proportion, proportion
+from fastcomb.statistics.proportion import Proportion, check_level, proportion
 from fastcomb.stream import philox4x32_10
 
 #: Pilot combinations that give samples their bounds.
@@ -83,6 +83,7 @@ class Decide:
             )
         if not math.isfinite(self.level):
             raise ValueError(f"decide: level={self.level} is not finite")
+        check_level(self.metric, self.level)
         if not 1e-5 <= self.error <= 0.5:
             raise ValueError(f"decide: error={self.error} is outside [1e-5, 0.5]")
 

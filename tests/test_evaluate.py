@@ -396,7 +396,7 @@ class TestBatchNorm:
         sweep = fc.evaluate(
             a, b, fc.Uniform(), data=(x, y), n=70, batch_norm="recompute", calibration=x, backend=backend
         )
-        assert (sweep.origin.job.runner.slots > 1) == (backend == "torch_reference")  # under vmap there
+        assert (sweep.origin.runner.slots > 1) == (backend == "torch_reference")  # under vmap there
         for k in (0, 69):
             model = make()
             model.load_state_dict(sweep.mixture[k])

@@ -573,7 +573,8 @@ class TestOtherNetworks:
         for network in (direct, *found.networks):
             assert network(data[0]).dtype == torch.float64
         assert np.isfinite(stitching.score(found.networks, data, progress=False).loss).all()
-        sweep = stitching.combine(direct, found.networks[0], fc.Uniform(), data=data, n=2, progress=False)
+        with pytest.warns(fc.BackendNotice, match="the dtype float64"):
+            sweep = stitching.combine(direct, found.networks[0], fc.Uniform(), data=data, n=2, progress=False)
         assert np.isfinite(sweep.loss).all()
         weight, bias = torch.eye(9), torch.zeros(9)
         mixed = stitching.Stitched(single, double, stitching.Affine(weight, bias))

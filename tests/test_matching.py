@@ -370,6 +370,9 @@ class TestBadInput:
         a, b, u = pair(0)
         bad = u.clone()
         bad[3, 0] = torch.nan
+        with pytest.raises(ValueError, match="x has 1 values that are NaN"):
+            stitching.match(a, b, bad, progress=False)
+        bad[3, 0] = torch.inf
         with pytest.raises(
             ValueError, match=r"activations x at inner N×6 .* values that are NaN or infinite"
         ):

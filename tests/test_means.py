@@ -243,7 +243,10 @@ def test_buffers_that_differ(data):
     antithetic_mean(a, b, fc.Uniform(), data=data, n=8, progress=False)
     with pytest.raises(ValueError, match="different buffers 'shift'"):
         antithetic_mean(a, c, fc.Uniform(), data=data, n=8, progress=False)
-    stratified_mean(a, c, fc.Uniform(per="model"), data=data, n=8, strata=2, progress=False)
+    given = {"data": data, "n": 8, "strata": 2, "progress": False}
+    with pytest.raises(ValueError, match="buffers 'shift' differ"):
+        stratified_mean(a, c, fc.Uniform(per="model"), **given)
+    stratified_mean(a, c, fc.Uniform(per="model"), buffers="lerp", **given)
 
 
 def test_what_cannot_be_estimated_is_refused(pair, data):

@@ -432,7 +432,7 @@ class TestRecompute:
         model = make().double()
         model.load_state_dict({n: t.double() for n, t in sweep.mixture[1].items()})
         torch.optim.swa_utils.update_bn([batch.double() for batch in batches], model)
-        found = sweep.origin.job.runner.statistics(1)
+        found = sweep.origin.runner.statistics(1)
         for name, wanted in model.named_buffers():
             if name in found:
                 torch.testing.assert_close(found[name].double(), wanted, rtol=1e-4, atol=1e-5)

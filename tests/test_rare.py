@@ -277,6 +277,7 @@ def test_a_level_beyond_the_last_threshold_allowed(networks):
     assert "[0, " in repr(found)
 
 
+@pytest.mark.filterwarnings("ignore:samples influence one another in loss")
 def test_losses_that_are_no_numbers_are_beyond_no_level(networks):
     a, b, data = networks
     mix = fc.Mixture(a, b, fc.Uniform(-0.5, 1.5))

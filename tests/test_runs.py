@@ -106,7 +106,8 @@ class TestRoundTrip:
 
         torch.manual_seed(0)
         nets = [Tied().eval() for _ in range(3)]
-        held = fc.evaluate(nets[0], nets[1:], fc.Dirichlet(2.0), data=data, n=20, out=tmp_path)
+        given = {"data": data, "n": 20, "out": tmp_path, "buffers": "lerp"}
+        held = fc.evaluate(nets[0], nets[1:], fc.Dirichlet(2.0), **given)
         opened = fc.open_sweep(tmp_path, model=nets[0])
         state, wanted = opened.mixture[4], held.mixture[4]
         assert state.keys() == wanted.keys()
@@ -153,6 +154,11 @@ class TestRoundTrip:
         same(opened, kept)
 
 
+def halved(output, y):
+    """A loss, or whatever else."""
+    return torch.nn.functional.cross_entropy(output, y, reduction="none") / 2
+
+
 class TestContinue:
     @pytest.mark.parametrize("backend", ["native", "torch_reference"])
     def test_ranges_add_up_in_any_order(self, sweep, tmp_path, backend):
@@ -180,7 +186,8 @@ class TestContinue:
         [
             ({"seed": 1}, "seed is 0 there and 1 here"),
             ({"sampler": fc.Bernoulli(0.25)}, "sampler.law"),
-            ({"loss": "nll"}, 'loss is "cross_entropy" there and "nll" here'),
+            ({"loss": halved}, 'loss is "cross_entropy" there and {"callable"'),
+            ({"accuracy": halved}, 'accuracy is null there and {"callable"'),
             ({"dtype": torch.bfloat16}, 'dtype is "float32" there and "bfloat16" here'),
             ({"data": (torch.zeros(100, 7), torch.zeros(100, dtype=torch.long))}, "data.sha256"),
             ({"metrics": {"m": lambda o, y: o[:, 0]}}, r'columns is \["loss", "accuracy"\] there'),

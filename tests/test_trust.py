@@ -539,6 +539,22 @@ class TestAccuracy:
             fc.evaluate(a, b, fc.Uniform(), data=samples(), n=1, accuracy="top5")
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda sweep: sweep.fraction_above("accuracy", 90),
+        lambda sweep: sweep.fraction_below("accuracy", -1),
+        lambda sweep: fc.Above("accuracy", 90),
+        lambda sweep: fc.Precision("fraction_above", 90, half_width=0.1, metric="accuracy"),
+    ],
+)
+def test_levels_of_accuracy_are_fractions(ask):
+    a, b = pair(lambda: nn.Linear(6, 3))
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=samples(), n=5)
+    with pytest.raises(ValueError, match=r"of accuracy, which is a fraction: write 0\.9 for 90 %"):
+        ask(sweep)
+
+
 class TestStale:
     class Net(nn.Module):
         def __init__(self):
@@ -948,3 +964,47 @@ def test_the_class_of_a_sampler_is_no_sampler():
     a, b = pair(lambda: nn.Linear(6, 3))
     with pytest.raises(TypeError, match=r"sampler is the class Uniform; pass an instance"):
         fc.Mixture(a, b, fc.Uniform)
+
+
+class Renormed(nn.Module):
+    """An embedding that writes to its weights when it is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.e, self.o = nn.Embedding(19, 8, max_norm=1.0), nn.Linear(8, 3)
+
+    def forward(self, ids):
+        return self.o(self.e(ids).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
+def test_modules_that_write_to_their_parameters():
+    data = torch.randint(19, (40, 5)), torch.randint(3, (40,))
+    a, b = pair(Renormed)
+    before = state_of(a)
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=data, n=3)
+    unchanged(before, state_of(a))
+    fresh = fc.Mixture(a, b, fc.Uniform())
+    for k in range(3):
+        assert torch.equal(sweep.mixture[k]["e.weight"], fresh[k]["e.weight"])
+        network = Renormed()
+        network.load_state_dict(fresh[k])
+        assert sweep.loss[k] == pytest.approx(own_loss(network, data), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
+def test_views_that_only_torchs_own_layout_allows():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.o = nn.TransformerEncoderLayer(4, 1, 8, 0.0, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.o(self.e(x.mul(0.5).mul_(0.5))[:, -1])
+
+    a, b = pair(Scaled)
+    data = torch.randn(30, 5, 4), torch.randint(3, (30,))
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=data, n=2)
+    with torch.no_grad():
+        logits = functional_call(a, sweep.mixture[1], (data[0],))
+    assert sweep.loss[1] == pytest.approx(F.cross_entropy(logits, data[1]).item(), rel=1e-5)

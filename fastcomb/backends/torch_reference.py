@@ -271,7 +271,7 @@ class TorchReference:
         shared = self._shared
         self._shared = self._own(carried)
         try:
-            own = {n: t.to(self.mixture.device, self._kind(n)) for n, t in parameters.items()}
+            own = {n: t.to(self.mixture.device, self._kind(n), copy=True) for n, t in parameters.items()}
             return mapped(lambda t: t[0], self._single(own, (_copied(self._ready(x)),), {}))
         finally:
             self._shared = shared
@@ -327,7 +327,8 @@ class TorchReference:
             while done < len(block.indices):
                 own = {n: t[done] for n, t in block.statistics.items()}
                 args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
-                yield self._single({n: t[done] for n, t in mixed.items()} | own, args, kwargs)
+                # copies, since a module may write to its parameters, and other samples may follow
+                yield self._single({n: t[done].clone() for n, t in mixed.items()} | own, args, kwargs)
                 done += 1
             if virtual:  # the module itself runs, so generating inside the pass is at fault
                 batched, self.slots, self._inside = self.slots > 1, 1, False

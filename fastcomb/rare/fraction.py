@@ -18,6 +18,7 @@ from fastcomb.rare.result import RareFraction
 from fastcomb.rare.simulation import simulate
 from fastcomb.rare.subset import Size
 from fastcomb.result import METRICS
+from fastcomb.statistics.proportion import check_level
 from fastcomb.sweep.losses import UserLoss
 
 #: Bytes that the points of a run may take.
@@ -168,6 +169,7 @@ def _check(
         raise ValueError(f"metric={metric!r} is none of {', '.join(map(repr, METRICS))}")
     if not abs(level) <= float(np.finfo(np.float32).max):
         raise ValueError(f"level={level} is no finite number in float32")
+    check_level(metric, level)
     if not 0.05 <= p0 <= 0.5:
         raise ValueError(f"p0={p0} is outside [0.05, 0.5]")
     if repeats < 2:

@@ -53,6 +53,9 @@ STREAMED = {cka, mean_cca, mean_squared_cca, svcca, pwcca, linear_regression_r2}
     angular_procrustes, size_and_shape_procrustes
 }  # fmt: skip
 
+#: Operations that mask; masked_fill and where are not among those that Programs know.
+_MASKING = ("unknown", "add", "sub")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Layerwise(Result):
@@ -225,7 +228,7 @@ def _side(model: nn.Module, example: Tensor, names: Sequence[str] | None, label:
         chosen = tuple(
             layer
             for layer in layers(program)
-            if _computes(layer, state) and bool(torch.isfinite(values[layer.value]).all())  # no masked scores
+            if _computes(layer, state) and not _masked(layer, values[layer.value])
         )
         names = [layer.name for layer in chosen]
     else:
@@ -233,6 +236,11 @@ def _side(model: nn.Module, example: Tensor, names: Sequence[str] | None, label:
     if not chosen:
         raise ValueError(f"no layers of {label} to compare")
     return _Side(label, program, state, chosen, tuple(names))
+
+
+def _masked(layer: Layer, value: Tensor) -> bool:
+    """Whether a layer is scores of which a mask has taken some to −∞."""
+    return layer.op in _MASKING and bool((value == -torch.inf).any())
 
 
 def _computes(layer: Layer, state: dict[str, Tensor]) -> bool:

@@ -18,7 +18,13 @@ import scipy.special
 from numpy.typing import NDArray
 
 from fastcomb.statistics.moments import Moments
-from fastcomb.statistics.proportion import Interval, Proportion, check_confidence, check_count
+from fastcomb.statistics.proportion import (
+    Interval,
+    Proportion,
+    check_confidence,
+    check_count,
+    check_level,
+)
 
 Quantity = Literal["fraction_below", "fraction_above", "mean"]
 QUANTITIES: tuple[Quantity, ...] = ("fraction_below", "fraction_above", "mean")
@@ -155,6 +161,7 @@ class Precision:
             raise ValueError(f"level={self.level} has no meaning for a mean")
         if self.quantity != "mean" and (self.level is None or math.isnan(self.level)):
             raise ValueError(f"quantity={self.quantity!r} needs level=, the number to compare with")
+        check_level(self.metric, self.level or 0.0)
         most = math.inf if self.quantity == "mean" else 0.5
         if not 0 < self.half_width < most:
             raise ValueError(f"half_width={self.half_width} is outside (0, {most:g})")

@@ -83,3 +83,9 @@ def check_confidence(confidence: float) -> None:
 def student(confidence: float, degrees: float) -> float:
     """Two-sided quantile of Student's law: the margin of a mean in units of its standard error."""
     return float(scipy.special.stdtrit(degrees, (1 + confidence) / 2))
+
+
+def check_level(metric: str, level: float) -> None:
+    """Raise ValueError where a level cannot be one of a metric: accuracy is a fraction."""
+    if metric == "accuracy" and not 0 <= level <= 1:
+        raise ValueError(f"level={level:g} of accuracy, which is a fraction: write 0.9 for 90 %")

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastcomb.density import Density
 from fastcomb.mixture import Mixture
-from fastcomb.statistics.proportion import Interval, Proportion, proportion
+from fastcomb.statistics.proportion import Interval, Proportion, check_level, proportion
 from fastcomb.sweep.endpoint_results import EndpointResult
 from fastcomb.sweep.origin import Origin
 from fastcomb.sweep.rows import Rows, indices
@@ -115,6 +115,7 @@ class Sweep:
         not below any level. The values are compared in their own precision, float32.
         """
         self._check(metric)
+        check_level(metric, level)
         limit = _level(level)
         count = sum(int((c[metric] < limit).sum()) for _, c in self.rows.pieces(metric))
         return proportion(count, len(self), confidence)
@@ -122,6 +123,7 @@ class Sweep:
     def fraction_above(self, metric: str, level: float, confidence: float = 0.95) -> Proportion:
         """Fraction of combinations with ``metric`` > level; see :meth:`fraction_below`."""
         self._check(metric)
+        check_level(metric, level)
         limit = _level(level)
         count = sum(int((c[metric] > limit).sum()) for _, c in self.rows.pieces(metric))
         return proportion(count, len(self), confidence)

@@ -373,4 +373,9 @@ def _shapes(shared: Shared, x: Tensor, samples: int) -> dict[str, Any]:
     state = {n: meta(s, weights.dtype) for n, s in {**program.shapes, **weights.shapes}.items()}
     for name, value in {**shared.buffers, **program.constants}.items():
         state[name] = meta(value.shape, value.dtype)
-    return program.values(state, meta((samples, *x.shape[1:]), x.dtype))
+    try:
+        return program.values(state, meta((samples, *x.shape[1:]), x.dtype))
+    except RuntimeError as error:  # a view of memory that lies otherwise than torch's own
+        raise Unsupported(
+            f"a network whose views need another layout ({str(error).splitlines()[0]})"
+        ) from error
