@@ -500,6 +500,7 @@ def test_bench(call, monkeypatch):
     assert "500 ms per call of evaluate, not counted above" in out
 
 
+@pytest.mark.slow
 def test_bench_measures_both_ways_on_this_machine(call):
     code, out, _ = call("bench", "--width", 8, "--samples", 50, "--rounds", 1, "--json")
     assert code == 0

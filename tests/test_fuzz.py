@@ -19,7 +19,7 @@ def faults(numbers: range, seed: int, extras: int) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("first", range(0, 8 * _SLICE, _SLICE))
+@pytest.mark.parametrize("first", range(0, 4 * _SLICE, _SLICE))
 @pytest.mark.filterwarnings("ignore")
 def test_random_networks(first: int) -> None:
     found = faults(range(first, first + _SLICE), seed=0, extras=0)
@@ -27,7 +27,7 @@ def test_random_networks(first: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 40 * _SLICE, _SLICE))
+@pytest.mark.parametrize("first", range(0, 60 * _SLICE, _SLICE))
 @pytest.mark.filterwarnings("ignore")
 def test_more_random_networks(first: int) -> None:
     found = faults(range(first, first + _SLICE), seed=1, extras=3)

@@ -93,6 +93,7 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["a", "lerp", "recompute"])
 def test_batch_norms(choice):
     calibration = pictures(9)[0] if choice == "recompute" else None
@@ -112,6 +113,7 @@ def test_batch_norms(choice):
         torch.testing.assert_close(value.double(), expected[name].double(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_of_calibration_data():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(pictures(8)[0]), batch_size=4)
     agree(Residual, *pictures(), batch_norm="recompute", calibration=loader)
@@ -209,6 +211,7 @@ def test_a_result_that_is_an_input_or_a_weight():
     agree(Ignores, *vectors(20, 5))
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_how_a_range_is_divided():
     def make():
         return nn.Sequential(nn.Linear(7, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 5))

@@ -71,7 +71,10 @@ def test_corners_are_bit_for_bit(per, dtype):
         assert torch.equal(bits(state[n]), bits(torch.where(lam[n] == 1, b[n], a[n])))
 
 
-@pytest.mark.parametrize("sampler", [fc.Uniform(), fc.Normal(), fc.Beta(2, 2, bits=32)])
+@pytest.mark.parametrize(
+    "sampler",
+    [fc.Uniform(), fc.Normal(), pytest.param(fc.Beta(2, 2, bits=32), marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("per", ["element", "neuron", "layer", "model"])
 def test_weights_equal_the_formula(per, sampler):
     import dataclasses

@@ -277,6 +277,7 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "gfx942": 64 << 10}
 MATRIX = {"sm_80": ["HMMA"], "sm_90": ["HGMMA"], "gfx942": ["v_mfma"]}
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_gpus_with_matrix_instructions_and_within_their_budgets():
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("compile_kernels.py")],
