@@ -181,15 +181,11 @@ def _drawn(number: int, seed: int, rng: random.Random) -> Network | None:
     formats = tuple(
         (rng.choice(sides), rng.choice(list(FORMATS))) for _ in range(rng.choice([0, 0, 0, 1, 1, 2]))
     )
-    dtype = rng.choice([torch.float32] * 18 + [torch.float64, torch.bfloat16])
-    source = written.source()
-    if dtype == torch.bfloat16 and "orthogonal(" in source:
-        return None  # torch's matrix_exp yields infinite values in bfloat16, which say nothing
-    return Network(
+    network = Network(
         seed=seed,
         number=number,
         kind=kind,
-        source=source,
+        source=written.source(),
         shape=shape,
         loss=loss,
         targets=targets,
@@ -200,10 +196,13 @@ def _drawn(number: int, seed: int, rng: random.Random) -> Network | None:
         same_buffers=rng.random() < 0.8,
         training=rng.random() < 0.15,
         samples=rng.choice([3, 5, 8, 13, 31]),
-        dtype=dtype,
+        dtype=rng.choice([torch.float32] * 18 + [torch.float64, torch.bfloat16]),
         warm=rng.random() < 0.15,
         by_state=rng.random() < 0.15,
     )
+    if network.dtype == torch.bfloat16 and "orthogonal(" in network.source:
+        return None  # torch's matrix_exp yields infinite values in bfloat16, which say nothing
+    return network
 
 
 SAMPLERS = [
