@@ -55,6 +55,7 @@ def test_the_page_on_stitching_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "stitch.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_demo_runs_and_finds_what_the_readme_says(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "fastcomb", "demo", "--combinations", "64", "--out", tmp_path],
