@@ -1008,3 +1008,31 @@ def test_views_that_only_torchs_own_layout_allows():
     with torch.no_grad():
         logits = functional_call(a, sweep.mixture[1], (data[0],))
     assert sweep.loss[1] == pytest.approx(F.cross_entropy(logits, data[1]).item(), rel=1e-5)
+
+
+class Layouts(nn.Module):
+    """Computes something else where values lie otherwise in memory, as they do in a batch of networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.n, self.l = nn.BatchNorm1d(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = self.n(x)
+        return self.l(h if h.is_contiguous() else h * 2)
+
+
+@pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
+def test_modules_that_ask_how_values_lie_in_memory():
+    a, b = pair(Layouts)
+    data = samples()
+    for choice, backend in (("a", "auto"), ("a", "torch_reference"), ("recompute", "torch_reference")):
+        sweep = fc.evaluate(
+            a, b, fc.Uniform(), data=data, n=3, batch_norm=choice, calibration=data[0], backend=backend
+        )
+        network = sweep.rebuild(2)
+        assert sweep.loss[2] == pytest.approx(own_loss(network, data), rel=1e-5)
+    outputs = fc.Mixture(a, b, fc.Uniform()).functional_call(a, range(3), data[0], batch_norm="a")
+    with torch.no_grad():
+        expected = functional_call(a, sweep.mixture[2], (data[0],))
+    torch.testing.assert_close(outputs[2], expected, rtol=1e-5, atol=1e-6)

@@ -41,6 +41,9 @@ _SAMPLE_BYTES = 128 << 20
 _FEW = 4
 _APART = 1e-6
 
+#: How far results of a batch of combinations may be from those of single ones, of the largest: rounding.
+_BATCHED, _BATCHED_FLOAT = {torch.bfloat16: 0.1, torch.float16: 0.02}, 1e-3
+
 State = dict[str, Tensor]
 
 
@@ -128,8 +131,7 @@ class TorchReference:
         fit = samples if coupled or together else _power_of_two(_SAMPLE_BYTES / per_sample)
         chunk = min(samples, fit)
         self._size(per_sample * max([chunk, *map(len, self.normalisation.batches)]))
-        two = self.mixture.index_tensor([0, 1])
-        list(self._outputs(self.prepare(two), (x,), {}))  # any notice belongs before the work
+        self._settle(self.mixture.index_tensor([0, 1]), (x,), {})  # any notice belongs before the work
         return Plan(mapped(lambda t: t[0], output), chunk, coupled)
 
     def _coupled(self, x: Tensor) -> bool:
@@ -253,6 +255,8 @@ class TorchReference:
         if not len(index):
             return mapped(lambda t: t[:0], first)
         self._size(produced)
+        if not self._settle(index[:2], args, kwargs):
+            first, _ = self._measured(index[:1], args, kwargs)
         parts = [first]
         for block in index[1:].split(self.block):
             if len(block):
@@ -275,6 +279,41 @@ class TorchReference:
             return mapped(lambda t: t[0], self._single(own, (_copied(self._ready(x)),), {}))
         finally:
             self._shared = shared
+
+    def _settle(self, index: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the module computes the same batched, or with generated weights, as with plain tensors.
+
+        A forward may ask how its values lie in memory, which differs there. Then, and where vmap cannot
+        batch it, combinations run one after another from now on.
+        """
+        prepared = self.prepare(index)
+        found = joined(list(self._outputs(prepared, args, kwargs)))
+        if not self._inside:
+            return False
+        mixed = self._mixed(index)
+        for k in range(len(index)):
+            own = {n: t[k].clone() for n, t in prepared.statistics.items()}
+            given = tree_map(_copied, (args, kwargs))
+            plain = self._single({n: t[k].contiguous() for n, t in mixed.items()} | own, *given)
+            pairs = zip(tensors(found), tensors(plain), strict=True)
+            limit = _BATCHED.get(self.dtype, _BATCHED_FLOAT)
+            if not all(close(one[k].double(), other[0].double(), limit) for one, other in pairs):
+                if self._random_call(given):
+                    return True
+                self.slots, self._inside = 1, False
+                notify(
+                    f"{type(self.model).__name__} runs combination by combination, since it computes "
+                    "something "
+                    "else where they are batched; does its forward ask how values lie in memory?"
+                )
+                return False
+        return True
+
+    def _random_call(self, given: tuple[Any, Any]) -> bool:
+        """Whether the module returns something else each time."""
+        mixed = {n: t[0] for n, t in self._mixed(self.mixture.index_tensor([0])).items()}
+        one, other = (tensors(self._single(dict(mixed), *tree_map(_copied, given))) for _ in range(2))
+        return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True))
 
     def _size(self, produced: float) -> None:
         """Choose how many combinations to run together that each produce so many bytes."""

@@ -98,7 +98,7 @@ class Trial:
         given = x.to(plain.dtype) if isinstance(x, Tensor) else plain  # strides and all
         try:
             with torch.no_grad():
-                self.network.build("a")(given.detach() if given.ndim else plain)
+                self.network.build("a")(given.detach().clone())
                 output = self.network.build("a")(plain.clone())
         except Exception:  # plain torch does not run on data that are handed over like this
             if how == "plain":
