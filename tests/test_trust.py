@@ -1036,3 +1036,22 @@ def test_modules_that_ask_how_values_lie_in_memory():
     with torch.no_grad():
         expected = functional_call(a, sweep.mixture[2], (data[0],))
     torch.testing.assert_close(outputs[2], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
+def test_values_without_entries():
+    class Empty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.none, self.back = nn.Linear(6, 3), nn.Linear(6, 0), nn.Linear(0, 3)
+
+        def forward(self, x):
+            return self.a(x) + self.back(self.none(x))
+
+    with pytest.warns(UserWarning, match="zero-element"):
+        a, b = pair(Empty)
+    data = samples()
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=data, n=2)
+    with torch.no_grad():
+        logits = functional_call(a, sweep.mixture[1], (data[0],))
+    assert sweep.loss[1] == pytest.approx(F.cross_entropy(logits, data[1]).item(), rel=1e-5)

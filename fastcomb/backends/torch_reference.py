@@ -303,8 +303,7 @@ class TorchReference:
                 self.slots, self._inside = 1, False
                 notify(
                     f"{type(self.model).__name__} runs combination by combination, since it computes "
-                    "something "
-                    "else where they are batched; does its forward ask how values lie in memory?"
+                    "something else where they are batched; does its forward ask how values lie in memory?"
                 )
                 return False
         return True

@@ -374,8 +374,11 @@ def _shapes(shared: Shared, x: Tensor, samples: int) -> dict[str, Any]:
     for name, value in {**shared.buffers, **program.constants}.items():
         state[name] = meta(value.shape, value.dtype)
     try:
-        return program.values(state, meta((samples, *x.shape[1:]), x.dtype))
+        found = program.values(state, meta((samples, *x.shape[1:]), x.dtype))
     except RuntimeError as error:  # a view of memory that lies otherwise than torch's own
         raise Unsupported(
             f"a network whose views need another layout ({str(error).splitlines()[0]})"
         ) from error
+    if any(isinstance(value, Tensor) and not value.numel() for value in found.values()):
+        raise Unsupported("values without entries")
+    return found
