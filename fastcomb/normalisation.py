@@ -32,14 +32,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fastcomb.endpoints import RUNNING_STATISTICS, same
+from fastcomb.state_dicts import few
 
 if TYPE_CHECKING:
     from fastcomb.mixture import Mixture
 
 CHOICES = ("recompute", "lerp", "a")
 BUFFERS = ("a", "lerp")
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -164,8 +163,7 @@ def _mixable(tensor: Tensor) -> bool:
 
 
 def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more
+    return few(list(map(repr, names)))
 
 
 def uses_running(module: nn.Module) -> bool:

@@ -115,20 +115,19 @@ class TorchReference:
         self._calls: Calls | None = None  # while running statistics are collected
         self._shared = self._own(mixture.a.carried | (normalisation.fixed or {}))
 
-    def plan(self, x: Tensor, samples: int, *, together: bool = False) -> Plan:
+    def plan(self, x: Tensor, samples: int) -> Plan:
         """Choose slots and block for a data set, from sizes only (never from free memory or threads).
 
         Args:
             x: the first few of its samples.
             samples: how many there are.
-            together: whether all samples are to be handed over together in any case.
         """
         coupled = self._coupled(self._ready(x[:_FEW]))
         x = self._ready(x)
         index = self.mixture.index_tensor([0])
         output, produced = self._measured(index, (x,), {})
         per_sample = produced / len(x)
-        fit = samples if coupled or together else _power_of_two(_SAMPLE_BYTES / per_sample)
+        fit = samples if coupled else _power_of_two(_SAMPLE_BYTES / per_sample)
         chunk = min(samples, fit)
         self._size(per_sample * max([chunk, *map(len, self.normalisation.batches)]))
         self._settle(self.mixture.index_tensor([0, 1]), (x,), {})  # any notice belongs before the work
@@ -173,15 +172,14 @@ class TorchReference:
 
     def _random(self, x: Tensor) -> bool:
         """Whether the module draws random numbers; says so."""
-        one, other = self._apart(self.dtype, x, x)
-        same = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True))
-        if not same:
+        found = self._random_call(((x,), {}))
+        if found:
             notify(
                 f"{type(self.model).__name__} returns something else each time it is called on the same "
                 "samples, so its results are not a function of the combination alone; does it draw random "
                 "numbers in eval mode?"
             )
-        return not same
+        return found
 
     @torch.no_grad()
     def prepare(self, index: Tensor) -> Prepared:

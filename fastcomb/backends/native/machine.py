@@ -78,7 +78,8 @@ class Machine:
         with _verified():
             for generated in weights.generated:
                 self._add(generated, int(generated.form == PACKED and dtype == torch.bfloat16))
-            self.engine.finish(weights.bytes, setup, self._constants.data_ptr(), self._constants.nbytes)
+            constants = address(self._constants, torch.uint8)
+            self.engine.finish(weights.bytes, setup, constants, self._constants.nbytes)
 
     def prepared(self, x: Tensor) -> Tensor:
         """Samples in the engine's own layout.
