@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastcomb as fc
-from tests.fuzz.networks import Network, formatted, hash_of
+from tests.fuzz.networks import Network, hash_of
 from tests.fuzz.oracle import tensors
-from tests.fuzz.trial import RELATIVE, Finding, Trial, values
+from tests.fuzz.trial import RELATIVE, Finding, Trial
 
 #: Relative difference that permuted sums make in float64.
 _ALIGNED = 1e-8
@@ -105,12 +105,10 @@ class Checks(Trial):
         sizes = self.rng.sample([1, 2, 3, 7, 40], 3)
         how = self.network.data_format
         for size in sizes:
-            x = formatted(
-                self.network.inputs(size, f"call {size}"), "plain" if how in ("numpy", "reversed") else how
-            )
+            # a tensor, unlike evaluate's data; plain where plain torch does not run on it
+            x, _, plain = self.data(size, "plain" if how in ("numpy", "reversed") else how, f"call {size}")
             if x.is_floating_point() and x.dtype != self.network.dtype:
                 x = x.to(self.network.dtype)
-            plain = values(x)
             expected = [self.output(theta, plain) for theta in self.thetas]
             if any(output is None for output in expected):
                 continue
