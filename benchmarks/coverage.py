@@ -29,10 +29,10 @@ import scipy.stats
 from tqdm import tqdm
 
 import fastcomb as fc
-from fastcomb.density import Density
+from fastcomb.analysis.mean_estimate import from_pairs, from_strata
 from fastcomb.statistics import two_samples
 from fastcomb.statistics.confidence_sequence import Precision, Running, fraction_sequence, mean_sequence
-from fastcomb.statistics.mean_estimate import from_pairs, from_strata
+from fastcomb.statistics.density import Density
 from fastcomb.statistics.moments import Moments
 from fastcomb.statistics.proportion import Interval, proportion
 

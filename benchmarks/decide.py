@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 import fastcomb as fc
 from fastcomb.demo import LAWS, PAIRS, folder, networks
-from fastcomb.result import markdown
+from fastcomb.utils.result import markdown
 
 
 def main() -> None:

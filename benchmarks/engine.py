@@ -21,8 +21,8 @@ import fastcomb as fc
 from benchmarks.gemm import peak
 from benchmarks.table import cpu
 from benchmarks.workloads import DTYPES, WORKLOADS, Workload
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.native import Native
-from fastcomb.normalisation import Normalisation
 
 LAWS = {
     "Uniform()": fc.Uniform(),

@@ -30,8 +30,8 @@ import fastcomb as fc
 from benchmarks.contenders import mean_loss, torch_compiled_loop, torch_loop, torch_vmap
 from benchmarks.gpu_costs import costs, whole
 from benchmarks.workloads import DTYPES, GPU_WORKLOADS, Workload
-from fastcomb import cuda, triton
-from fastcomb.config import configuration
+from fastcomb.kernels import cuda, triton
+from fastcomb.kernels.config import configuration
 from fastcomb.sweep.experiment import Experiment
 
 #: A function that evaluates so many combinations, or at least as many, and returns how many and their losses.

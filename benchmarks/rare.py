@@ -28,13 +28,13 @@ from tqdm import tqdm
 
 import fastcomb as fc
 from benchmarks.table import cpu
-from fastcomb.density import Array
 from fastcomb.models import MLP
-from fastcomb.progress import bar
 from fastcomb.rare import RareFraction, rare_fraction
 from fastcomb.rare.simulation import simulate
 from fastcomb.rare.subset import Size
+from fastcomb.statistics.density import Array
 from fastcomb.statistics.proportion import proportion
+from fastcomb.utils.progress import bar
 
 Samples = tuple[Tensor, Tensor]
 

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from benchmarks.table import cpu
 from fastcomb import stitching
 from fastcomb.models import Tiny10
-from fastcomb.result import markdown
 from fastcomb.stitching.gather import positions
+from fastcomb.utils.result import markdown
 
 T = TypeVar("T")
 

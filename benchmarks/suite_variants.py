@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from fastcomb import compiled
+from fastcomb.kernels import native
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,7 +92,7 @@ def kept_busy(processes: int) -> Iterator[None]:
 def run(variant: Variant, arguments: list[str], report: Path) -> tuple[str, list[str]]:
     """One row of the table, and which tests failed."""
     wanted = variant.environment.get("FASTCOMB_LEVEL")
-    extension = compiled.extension()
+    extension = native.extension()
     if wanted and (extension is None or wanted not in extension.levels()):
         return f"| {variant.name} | not on this processor | | | |", []
     command = [sys.executable, "-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "8"]

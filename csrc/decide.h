@@ -1,6 +1,6 @@
 // Whether the mean of a combination's per-sample values is below a level, from as few samples as it takes:
 // samples in a random weighted order without replacement, and bets against both answers.
-// fastcomb/decision.py states the rule and where it is from; this is the same, in compiled code.
+// fastcomb/statistics/sequential_decision.py states the rule and where it is from; this is the same, in compiled code.
 #pragma once
 
 #include <stdint.h>

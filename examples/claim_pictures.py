@@ -10,7 +10,7 @@ import numpy as np
 from found import MATCHINGS, NEAR, Found, interval
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fastcomb.plots import new_figure, save
+from fastcomb.utils.plotting import new_figure, save
 
 COLOURS = dict(zip(MATCHINGS, ("tab:blue", "tab:green", "tab:red"), strict=True))
 

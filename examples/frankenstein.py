@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 import fastcomb as fc
 from fastcomb import similarity, stitching
-from fastcomb.files import appear
 from fastcomb.similarity import Moments, flatten
 from fastcomb.stitching import Cut, Stitched, TaskLoss
+from fastcomb.utils.files import appear
 
 TINY10 = tuple(f"bn{number}" for number in range(1, 9))
 #: Learning rate from random maps, which have far to go in few steps.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastcomb.plots import new_figure, save
+from fastcomb.utils.plotting import new_figure, save
 
 Found = Mapping[str, Any]
 

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastcomb import rebasin, similarity, stitching
-    from fastcomb.config import show_config
-    from fastcomb.decision import Above, Below
-    from fastcomb.density import Density
-    from fastcomb.mixture import Mixture
-    from fastcomb.notice import BackendNotice
-    from fastcomb.phenomena.barrier import Barrier, barrier
-    from fastcomb.phenomena.diversity import Diversity, diversity
-    from fastcomb.phenomena.robustness import Robustness, robustness
-    from fastcomb.phenomena.transitivity import Transitivity, transitivity
+    from fastcomb.analysis.barrier import Barrier, barrier
+    from fastcomb.analysis.comparison import Comparison, compare
+    from fastcomb.analysis.diversity import Diversity, diversity
+    from fastcomb.analysis.mean_estimate import MeanEstimate
+    from fastcomb.analysis.robustness import Robustness, robustness
+    from fastcomb.analysis.transitivity import Transitivity, transitivity
+    from fastcomb.analysis.variance_reduction import antithetic_mean, stratified_mean
+    from fastcomb.kernels.config import show_config
+    from fastcomb.mixing.mixture import Mixture
     from fastcomb.program.capture import capture
     from fastcomb.program.ir import Program
     from fastcomb.rare import RareFraction, rare_fraction
-    from fastcomb.sampler_text import parse_sampler
-    from fastcomb.samplers import (
+    from fastcomb.sampling.parse import parse_sampler
+    from fastcomb.sampling.samplers import (
         Bernoulli,
         Beta,
         Constant,
@@ -38,48 +38,48 @@ if TYPE_CHECKING:
         ScalarSampler,
         Uniform,
     )
-    from fastcomb.statistics.comparison import Comparison, compare
+    from fastcomb.sampling.stream import STREAM_VERSION
     from fastcomb.statistics.confidence_sequence import Precision
-    from fastcomb.statistics.mean_estimate import MeanEstimate
-    from fastcomb.statistics.means import antithetic_mean, stratified_mean
+    from fastcomb.statistics.density import Density
     from fastcomb.statistics.proportion import Interval, Proportion
-    from fastcomb.stream import STREAM_VERSION
+    from fastcomb.statistics.sequential_decision import Above, Below
     from fastcomb.sweep.cluster import Ray
     from fastcomb.sweep.decided import Decided
     from fastcomb.sweep.evaluate import evaluate
     from fastcomb.sweep.result import Sweep
     from fastcomb.sweep.saved import merge, open_sweep
+    from fastcomb.utils.notice import BackendNotice
 else:
     #: What type checkers read above: module → what it gives to this one; packages are themselves.
     _HOMES = {
         "rebasin": "",
         "similarity": "",
         "stitching": "",
-        "config": "show_config",
-        "decision": "Above Below",
-        "density": "Density",
-        "mixture": "Mixture",
-        "notice": "BackendNotice",
-        "phenomena.barrier": "Barrier barrier",
-        "phenomena.diversity": "Diversity diversity",
-        "phenomena.robustness": "Robustness robustness",
-        "phenomena.transitivity": "Transitivity transitivity",
+        "analysis.barrier": "Barrier barrier",
+        "analysis.comparison": "Comparison compare",
+        "analysis.diversity": "Diversity diversity",
+        "analysis.mean_estimate": "MeanEstimate",
+        "analysis.robustness": "Robustness robustness",
+        "analysis.transitivity": "Transitivity transitivity",
+        "analysis.variance_reduction": "antithetic_mean stratified_mean",
+        "kernels.config": "show_config",
+        "mixing.mixture": "Mixture",
         "program.capture": "capture",
         "program.ir": "Program",
         "rare": "RareFraction rare_fraction",
-        "sampler_text": "parse_sampler",
-        "samplers": "Bernoulli Beta Constant Dirichlet Law Normal Sampler ScalarSampler Uniform",
-        "statistics.comparison": "Comparison compare",
+        "sampling.parse": "parse_sampler",
+        "sampling.samplers": "Bernoulli Beta Constant Dirichlet Law Normal Sampler ScalarSampler Uniform",
+        "sampling.stream": "STREAM_VERSION",
         "statistics.confidence_sequence": "Precision",
-        "statistics.mean_estimate": "MeanEstimate",
-        "statistics.means": "antithetic_mean stratified_mean",
+        "statistics.density": "Density",
         "statistics.proportion": "Interval Proportion",
-        "stream": "STREAM_VERSION",
+        "statistics.sequential_decision": "Above Below",
         "sweep.cluster": "Ray",
         "sweep.decided": "Decided",
         "sweep.evaluate": "evaluate",
         "sweep.result": "Sweep",
         "sweep.saved": "merge open_sweep",
+        "utils.notice": "BackendNotice",
     }
     _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split() or [home]}
 

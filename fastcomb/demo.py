@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import fastcomb as fc
-from fastcomb.files import appear
 from fastcomb.models import MLP
-from fastcomb.plots import draw_density, draw_fraction, log_axis, new_figure, save
 from fastcomb.report import write
 from fastcomb.sweep.run import Manifest
+from fastcomb.utils.files import appear
+from fastcomb.utils.plotting import draw_density, draw_fraction, log_axis, new_figure, save
 
 Samples = tuple[Tensor, Tensor]
 

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastcomb.triton import contract, linear, mix, score
+from fastcomb.kernels.triton import generated_linear, implicit_gemm, loss, mix
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TARGETS = {
@@ -51,8 +51,8 @@ CONV = {
 
 def compiled(kernel, constants, dtype, target, options, asm):
     """Matrix instructions, registers, bytes of stack (of spills, here) and shared memory of a kernel."""
-    types = {"weight": f"*{dtype}" if kernel is contract._contract else "*fp32", "residual": f"*{dtype}"}
-    types |= {"out": "*fp64" if kernel is score._score else f"*{dtype}", "x": f"*{dtype}"}
+    types = {"weight": f"*{dtype}" if kernel is implicit_gemm._contract else "*fp32", "residual": f"*{dtype}"}
+    types |= {"out": "*fp64" if kernel is loss._score else f"*{dtype}", "x": f"*{dtype}"}
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else (types | TYPES).get(n, "i32") for n in names}
     # as at a launch: aligned tensors, and sizes that are multiples of 16
@@ -97,14 +97,14 @@ def kernels():
             3,
         )
         for dtype in ("bf16", "fp32"):
-            yield f"linear {dtype} law {law}", linear._linear, {**LINEAR, "LAW": law}, dtype, 8, 3
+            yield f"linear {dtype} law {law}", generated_linear._linear, {**LINEAR, "LAW": law}, dtype, 8, 3
     for dtype, inner, outputs in (("bf16", 64, 256), ("fp16", 64, 256), ("fp32", 32, 128)):
         wide = {**CONTRACT, "BN": outputs, "BK": inner}
-        yield f"contract {dtype}", contract._contract, wide, dtype, 8, 3
-        yield f"conv {dtype}", contract._contract, {**CONV, "BK": inner}, dtype, 4, 3
+        yield f"contract {dtype}", implicit_gemm._contract, wide, dtype, 8, 3
+        yield f"conv {dtype}", implicit_gemm._contract, {**CONV, "BK": inner}, dtype, 4, 3
     few = {**CONV, "FLAT": True, "BK": 32}
-    yield "conv of few channels bf16", contract._contract, few, "bf16", 4, 3
-    yield "score", score._score, {"LOSS": 0, "BS": 256, "BC": 16}, "fp32", 4, 3
+    yield "conv of few channels bf16", implicit_gemm._contract, few, "bf16", 4, 3
+    yield "score", loss._score, {"LOSS": 0, "BS": 256, "BC": 16}, "fp32", 4, 3
 
 
 def ones(kernel, constants):

@@ -18,9 +18,9 @@ import torch
 from hypothesis import register_random, settings
 from torch import Tensor, nn
 
-from fastcomb import notice
 from fastcomb.models import MLP
 from fastcomb.sweep import run
+from fastcomb.utils import notice
 
 # Processes that tests start import this tree, whatever is installed and wherever they run.
 ROOT = str(Path(__file__).parents[1])

@@ -12,8 +12,8 @@ from torch.nn.utils import parametrizations
 
 import fastcomb as fc
 from fastcomb.models import MLP
-from fastcomb.notice import BackendNotice
 from fastcomb.rebasin import align, align_all, load, repair, symmetries
+from fastcomb.utils.notice import BackendNotice
 from tests.networks import randomised
 
 #: Largest difference of outputs, relative to their largest entry: sums in another order, in float32.

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import fastcomb as fc
-from fastcomb import compiled
 from fastcomb.backends.native import machine
+from fastcomb.kernels import native
 from fastcomb.models import MLP, Tiny10
 
 
@@ -16,7 +16,7 @@ class Recorder:
     """The engine, with what it was handed kept."""
 
     def __init__(self, *arguments):
-        self.engine = compiled.extension().Engine(*arguments)
+        self.engine = native.extension().Engine(*arguments)
         self.calls = []
 
     def __getattr__(self, name):
@@ -70,21 +70,21 @@ def recorded(monkeypatch):
 
     class Native:
         def __getattr__(self, name):
-            return getattr(compiled.extension(), name)
+            return getattr(native.extension(), name)
 
         @staticmethod
         def Engine(*arguments):
             engines.append(Recorder(*arguments))
             return engines[-1]
 
-    native = Native()
+    altered = Native()
 
     class Compiled:
         def __getattr__(self, name):
-            return (lambda: native) if name == "extension" else getattr(compiled, name)
+            return (lambda: altered) if name == "extension" else getattr(native, name)
 
     def run(name):
-        monkeypatch.setattr(machine, "compiled", Compiled())
+        monkeypatch.setattr(machine, "native", Compiled())
         make, x = NETWORKS[name]
         torch.manual_seed(0)
         a, b = make().eval(), make().eval()
@@ -225,6 +225,6 @@ def test_parameters_that_are_too_small_are_refused(recorded):
 )
 def test_addresses_are_those_of_what_is_expected(tensor):
     with pytest.raises(ValueError, match="is needed"):
-        compiled.address(tensor, torch.float32, (4, 2))
+        native.address(tensor, torch.float32, (4, 2))
     plain = torch.zeros(4, 2)
-    assert compiled.address(plain, torch.float32, (4, 2)) == plain.data_ptr()
+    assert native.address(plain, torch.float32, (4, 2)) == plain.data_ptr()

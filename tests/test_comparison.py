@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import fastcomb as fc
-from fastcomb.density import Density
+from fastcomb.analysis.comparison import Comparison, compare
 from fastcomb.statistics import two_samples
-from fastcomb.statistics.comparison import Comparison, compare
+from fastcomb.statistics.density import Density
 from fastcomb.statistics.moments import Moments
 from tests.misses import most_misses
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastcomb as fc
-from fastcomb.decision import Question
 from fastcomb.models import MLP, Tiny10
+from fastcomb.statistics.sequential_decision import Question
 from fastcomb.sweep.pilot import pose
 
 pytestmark = pytest.mark.filterwarnings("ignore:the pilot alone evaluates")

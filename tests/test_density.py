@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import fastcomb as fc
-from fastcomb.density import Density
+from fastcomb.statistics.density import Density
 from fastcomb.statistics.moments import Moments, blocks
 from fastcomb.statistics.proportion import proportion
 from tests.misses import most_misses

@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fastcomb as fc
-from fastcomb import compiled, mixing
+from fastcomb.kernels import native
+from fastcomb.mixing import ops
 from fastcomb.models import MLP, Tiny10
 from tests import independent
 
 GRANULARITIES = ["element", "neuron", "layer", "model"]
-LEVELS = compiled.extension().levels() if compiled.extension() else []
+LEVELS = native.extension().levels() if native.extension() else []
 
 
 @pytest.fixture(params=LEVELS)
 def level(request, monkeypatch):
-    monkeypatch.setenv(compiled.LEVEL_VARIABLE, request.param)
+    monkeypatch.setenv(native.LEVEL_VARIABLE, request.param)
     return request.param
 
 
@@ -163,8 +164,8 @@ class TestKernels:
             a, b = torch.randn(size, 3), torch.randn(others, size, 3)
             for unit in ([1, 3 * size, 0], [2, size, 1], [3, 1, 0], [0xFFFFFFFF, 1, 0]):
                 for dtype in (torch.float32, torch.bfloat16, torch.float16):
-                    fast = mixing.mix(index, a, b, tables, rules, draw, unit, dtype)
-                    slow = mixing.reference(index, a, b, tables, draw, unit, dtype)
+                    fast = ops.mix(index, a, b, tables, rules, draw, unit, dtype)
+                    slow = ops.reference(index, a, b, tables, draw, unit, dtype)
                     assert torch.equal(fast, slow), (size, unit, dtype)
 
     @pytest.mark.parametrize("bits", [16, 32])
@@ -178,8 +179,8 @@ class TestKernels:
             for shape in ((40, 16), (63, 3), (5, 24)):
                 a, b = torch.randn(shape), torch.randn(3, *shape)
                 unit = [1, a.numel(), 0]
-                fast = mixing.mix(index, a, b, tables, rules, draw, unit, torch.float32)
-                assert torch.equal(fast, mixing.reference(index, a, b, tables, draw, unit, torch.float32))
+                fast = ops.mix(index, a, b, tables, rules, draw, unit, torch.float32)
+                assert torch.equal(fast, ops.reference(index, a, b, tables, draw, unit, torch.float32))
 
     def test_a_sampler_of_ones_own_steps_inside_the_engine(self, level):
         a, *others = networks(lambda: nn.Linear(16, 40, bias=False), 3)

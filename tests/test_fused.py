@@ -20,12 +20,12 @@ from torch import nn
 
 import fastcomb as fc
 from csrc import objects
-from fastcomb import cuda
 from fastcomb.backends import Scores
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.gpu import Fused
-from fastcomb.mixing import reference
+from fastcomb.kernels import cuda
+from fastcomb.mixing.ops import reference
 from fastcomb.models import MLP
-from fastcomb.normalisation import Normalisation
 from fastcomb.sweep import losses
 from tests.networks import randomised
 from tests.test_gpu import DEVICE, agree, both, vectors

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastcomb as fc
-from fastcomb.mixing import mix
+from fastcomb.mixing.ops import mix
 
 LINEAR, CONV = torch.ops.fastcomb.mixed_linear, torch.ops.fastcomb.mixed_conv2d
 LAW = fc.Uniform()

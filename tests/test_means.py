@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fastcomb as fc
+from fastcomb.analysis.mean_estimate import MeanEstimate, from_pairs, from_strata
+from fastcomb.analysis.variance_reduction import Stratum, antithetic_mean, stratified_mean
 from fastcomb.models import MLP, VGG
-from fastcomb.statistics.mean_estimate import MeanEstimate, from_pairs, from_strata
-from fastcomb.statistics.means import Stratum, antithetic_mean, stratified_mean
-from fastcomb.stream import grid
+from fastcomb.sampling.stream import grid
 from tests.misses import most_misses
 from tests.networks import randomised
 
@@ -58,7 +58,7 @@ def test_laws_that_are_not(sampler, pair, data):
 def test_the_other_half_of_a_pair_has_the_coefficients_1_minus_lambda(pair, data, monkeypatch):
     """Against the networks with 1 − Λ, mixed and evaluated one by one in float64."""
     a, b = pair
-    module = importlib.import_module("fastcomb.statistics.means")
+    module = importlib.import_module("fastcomb.analysis.variance_reduction")
     seen = []
     monkeypatch.setattr(module, "from_pairs", lambda *halves, **options: seen.append(halves))
     antithetic_mean(a, b, fc.Uniform(per="neuron"), data=data, n=12, seed=4, progress=False)
@@ -277,7 +277,7 @@ def test_what_cannot_be_estimated_is_refused(pair, data):
 @pytest.mark.parametrize("method", [antithetic_mean, stratified_mean])
 def test_an_interrupted_estimate_is_none(pair, data, method, monkeypatch):
     """The evaluation returns what is done of a sweep; a mean of that would not be what was asked for."""
-    module = importlib.import_module("fastcomb.phenomena.evaluation")
+    module = importlib.import_module("fastcomb.analysis.evaluation")
     original, calls = module.evaluate, []
 
     def interrupted(*arguments, n, **options):

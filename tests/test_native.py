@@ -14,10 +14,11 @@ from torch import nn
 from torch.func import functional_call
 
 import fastcomb as fc
-from fastcomb import compiled, mixing
+from fastcomb.kernels import native
+from fastcomb.mixing import ops
 from fastcomb.models import MLP, ResNet20, Tiny10
 
-LEVELS = compiled.extension().levels()
+LEVELS = native.extension().levels()
 SAMPLERS = [
     fc.Uniform(),
     fc.Uniform(-0.25, 1.25),
@@ -33,8 +34,8 @@ SIZES = [0, 1, 3, 63, 100, 500]
 
 @pytest.fixture(params=LEVELS)
 def level(request, monkeypatch) -> str:
-    monkeypatch.setenv(compiled.LEVEL_VARIABLE, request.param)
-    assert compiled.level() == request.param
+    monkeypatch.setenv(native.LEVEL_VARIABLE, request.param)
+    assert native.level() == request.param
     return request.param
 
 
@@ -56,8 +57,8 @@ class TestStream:
             a, b = torch.randn(size, 3), torch.randn(1, size, 3)
             for unit in ([1, 3 * size, 0], [2, size, 1], [3, 1, 0]):
                 for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-                    fast = mixing.mix(index, a, b, table, rule, draw, unit, dtype)
-                    slow = mixing.reference(index, a, b, table, draw, unit, dtype)
+                    fast = ops.mix(index, a, b, table, rule, draw, unit, dtype)
+                    slow = ops.reference(index, a, b, table, draw, unit, dtype)
                     assert torch.equal(fast, slow), (size, unit, dtype)
 
     @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
@@ -311,7 +312,7 @@ def agrees(network, level, batch_norm):
     y = torch.zeros(len(x), dtype=torch.int64)
     arguments = {"data": (x, y), "n": 3, "batch_norm": batch_norm, "calibration": calibration}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(compiled.LEVEL_VARIABLE, level)
+        patch.setenv(native.LEVEL_VARIABLE, level)
         fast = fc.evaluate(a, b, sampler, backend="native", **arguments)
     slow = fc.evaluate(a.double(), b.double(), sampler, backend="torch_reference", **arguments)
     assert fast.backend == "native"
@@ -489,21 +490,21 @@ class TestCalls:
 
 class TestInstallation:
     def test_levels_that_are_not_there_are_refused(self, monkeypatch, pair, data):
-        monkeypatch.setenv(compiled.LEVEL_VARIABLE, "sse9")
+        monkeypatch.setenv(native.LEVEL_VARIABLE, "sse9")
         with pytest.raises(ValueError, match=r"FASTCOMB_LEVEL='sse9': this processor has .*portable"):
             fc.evaluate(*pair, fc.Uniform(), data=data, n=1)
 
     def test_without_the_extension_torch_runs_and_says_so_once(self, monkeypatch, pair, data):
         compiled_loss = fc.evaluate(*pair, fc.Uniform(), data=data, n=4).loss
         monkeypatch.setitem(sys.modules, "fastcomb._native", None)
-        compiled.extension.cache_clear()
+        native.extension.cache_clear()
         try:
             with pytest.warns(fc.BackendNotice, match="compiled engine is missing") as notices:
                 sweeps = [fc.evaluate(*pair, fc.Uniform(), data=data, n=4) for _ in range(2)]
             assert len(notices) == 1
             assert "none" in fc.show_config()
         finally:
-            compiled.extension.cache_clear()
+            native.extension.cache_clear()
         assert [sweep.backend for sweep in sweeps] == ["torch_reference"] * 2
         np.testing.assert_allclose(sweeps[0].loss, compiled_loss, rtol=1e-5)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastcomb import compiled
+from fastcomb.kernels import native
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def called(*command, cwd=ROOT, **variables):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The sdist, and the wheel built from it."""
-    if compiled.extension() is None:
+    if native.extension() is None:
         pytest.skip("no compiler here")
     folder = tmp_path_factory.mktemp("dist")
     objects = str(ROOT / "build" / "objects")  # those of this installation

@@ -17,9 +17,9 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastcomb as fc
+from fastcomb.analysis import weight_distance
+from fastcomb.analysis.transitivity import PAIRS, agreement
 from fastcomb.models import MLP, VGG, ViT
-from fastcomb.phenomena import weights
-from fastcomb.phenomena.transitivity import PAIRS, agreement
 from fastcomb.rebasin import align, perturb
 from fastcomb.rebasin.perturb import KINDS
 from fastcomb.similarity import linear_cka, linear_cka_matrix
@@ -270,7 +270,7 @@ def test_robustness_is_made_of_sweeps_of_perturbed_alignments(mlps):
 
 
 def test_an_interrupted_robustness_keeps_complete_repeats(mlps, alignment, monkeypatch):
-    module = importlib.import_module("fastcomb.phenomena.robustness")  # its name there is the function's
+    module = importlib.import_module("fastcomb.analysis.robustness")  # its name there is the function's
     original = module._repeat
     calls = []
 
@@ -334,7 +334,7 @@ def plain_geometry(modules):
 
 @pytest.mark.parametrize("block", [1, 1 << 26])
 def test_diversity_equals_its_definitions(mlps, block, monkeypatch):
-    monkeypatch.setattr(weights, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(weight_distance, "_BLOCK_BYTES", block)
     (a, b, _), data = mlps
     mix = fc.Mixture(a, b, fc.Uniform(), seed=3)
     index = [5, 2**64 - 1, 0, 17]

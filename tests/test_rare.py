@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader, TensorDataset
 import fastcomb as fc
 from benchmarks.rare import KNOWN, Known, Normal, linear, solve
 from fastcomb.models import MLP, VGG
-from fastcomb.notice import BackendNotice
-from fastcomb.progress import bar
 from fastcomb.rare import RareFraction, rare_fraction, simulation
 from fastcomb.rare.fields import Fields
 from fastcomb.rare.interval import bounds, lognormal
 from fastcomb.rare.simulation import simulate
 from fastcomb.rare.subset import Plan, Size, run
 from fastcomb.statistics.proportion import proportion
+from fastcomb.utils.notice import BackendNotice
+from fastcomb.utils.progress import bar
 from tests.networks import randomised
 
 #: Mean of float32 losses, added up in another order.

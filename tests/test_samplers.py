@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 
 import fastcomb as fc
-from fastcomb.stream import grid
+from fastcomb.sampling.stream import grid
 
 LAWS = [
     (fc.Uniform(), scipy.stats.uniform()),

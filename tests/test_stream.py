@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fastcomb.stream as stream
+from fastcomb.sampling import stream
 from tests import independent
 
 # philox4x32, 10 rounds, from the known-answer file of Random123

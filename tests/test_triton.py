@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 
 import fastcomb as fc
-from fastcomb.mixing import reference
+from fastcomb.mixing.ops import reference
 
 pytest.importorskip("triton")
 
-from fastcomb.triton import kernels
+from fastcomb.kernels.triton import kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAWS = {

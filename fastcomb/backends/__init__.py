@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastcomb import triton
 from fastcomb.backends import layers
 from fastcomb.backends.base import Backend, Score, Scores, Unsupported
 from fastcomb.backends.gpu import Fused, Triton
 from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
-from fastcomb.notice import notify
+from fastcomb.kernels import triton
 from fastcomb.program import cold_copy
 from fastcomb.program.fingerprint import fingerprint
+from fastcomb.utils.notice import notify
 
 if TYPE_CHECKING:
-    from fastcomb.mixture import Mixture
-    from fastcomb.normalisation import Normalisation
+    from fastcomb.backends.batch_norm import Normalisation
+    from fastcomb.mixing.mixture import Mixture
 
 __all__ = [
     "NAMES",

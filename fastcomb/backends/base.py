@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fastcomb.decision import Answer, Question
+from fastcomb.statistics.sequential_decision import Answer, Question
 
 if TYPE_CHECKING:
-    from fastcomb.mixture import Mixture
+    from fastcomb.mixing.mixture import Mixture
 
 #: Losses that kernels compute, by the numbers that they have for them.
 LOSS_KINDS = {"cross_entropy": 0, "nll": 1, "mse": 2}

@@ -14,8 +14,8 @@ from fastcomb.program import CaptureError, Program, Value, dependence
 from fastcomb.program.cache import captured
 
 if TYPE_CHECKING:
-    from fastcomb.mixture import Mixture
-    from fastcomb.normalisation import Normalisation
+    from fastcomb.backends.batch_norm import Normalisation
+    from fastcomb.mixing.mixture import Mixture
 
 #: Samples that a backend is compared with the module on, and how many of them the second time.
 CHECKED, _FEWER = 6, 2

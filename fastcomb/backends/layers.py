@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastcomb import compiled, triton
 from fastcomb.backends.native.instructions import Goal
 from fastcomb.backends.native.machine import Machine
-from fastcomb.mixed import Laws, Mixed
+from fastcomb.kernels import native, triton
+from fastcomb.kernels.operands import Laws, Mixed
 from fastcomb.program import Node, Program, Value, Weight
-from fastcomb.stream import as_unsigned
+from fastcomb.sampling.stream import as_unsigned
 
 #: Combinations that fit a launch of Triton's kernels.
 _MOST = 65_535
@@ -70,8 +70,8 @@ def mixed_linear(
             epilogue = kernels.Epilogue()
             found: Tensor = kernels.linear(flat if own else flat[0], many, weight, bias, laws, epilogue)
         return found.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
-    fits = x.dtype in compiled.STORAGE and inputs.numel() and weight_a.numel() and index.numel()
-    if not (fits and compiled.serves(x.device)):
+    fits = x.dtype in native.STORAGE and inputs.numel() and weight_a.numel() and index.numel()
+    if not (fits and native.serves(x.device)):
         return _one_by_one(F.linear, {}, x, index, weight, bias, laws, own)
     inputs = inputs.reshape(-1, rows, x.shape[-1])  # a row of inputs is a sample
     out = torch.empty(len(many), rows, len(weight_a), dtype=x.dtype)
@@ -171,14 +171,14 @@ def _machine(weight: Mixed, bias: Mixed | None, laws: Laws, x: Tensor) -> Machin
     tensors = [tensor for part in parts for tensor in (part.a, part.others)]
     stamps = tuple((t.data_ptr(), t._version) for t in (*tensors, laws.tables))
     units = tuple(tuple(part.unit) for part in parts)
-    key = (stamps, units, len(laws.tables), tuple(laws.rules), tuple(laws.draw), x.dtype, compiled.level())
+    key = (stamps, units, len(laws.tables), tuple(laws.rules), tuple(laws.draw), x.dtype, native.level())
     if key not in _machines:
         names = ("weight", "bias")
         _machines[key] = Machine(
             _linear_program(bias is not None),
             {n: Mixed(p.a.detach(), p.others.detach(), p.unit) for n, p in zip(names, parts, strict=False)},
-            compiled.laws(*laws),
-            compiled.seed(laws.draw),
+            native.laws(*laws),
+            native.seed(laws.draw),
             dtype=x.dtype,
             x=x,
             buffers={},

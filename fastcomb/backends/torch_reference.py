@@ -17,16 +17,16 @@ from torch.func import functional_call, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fastcomb import compiled
 from fastcomb.backends.base import Score, Scores
+from fastcomb.backends.batch_norm import Calls, Normalisation, collecting
 from fastcomb.backends.outputs import joined, mapped, rebuilt, tensors
 from fastcomb.backends.pristine import Pristine
 from fastcomb.backends.virtual import VirtualParameter
-from fastcomb.decision import Answer, Question
-from fastcomb.mixture import Mixture
-from fastcomb.normalisation import Calls, Normalisation, collecting
-from fastcomb.notice import notify
+from fastcomb.kernels import native
+from fastcomb.mixing.mixture import Mixture
 from fastcomb.program import private_copy
+from fastcomb.statistics.sequential_decision import Answer, Question
+from fastcomb.utils.notice import notify
 
 #: Most combinations in a block.
 _MAX_BLOCK = 64
@@ -333,7 +333,7 @@ class TorchReference:
     @property
     def _virtual(self) -> bool:
         """Whether parameters are generated inside the pass."""
-        return self._inside and (self.slots > 1 or compiled.serves(self.mixture.device))
+        return self._inside and (self.slots > 1 or native.serves(self.mixture.device))
 
     def _mixed(self, index: Tensor) -> State:
         return {n: self.mixture.parameter(n, index, self._kind(n)) for n in self.mixture.names}

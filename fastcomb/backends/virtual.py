@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 if TYPE_CHECKING:
-    from fastcomb.mixture import Mixture
+    from fastcomb.mixing.mixture import Mixture
 
 # What the wrapper answers itself; any other use needs values.
 _METADATA = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fastcomb.samplers import Sampler
+    from fastcomb.sampling.samplers import Sampler
 
 
 class SamplerType(click.ParamType["Sampler"]):
@@ -19,7 +19,7 @@ class SamplerType(click.ParamType["Sampler"]):
     name = "law"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sampler:
-        from fastcomb.sampler_text import parse_sampler
+        from fastcomb.sampling.parse import parse_sampler
 
         try:
             return parse_sampler(value)

@@ -30,7 +30,7 @@ def bench(width: int, layers: int, samples: int, rounds: int, as_json: bool) -> 
     from tqdm import tqdm
 
     from fastcomb.cli.contest import Contest
-    from fastcomb.config import configuration
+    from fastcomb.kernels.config import configuration
 
     widths = (784, *[width] * layers, 10)
     contest = Contest.of(widths, samples)

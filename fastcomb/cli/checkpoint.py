@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fastcomb.files import appear
 from fastcomb.rebasin import Alignment
+from fastcomb.utils.files import appear
 
 
 def write(found: Alignment, path: Path, *, like: Path) -> None:

@@ -48,7 +48,7 @@ def group(debug: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
     """What this installation runs on: versions, instructions, threads, GPU."""
-    from fastcomb.config import configuration
+    from fastcomb.kernels.config import configuration
 
     found = configuration()
     if as_json:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastcomb.models import MLP
-from fastcomb.samplers import Uniform
+from fastcomb.sampling.samplers import Uniform
 from fastcomb.sweep import evaluate
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from fastcomb.decision import Decide
+from fastcomb.data.samples import DATA_BUDGET
+from fastcomb.statistics.sequential_decision import Decide
 from fastcomb.sweep import Sweep, evaluate
-from fastcomb.sweep.data import DATA_BUDGET
 from fastcomb.sweep.experiment import Experiment
 from fastcomb.sweep.pilot import check
 from fastcomb.sweep.rows import Span, missing

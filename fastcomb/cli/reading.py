@@ -16,12 +16,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from fastcomb import endpoints
+from fastcomb.backends.batch_norm import uses_running
 from fastcomb.cli.errors import about, told
-from fastcomb.endpoints import Endpoint
-from fastcomb.normalisation import uses_running
-from fastcomb.notice import notify
+from fastcomb.mixing import endpoints
+from fastcomb.mixing.endpoints import Endpoint
 from fastcomb.program import private_copy
+from fastcomb.utils.notice import notify
 
 #: What each kind of argument may be when it is no file of the right kind.
 _CODE = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fastcomb.state_dicts import unwrapped
+from fastcomb.utils.state_dicts import unwrapped
 
 _DEEPEST = 8
 

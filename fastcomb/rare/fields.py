@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.torch_reference import TorchReference
-from fastcomb.density import Array
-from fastcomb.mixing import convex, spread
-from fastcomb.mixture import Mixture
-from fastcomb.normalisation import Normalisation
+from fastcomb.data.samples import Data
+from fastcomb.mixing.mixture import Mixture
+from fastcomb.mixing.ops import convex, spread
 from fastcomb.program import private_copy
-from fastcomb.stream import RESOLUTION, pieces, step_unit
-from fastcomb.sweep.data import Data
+from fastcomb.sampling.stream import RESOLUTION, pieces, step_unit
+from fastcomb.statistics.density import Array
 from fastcomb.sweep.experiment import Experiment, Job
 from fastcomb.sweep.losses import UserLoss
 

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fastcomb.density import Array
-from fastcomb.mixture import Mixture
-from fastcomb.notice import warn
-from fastcomb.progress import bar
+from fastcomb.mixing.mixture import Mixture
 from fastcomb.rare.fields import Fields, width
 from fastcomb.rare.result import RareFraction
 from fastcomb.rare.simulation import simulate
 from fastcomb.rare.subset import Size
-from fastcomb.result import METRICS
+from fastcomb.statistics.density import Array
 from fastcomb.statistics.proportion import check_level
 from fastcomb.sweep.losses import UserLoss
+from fastcomb.utils.notice import warn
+from fastcomb.utils.progress import bar
+from fastcomb.utils.result import METRICS
 
 #: Bytes that the points of a run may take.
 POINTS_BUDGET = 4 << 30

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from fastcomb.density import Array
+from fastcomb.statistics.density import Array
 from fastcomb.statistics.proportion import proportion, student
 
 

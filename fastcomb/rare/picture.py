@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastcomb.plots import log_axis, new_figure, save
 from fastcomb.statistics.proportion import proportion
+from fastcomb.utils.plotting import log_axis, new_figure, save
 
 if TYPE_CHECKING:
     from fastcomb.rare.result import RareFraction

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import scipy.stats
 
-from fastcomb.density import Array
-from fastcomb.result import Result, markdown
+from fastcomb.statistics.density import Array
+from fastcomb.utils.result import Result, markdown
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastcomb.density import Array
-from fastcomb.notice import warn
 from fastcomb.rare.interval import bounds
 from fastcomb.rare.subset import Plan, Problem, Run, Size, explore, run
+from fastcomb.statistics.density import Array
+from fastcomb.utils.notice import warn
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcomb.density import Array
+from fastcomb.statistics.density import Array
 
 #: Acceptance rate that the steps are adapted to, and the first step (Papaioannou et al., 2015).
 ACCEPTANCE = 0.44

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastcomb import endpoints
-from fastcomb.endpoints import Endpoint, Theta
+from fastcomb.data.batches import in_batches
+from fastcomb.mixing import endpoints
+from fastcomb.mixing.endpoints import Endpoint, Theta
 from fastcomb.program import Program, example_inputs, private_copy
 from fastcomb.program.cache import captured
 from fastcomb.rebasin.activations import ActivationMatching
 from fastcomb.rebasin.alignment import Alignment, loaded, noted
-from fastcomb.rebasin.batches import in_batches
 from fastcomb.rebasin.controls import Identity, Random
 from fastcomb.rebasin.frank_wolfe import FrankWolfe, universe
 from fastcomb.rebasin.method import Match, Method, Problem

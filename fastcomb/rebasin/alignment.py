@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastcomb.program import private_copy
 from fastcomb.rebasin.symmetries import Group, Matching, Member, Symmetries
-from fastcomb.state_dicts import restore, with_metadata
+from fastcomb.utils.state_dicts import restore, with_metadata
 
 _FORMAT = "fastcomb alignment 1"
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastcomb import endpoints
-from fastcomb.endpoints import Theta
+from fastcomb.data.batches import in_batches
+from fastcomb.mixing import endpoints
+from fastcomb.mixing.endpoints import Theta
 from fastcomb.program import Node, Program, Value, Weight, private_copy
 from fastcomb.program.cache import captured
-from fastcomb.rebasin.batches import in_batches
-from fastcomb.state_dicts import unwrapped
+from fastcomb.utils.state_dicts import unwrapped
 
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 #: Norms that may have running statistics → the argument by which they use the input's own instead.

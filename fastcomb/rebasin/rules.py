@@ -11,13 +11,7 @@ from torch.utils._pytree import tree_leaves
 from fastcomb.program import Node, Weight
 from fastcomb.program.ir import Dimension
 from fastcomb.rebasin import views
-from fastcomb.rebasin.axes import (
-    Axes,
-    Axis,
-    blocks,
-    is_plain,
-    plain,
-)
+from fastcomb.rebasin.axes import Axes, Axis, blocks, is_plain, plain
 from fastcomb.rebasin.reader import Reader, Result, Rule
 
 _FIXED = "meets a fixed bias"

@@ -15,11 +15,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from fastcomb.notice import notify
 from fastcomb.program import Program, capture, private_copy
 from fastcomb.rebasin.reader import UNREACHED
 from fastcomb.rebasin.symmetries import Matching, Symmetries, symmetries
 from fastcomb.rebasin.trials import Trial, Trials, in_training
+from fastcomb.utils.notice import notify
 
 #: Most Programs of one network.
 _PROGRAMS = 8

@@ -10,17 +10,7 @@ import numpy as np
 from fastcomb.program import Node
 from fastcomb.program.ir import Dimension
 from fastcomb.rebasin.atoms import Ids
-from fastcomb.rebasin.axes import (
-    Axes,
-    Block,
-    Factor,
-    ViewError,
-    blocks,
-    is_plain,
-    plain,
-    replace,
-    size_of,
-)
+from fastcomb.rebasin.axes import Axes, Block, Factor, ViewError, blocks, is_plain, plain, replace, size_of
 from fastcomb.rebasin.axes import reshape as reshaped
 from fastcomb.rebasin.reader import INPUT, Reader, Result
 

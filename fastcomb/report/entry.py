@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastcomb import digest
-from fastcomb.decision import Decide
-from fastcomb.density import Density
-from fastcomb.result import METRICS
-from fastcomb.stream import STREAM_VERSION
+from fastcomb.sampling.stream import STREAM_VERSION
+from fastcomb.statistics.density import Density
+from fastcomb.statistics.sequential_decision import Decide
 from fastcomb.sweep import Decided, Sweep, open_sweep
 from fastcomb.sweep.origin import Ran
 from fastcomb.sweep.parts import Part, Parts
 from fastcomb.sweep.rows import Held
 from fastcomb.sweep.run import Run
+from fastcomb.utils import digest
+from fastcomb.utils.result import METRICS
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 from fastcomb.report.entry import Entry
 from fastcomb.report.markup import Markup, clean, code, data, digest, escaped, join, tag
 from fastcomb.report.numbers import duration, percent, plain, rate
-from fastcomb.result import METRICS
+from fastcomb.utils.result import METRICS
 
 _UNKNOWN = "not recorded"
 

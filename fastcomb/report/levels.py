@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastcomb.density import dkw
 from fastcomb.report.entry import Entry
 from fastcomb.report.numbers import plain
+from fastcomb.statistics.density import dkw
 from fastcomb.statistics.proportion import Interval
 
 #: Losses that are minus the logarithm of the probability of the right class.

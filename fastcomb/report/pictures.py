@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fastcomb.plots import draw_distribution, log_axis
 from fastcomb.report.entry import Entry
 from fastcomb.report.levels import Level
 from fastcomb.report.markup import clean
@@ -18,6 +17,7 @@ from fastcomb.report.scale import Scale
 from fastcomb.report.style import COLOURS, colour, dashes
 from fastcomb.report.svg import Legend, blank, drawing
 from fastcomb.sweep import Decided
+from fastcomb.utils.plotting import draw_distribution, log_axis
 
 #: Runs up to which histograms are drawn behind the kernel densities.
 _FILLED = 3

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastcomb.density import Array, Density
 from fastcomb.report.entry import Entry
+from fastcomb.statistics.density import Array, Density
 from fastcomb.statistics.moments import Moments
 
 #: Ratio of the ends of a range from which it is shown on a logarithmic axis.

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fastcomb.analysis.comparison import Comparison
 from fastcomb.report.entry import Entry
 from fastcomb.report.facts import differences, facts, told_apart
 from fastcomb.report.markup import Markup, code, data, join, table, tag
 from fastcomb.report.numbers import Digits, plain, probability, rate
 from fastcomb.report.shown import bounded, digits_of, key, mean, metric_digits, share_digits
 from fastcomb.report.svg import Legend
-from fastcomb.statistics.comparison import Comparison
 from fastcomb.sweep import Decided
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from fastcomb.density import Density
 from fastcomb.report.entry import Entry
 from fastcomb.report.markup import Markup, data, join, tag
 from fastcomb.report.numbers import Digits
 from fastcomb.report.style import SERIES, dashes
+from fastcomb.statistics.density import Density
 from fastcomb.statistics.proportion import Interval
 
 

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastcomb.files import appear
-from fastcomb.plots import new_figure
 from fastcomb.report.markup import Markup, clean, tag
 from fastcomb.report.style import COLOURS, colour, dashes
+from fastcomb.utils.files import appear
+from fastcomb.utils.plotting import new_figure
 
 #: Inches of a picture; 72 units of its coordinates each.
 _WIDTH, _HEIGHT = 4.5, 2.8

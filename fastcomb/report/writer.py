@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from fastcomb.files import appear
+from fastcomb.analysis.comparison import Comparison, compare
 from fastcomb.report import pictures, sections, svg
 from fastcomb.report.entry import Entry
 from fastcomb.report.levels import Level, levels
@@ -18,10 +18,10 @@ from fastcomb.report.overview import overview
 from fastcomb.report.pictures import Picture
 from fastcomb.report.shown import heading
 from fastcomb.report.style import sheet
-from fastcomb.statistics.comparison import Comparison, compare
 from fastcomb.statistics.proportion import check_confidence
 from fastcomb.sweep import Sweep
 from fastcomb.sweep.rows import overlap
+from fastcomb.utils.files import appear
 
 #: Pairs of runs whose comparison is shown without a click.
 _PAIRS = 15

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastcomb.density import Array
+from fastcomb.data.batches import in_batches
 from fastcomb.program import Layer, Program, check_apart, find, layers
 from fastcomb.program.cache import captured
 from fastcomb.program.layers import VIEWS
-from fastcomb.rebasin.batches import in_batches
-from fastcomb.result import Result, markdown
 from fastcomb.similarity import collect
 from fastcomb.similarity import features as feature
 from fastcomb.similarity.cca import mean_cca, mean_squared_cca, pwcca, svcca
@@ -29,6 +27,8 @@ from fastcomb.similarity.procrustes import angular_procrustes, size_and_shape_pr
 from fastcomb.similarity.regression import linear_regression_r2
 from fastcomb.similarity.rsa import rsa
 from fastcomb.similarity.soft_matching import soft_matching_correlation, soft_matching_distance
+from fastcomb.statistics.density import Array
+from fastcomb.utils.result import Result, markdown
 
 Measure = Callable[..., Any]
 

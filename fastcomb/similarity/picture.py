@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastcomb.plots import new_figure, save
+from fastcomb.utils.plotting import new_figure, save
 
 if TYPE_CHECKING:
     from fastcomb.similarity.layerwise import Layerwise

@@ -18,13 +18,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from fastcomb.statistics.moments import Moments
-from fastcomb.statistics.proportion import (
-    Interval,
-    Proportion,
-    check_confidence,
-    check_count,
-    check_level,
-)
+from fastcomb.statistics.proportion import Interval, Proportion, check_confidence, check_count, check_level
 
 Quantity = Literal["fraction_below", "fraction_above", "mean"]
 QUANTITIES: tuple[Quantity, ...] = ("fraction_below", "fraction_above", "mean")

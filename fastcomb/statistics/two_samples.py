@@ -16,7 +16,7 @@ import scipy.special
 import scipy.stats
 from numpy.typing import NDArray
 
-from fastcomb.density import Density, dkw
+from fastcomb.statistics.density import Density, dkw
 from fastcomb.statistics.moments import BLOCK, Moments, blocks
 from fastcomb.statistics.proportion import Interval, student
 

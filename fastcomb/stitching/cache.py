@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastcomb.progress import bar
+from fastcomb.data.samples import Data
 from fastcomb.stitching.cut import Cut, Network
 from fastcomb.stitching.gather import batch_size
-from fastcomb.sweep.data import Data
+from fastcomb.utils.progress import bar
 
 #: Bytes of activations that are kept in memory.
 MEMORY_BUDGET = 4 << 30

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastcomb.samplers import Sampler
+from fastcomb.data.samples import Data
+from fastcomb.sampling.samplers import Sampler
 from fastcomb.stitching.affine import Affine
 from fastcomb.stitching.cache import MEMORY_BUDGET, Cache
 from fastcomb.stitching.stitched import Stitched
 from fastcomb.sweep import Sweep, evaluate
-from fastcomb.sweep.data import Data
 
 
 def combine(

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastcomb.notice import warn
-from fastcomb.progress import bar
+from fastcomb.data.samples import Data
 from fastcomb.stitching.cache import MEMORY_BUDGET, Cache
 from fastcomb.stitching.cut import Cut, Network, places
 from fastcomb.stitching.gather import Gathered, as_data, check_labels, gather
@@ -22,7 +21,8 @@ from fastcomb.stitching.trained import Trained
 from fastcomb.stitching.training import Schedule, Training
 from fastcomb.stitching.training_data import TrainingData
 from fastcomb.stitching.training_files import Files, identity
-from fastcomb.sweep.data import Data
+from fastcomb.utils.notice import warn
+from fastcomb.utils.progress import bar
 
 #: Two cuts, and what stitches between them are trained for.
 Job = tuple[Cut, Cut, Sequence[TaskLoss]]

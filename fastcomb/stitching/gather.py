@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcomb.progress import bar
+from fastcomb.data.samples import Data
 from fastcomb.similarity.moments import Moments
 from fastcomb.stitching.cut import Cut, Network, places
 from fastcomb.stitching.layer import Resize
-from fastcomb.sweep.data import Data
+from fastcomb.utils.progress import bar
 
 #: Bytes of activations, in float64, that a batch may have at all layers together.
 BATCH_BYTES = 256 << 20

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastcomb.density import Array
-from fastcomb.plots import new_figure, save
-from fastcomb.progress import bar
-from fastcomb.result import Result, markdown
 from fastcomb.similarity.functional import pairs
+from fastcomb.statistics.density import Array
 from fastcomb.stitching.cut import Cut, Network
 from fastcomb.stitching.gather import as_data, batch_size, check_labels
 from fastcomb.stitching.stitched import Stitched
+from fastcomb.utils.plotting import new_figure, save
+from fastcomb.utils.progress import bar
+from fastcomb.utils.result import Result, markdown
 
 #: Bins of confidence for calibration errors.
 _BINS = 15

@@ -13,13 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fastcomb.files import appear
 from fastcomb.stitching.affine import Affine, Diagonal, Identity, LowRank, Sparse
 from fastcomb.stitching.cut import Cut, cut, places
 from fastcomb.stitching.layer import Resize, StitchingLayer
 from fastcomb.stitching.orthogonal import Orthogonal
 from fastcomb.stitching.part import Part
 from fastcomb.stitching.permutation import Permutation, ScaledPermutation, SoftPermutation
+from fastcomb.utils.files import appear
 
 _FORMAT = "fastcomb stitch 1"
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcomb.digest import of_tensors
 from fastcomb.stitching.affine import Affine, Identity, LowRank, Sparse, check_rank
 from fastcomb.stitching.cut import Cut
 from fastcomb.stitching.direct import (
@@ -26,6 +25,7 @@ from fastcomb.stitching.gather import Gathered
 from fastcomb.stitching.layer import StitchingLayer
 from fastcomb.stitching.permutation import Permutation
 from fastcomb.stitching.stitched import KINDS
+from fastcomb.utils.digest import of_tensors
 
 TARGETS = ("b", "a", "mean", "labels")
 INITS = ("least_squares", "permutation", "random", "identity", "ones")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcomb.density import Array
-from fastcomb.plots import new_figure, save
+from fastcomb.statistics.density import Array
 from fastcomb.stitching.layer import StitchingLayer
 from fastcomb.stitching.stitched import Stitched
 from fastcomb.stitching.task import TaskLoss
+from fastcomb.utils.plotting import new_figure, save
 
 #: Curves that a legend can still name.
 _NAMED = 10

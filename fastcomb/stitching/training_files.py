@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from fastcomb.digest import Digest, of_tensors
-from fastcomb.files import appear
 from fastcomb.stitching.cut import Cut
 from fastcomb.stitching.task import TaskLoss
 from fastcomb.stitching.training import Training
+from fastcomb.utils.digest import Digest, of_tensors
+from fastcomb.utils.files import appear
 
 _FORMAT = "fastcomb training 1"
 #: Seconds of work that a kill may lose.

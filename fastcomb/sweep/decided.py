@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcomb.decision import Above, Below, Decide
 from fastcomb.statistics.proportion import Proportion
+from fastcomb.statistics.sequential_decision import Above, Below, Decide
 from fastcomb.sweep.result import Sweep
 
 
@@ -99,7 +99,7 @@ class Decided(Sweep):
         """
         if not len(self):
             raise ValueError("there are no combinations to draw")
-        from fastcomb.plots import new_figure, save
+        from fastcomb.utils.plotting import new_figure, save
 
         figure, axes = new_figure(1)
         bins = np.linspace(0, self.samples, 41)

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastcomb.mixture import Mixture
-from fastcomb.normalisation import Normalisation
-from fastcomb.samplers import Constant
+from fastcomb.backends.batch_norm import Normalisation
+from fastcomb.mixing.mixture import Mixture
+from fastcomb.sampling.samplers import Constant
 
 if TYPE_CHECKING:
     from fastcomb.sweep.experiment import Experiment

@@ -13,14 +13,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from fastcomb.decision import Decide
-from fastcomb.endpoints import Theta
-from fastcomb.notice import notify, warn
-from fastcomb.samplers import Sampler
+from fastcomb.data.samples import DATA_BUDGET
+from fastcomb.mixing.endpoints import Theta
+from fastcomb.sampling.samplers import Sampler
 from fastcomb.statistics.confidence_sequence import Precision
+from fastcomb.statistics.sequential_decision import Decide
 from fastcomb.sweep import losses
 from fastcomb.sweep.cluster import Ray, resolve, spread
-from fastcomb.sweep.data import DATA_BUDGET
 from fastcomb.sweep.decided import Decided
 from fastcomb.sweep.experiment import Experiment, Job, Piece
 from fastcomb.sweep.origin import Ran
@@ -30,6 +29,7 @@ from fastcomb.sweep.rows import Collected, Span, missing
 from fastcomb.sweep.run import Writer, writing
 from fastcomb.sweep.saved import from_run
 from fastcomb.sweep.until import Watch
+from fastcomb.utils.notice import notify, warn
 
 
 def evaluate(
@@ -88,7 +88,7 @@ def evaluate(
             numbers against outputs [N, C, ...]) or a callable ``(output, y) -> [N]``.
         metrics: further measures by name, callables like a loss; each is averaged over the samples.
         batch_norm: for models with running statistics: "recompute", "lerp" or "a"
-            (:mod:`fastcomb.normalisation`).
+            (:mod:`fastcomb.backends.batch_norm`).
         calibration: inputs for "recompute": a tensor [M, ...] (one batch), Dataset or DataLoader.
         buffers: where the networks' buffers differ, other than running statistics: "a" (θ_A's for all
             combinations) or "lerp" (interpolated with the sampler's mean).
@@ -101,8 +101,8 @@ def evaluate(
         out: folder of the run, created if it is not there; None keeps results in memory.
         save_every: with ``out``, seconds of work after which results are written: what a kill may lose.
         decide: :class:`~fastcomb.Below` or :class:`~fastcomb.Above`: find out only on which side of a level
-            each combination is, from as few samples as that takes (:mod:`fastcomb.decision`). Returns a
-            :class:`Decided` sweep.
+            each combination is, from as few samples as that takes
+            (:mod:`fastcomb.statistics.sequential_decision`). Returns a :class:`Decided` sweep.
         until: :class:`~fastcomb.Precision`: stop before n once an estimate is as precise as this says;
             ``sweep.estimate`` is the estimate, with an interval that is valid although the sweep looked.
         engine: None evaluates in this process; "ray" or a :class:`~fastcomb.Ray` on a Ray cluster, with the

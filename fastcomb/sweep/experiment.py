@@ -14,19 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fastcomb import backends, compiled, digest, endpoints
+from fastcomb import backends
 from fastcomb.backends import Backend, Scores
-from fastcomb.decision import Decide, Question
-from fastcomb.endpoints import Theta
-from fastcomb.mixture import Mixture
-from fastcomb.normalisation import Normalisation
-from fastcomb.notice import notify
+from fastcomb.backends.batch_norm import Normalisation
+from fastcomb.data.samples import Data
+from fastcomb.kernels import native
+from fastcomb.mixing import endpoints
+from fastcomb.mixing.endpoints import Theta
+from fastcomb.mixing.mixture import Mixture
 from fastcomb.program import cold_copy, private_copy
-from fastcomb.samplers import Sampler
-from fastcomb.stream import STREAM_VERSION
+from fastcomb.sampling.samplers import Sampler
+from fastcomb.sampling.stream import STREAM_VERSION
+from fastcomb.statistics.sequential_decision import Decide, Question
 from fastcomb.sweep import identity, losses, own_networks
-from fastcomb.sweep.data import Data
 from fastcomb.sweep.pilot import answers
+from fastcomb.utils import digest
+from fastcomb.utils.notice import notify
 
 #: Combinations evaluated per pass over data that are streamed.
 _STREAMED_GROUP = 1024
@@ -236,7 +239,7 @@ class Job:
         about = {
             "backend": self.runner.name,
             "device": str(self.runner.mixture.device),
-            "instructions": compiled.level(),
+            "instructions": native.level(),
             "threads": torch.get_num_threads(),
         }
         for start, stop in spans:

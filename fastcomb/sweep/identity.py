@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastcomb.digest import Digest
+from fastcomb.utils.digest import Digest
 
 _DEEPEST = 12
 

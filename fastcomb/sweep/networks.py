@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fastcomb.endpoints import Endpoint
-from fastcomb.files import appear
+from fastcomb.mixing.endpoints import Endpoint
+from fastcomb.utils.files import appear
 
 
 def save_networks(networks: Mapping[str, Endpoint], path: Path) -> None:

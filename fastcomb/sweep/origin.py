@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from fastcomb.backends import Backend
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.torch_reference import TorchReference
-from fastcomb.digest import Digest
-from fastcomb.mixture import Mixture
-from fastcomb.normalisation import Normalisation
+from fastcomb.mixing.mixture import Mixture
 from fastcomb.program import private_copy
-from fastcomb.sampler_text import parse_sampler
-from fastcomb.state_dicts import restore
+from fastcomb.sampling.parse import parse_sampler
 from fastcomb.sweep.endpoint_results import EndpointResult, endpoint_results
 from fastcomb.sweep.experiment import Experiment, Job
 from fastcomb.sweep.networks import load_networks
 from fastcomb.sweep.run import Run
+from fastcomb.utils.digest import Digest
+from fastcomb.utils.state_dicts import restore
 
 
 class Origin(Protocol):

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.outputs import tensors
 from fastcomb.backends.torch_reference import TorchReference, close
-from fastcomb.endpoints import Theta
-from fastcomb.mixture import Mixture
-from fastcomb.normalisation import Normalisation
-from fastcomb.notice import notify
+from fastcomb.mixing.endpoints import Theta
+from fastcomb.mixing.mixture import Mixture
 from fastcomb.program import private_copy
+from fastcomb.utils.notice import notify
 
 #: Samples that networks are looked at on.
 CHECKED = 4

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcomb.files import appear
 from fastcomb.sweep.experiment import Columns
 from fastcomb.sweep.rows import Rows, Span, indices, joined
+from fastcomb.utils.files import appear
 
 _NAME = re.compile(r"part-(\d{20})-(\d{20})\.parquet")
 _KEY = b"fastcomb"

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fastcomb.decision import Decide, Question
-from fastcomb.stream import as_signed
+from fastcomb.sampling.stream import as_signed
+from fastcomb.statistics.sequential_decision import Decide, Question
 
 if TYPE_CHECKING:
     from fastcomb.sweep.experiment import Columns, Job

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fastcomb.density import Density
-from fastcomb.mixture import Mixture
+from fastcomb.mixing.mixture import Mixture
+from fastcomb.statistics.density import Density
 from fastcomb.statistics.proportion import Interval, Proportion, check_level, proportion
 from fastcomb.sweep.endpoint_results import EndpointResult
 from fastcomb.sweep.origin import Origin
@@ -188,7 +188,7 @@ class Sweep:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from fastcomb.plots import plot_sweeps
+        from fastcomb.utils.plotting import plot_sweeps
 
         return plot_sweeps({"combinations": self}, path)
 

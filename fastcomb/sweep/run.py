@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from fastcomb.endpoints import Endpoint
-from fastcomb.files import appear
-from fastcomb.notice import warn
+from fastcomb.mixing.endpoints import Endpoint
 from fastcomb.statistics.proportion import Interval, Proportion
 from fastcomb.sweep.endpoint_results import EndpointResult
 from fastcomb.sweep.experiment import Columns
 from fastcomb.sweep.networks import save_networks
 from fastcomb.sweep.parts import DamagedPart, ForeignPart, Part, Parts, listed, opened, parquet, write
 from fastcomb.sweep.rows import Span, joined
+from fastcomb.utils.files import appear
+from fastcomb.utils.notice import warn
 
 _FORMAT = "fastcomb run 1"
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from fastcomb.decision import from_record
+from fastcomb.statistics.sequential_decision import from_record
 from fastcomb.sweep.decided import Decided
 from fastcomb.sweep.networks import load_networks
 from fastcomb.sweep.origin import Origin, Saved

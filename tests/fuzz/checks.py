@@ -104,7 +104,7 @@ class Checks(Trial):
     def _functional(self, mixture: fc.Mixture) -> None:
         sizes = self.rng.sample([1, 2, 3, 7, 40], 3)
         how = self.network.data_format
-        for size in sizes:
+        for size in filter(self.runs, sizes):
             # a tensor, unlike evaluate's data; plain where plain torch does not run on it
             x, _, plain = self.data(size, "plain" if how in ("numpy", "reversed") else how, f"call {size}")
             if x.is_floating_point() and x.dtype != self.network.dtype:

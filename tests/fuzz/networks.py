@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastcomb.endpoints import RUNNING_STATISTICS
+from fastcomb.mixing.endpoints import RUNNING_STATISTICS
 from tests.fuzz import draft, pieces
 
 _SAMPLES = 5  # of the trial input

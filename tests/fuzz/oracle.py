@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torch.utils._pytree import tree_leaves
 
-from fastcomb.endpoints import RUNNING_STATISTICS
+from fastcomb.mixing.endpoints import RUNNING_STATISTICS
 from tests.fuzz.networks import Network
 
 #: Relative size of the disturbances that show how a network magnifies roundings.

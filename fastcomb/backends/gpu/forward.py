@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fastcomb import triton
 from fastcomb.backends.gpu.stages import Stage
 from fastcomb.backends.gpu.weights import Weights
+from fastcomb.kernels import triton
 from fastcomb.program import Node, Program, Weight
 
 #: Mean and unbiased variance of batch norms, [K, C] each, by the running mean's name.

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcomb import cuda
 from fastcomb.backends.base import LOSS_KINDS, Unsupported, place
 from fastcomb.backends.gpu.chain import ACTIVATIONS, NORMS, Link, chain
 from fastcomb.backends.gpu.engine import Prepared, Triton
-from fastcomb.compiled import address
+from fastcomb.kernels import cuda
+from fastcomb.kernels.native import address
 from fastcomb.program import Weight
 
 if TYPE_CHECKING:
-    from fastcomb.mixture import Mixture
-    from fastcomb.normalisation import Normalisation
+    from fastcomb.backends.batch_norm import Normalisation
+    from fastcomb.mixing.mixture import Mixture
 
 #: Combinations of a launch, and most samples that it takes.
 _BLOCK, _SAMPLES = 1 << 15, 1 << 16

@@ -15,7 +15,7 @@ class Stage(NamedTuple):
         node: the layer.
         norm: batch norm on its result.
         residual: name of the value that is added then, or None.
-        activation: one of the kernels' (``fastcomb.triton.epilogue``), "" for none.
+        activation: one of the kernels' (``fastcomb.kernels.triton.epilogue``), "" for none.
         nodes: all of these nodes; the last one's result is the stage's.
     """
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastcomb import triton
+from fastcomb.kernels import triton
 from fastcomb.program import Node, Weight
 
 if TYPE_CHECKING:
-    from fastcomb.mixture import Mixture
+    from fastcomb.mixing.mixture import Mixture
 
 
 class Weights:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastcomb import compiled
 from fastcomb.backends.base import Score, Scores, Unsupported, place
 from fastcomb.backends.captured import buffers_of, check, program_of, recomputed, record
 from fastcomb.backends.native.instructions import Goal
 from fastcomb.backends.native.machine import Machine
-from fastcomb.decision import Answer, Question
-from fastcomb.stream import as_unsigned
+from fastcomb.kernels import native
+from fastcomb.sampling.stream import as_unsigned
+from fastcomb.statistics.sequential_decision import Answer, Question
 
 if TYPE_CHECKING:
-    from fastcomb.mixture import Mixture
-    from fastcomb.normalisation import Normalisation
+    from fastcomb.backends.batch_norm import Normalisation
+    from fastcomb.mixing.mixture import Mixture
 
 #: Multiply-adds of the combinations handed over in one call: some tenths of a second.
 _CALL_WORK = 4e10
@@ -50,7 +50,7 @@ class Native:
     """
 
     name = "native"
-    dtypes = tuple(compiled.STORAGE)
+    dtypes = tuple(native.STORAGE)
     slots = 1
 
     def __init__(
@@ -62,7 +62,7 @@ class Native:
         dtype: torch.dtype,
         normalisation: Normalisation,
     ) -> None:
-        if compiled.extension() is None:
+        if native.extension() is None:
             raise Unsupported("")  # which has been said
         if mixture.device.type != "cpu":
             raise Unsupported(f"on the device {mixture.device}")

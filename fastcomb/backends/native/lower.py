@@ -16,15 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fastcomb.backends.base import LOSS_KINDS, Unsupported
-from fastcomb.backends.native.instructions import (
-    IDENTITY,
-    Goal,
-    Instruction,
-    Lowered,
-    Norm,
-    Op,
-    Place,
-)
+from fastcomb.backends.native.instructions import IDENTITY, Goal, Instruction, Lowered, Norm, Op, Place
 from fastcomb.backends.native.memory import STORAGE, Buffer, Space, Value, allocate, images, loops
 from fastcomb.backends.native.weights import Constants, Weights
 from fastcomb.program import Node, Program, Weight

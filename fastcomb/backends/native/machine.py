@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcomb import compiled
 from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.instructions import Goal, Norm, place
 from fastcomb.backends.native.lower import Shared, lower
 from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
-from fastcomb.compiled import address
-from fastcomb.decision import BLOCK, Answer, Question
-from fastcomb.mixed import Mixed
+from fastcomb.kernels import native
+from fastcomb.kernels.native import address
+from fastcomb.kernels.operands import Mixed
 from fastcomb.program import Program
+from fastcomb.statistics.sequential_decision import BLOCK, Answer, Question
 
 #: Bytes of activations that a block of samples may need: about half of a core's second-level cache.
 ARENA_BYTES = 512 << 10
@@ -32,7 +32,7 @@ class Machine:
     Args:
         program: what to run.
         mixed: the mixed parameters, contiguous float32; kept, since the engine reads from them.
-        laws: from :func:`fastcomb.compiled.laws`.
+        laws: from :func:`fastcomb.kernels.native.laws`.
         seed: of the stream.
         dtype: compute dtype.
         x: a sample input in the compute dtype.
@@ -57,12 +57,12 @@ class Machine:
         fixed: Mapping[str, Tensor],
         statistics: dict[str, int],
     ) -> None:
-        native, level = compiled.extension(), compiled.level()
-        assert native is not None
+        extension, level = native.extension(), native.level()
+        assert extension is not None
         self._x, self._dtype = x[:1], dtype
         self._mixed = mixed
         shapes = {name: tuple(parameter.a.shape) for name, parameter in mixed.items()}
-        weights = Weights(shapes, dtype, native.width(level), native.pairs(level))
+        weights = Weights(shapes, dtype, extension.width(level), extension.pairs(level))
         self._shared = Shared(program, weights, Constants(), buffers, fixed, statistics)
         if statistics:
             lower(self._shared, self._x, 2, Goal("collect"))
@@ -72,7 +72,7 @@ class Machine:
         self._arena = lowered.arena / 2
         self._passes: dict[tuple[Goal, int], int] = {}
         self._laws = laws
-        self.engine = native.Engine(level, seed, laws)
+        self.engine = extension.Engine(level, seed, laws)
         self._constants = self._shared.constants.block()
         setup = [instruction.given() for instruction in self._shared.setup]
         with _verified():
@@ -147,10 +147,10 @@ class Machine:
         statistics: Tensor | None,
     ) -> list[Answer]:
         """Answers about K combinations, from as few of the prepared samples (and targets) as it takes."""
-        native = compiled.extension()
-        assert native is not None
+        extension = native.extension()
+        assert extension is not None
         together = min(BLOCK, samples)
-        asked = native.Question(
+        asked = extension.Question(
             samples,
             question.low.ctypes.data,
             question.width.ctypes.data,
@@ -207,7 +207,7 @@ class Machine:
             layout.first if layout else 0,
             generated.form,
             storage,
-            compiled.sharing(unit, a.numel()),
+            native.sharing(unit, a.numel()),
             unit[0],
             unit[1],
             generated.buffer.offset,

@@ -9,12 +9,12 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from fastcomb import compiled
+from fastcomb.kernels import native
 
 ALIGNMENT = 64
 
 #: Numbers that the engine knows storage types by; integers only pass through.
-STORAGE = {**compiled.STORAGE, torch.int64: 2}
+STORAGE = {**native.STORAGE, torch.int64: 2}
 
 
 class Space(IntEnum):

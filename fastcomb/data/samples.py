@@ -1,0 +1,254 @@
+"""Evaluation data: held in memory where it fits a budget, else streamed on every pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+
+from fastcomb.utils.digest import Digest
+
+#: Bytes of a data set that are held in memory before it is streamed instead.
+DATA_BUDGET = 2 << 30
+
+#: Samples that tell how a network is run.
+FIRST = 6
+
+_LOADER_BATCH = 256
+_RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+class Data:
+    """Samples x [N, ...] with targets y [N, ...].
+
+    Args:
+        source: ``(x, y)`` (tensors, arrays or lists), a Dataset of pairs, or a DataLoader of batches of them.
+        budget: bytes up to which what a Dataset or DataLoader yields is held; above, it is iterated once
+            per pass, so it must yield the same samples in the same order every time. Every pass is compared
+            with the first.
+
+    Attributes:
+        samples: N.
+        held: whether the samples are in memory.
+        lowest, highest: extremes of integer targets, else None.
+        shuffled: whether they come from a DataLoader that draws its order.
+
+    Raises:
+        TypeError, ValueError: not pairs of tensors, empty, of different lengths, with NaN, or streamed and
+            different from pass to pass.
+    """
+
+    def __init__(self, source: Any, budget: int = DATA_BUDGET) -> None:
+        self._loader: DataLoader[Any]
+        self._held: tuple[Tensor, Tensor] | None = None
+        self._mark = ""  # of the first pass over what is streamed
+        self.samples = 0
+        self.shuffled = isinstance(source, DataLoader) and _draws(source)
+        self.lowest: int | None = None
+        self.highest: int | None = None
+        if isinstance(source, (tuple, list)):
+            self._held = _pair(source)
+            self._count(*self._held)
+        elif isinstance(source, (DataLoader, Dataset)):
+            self._loader = (
+                source if isinstance(source, DataLoader) else DataLoader(source, batch_size=_LOADER_BATCH)
+            )
+            self._hold_or_stream(budget)
+        else:
+            raise TypeError(
+                f"data is a {type(source).__name__}; pass (x, y), a Dataset of pairs or a DataLoader"
+            )
+        if not self.samples:
+            raise ValueError("data is empty; at least one sample is needed")
+
+    @property
+    def held(self) -> bool:
+        return self._held is not None
+
+    def first(self, count: int = FIRST) -> tuple[Tensor, Tensor]:
+        """The first few samples."""
+        if self._held is not None:
+            x, y = self._held
+            return x[:count], y[:count]
+        found: list[tuple[Tensor, Tensor]] = []
+        for x, y in map(_pair, self._loader):
+            found.append((x, y))
+            if sum(len(x) for x, _ in found) >= count:
+                break
+        xs, ys = zip(*found, strict=True)
+        return torch.cat(xs)[:count], torch.cat(ys)[:count]
+
+    def to(self, device: torch.device, dtype: torch.dtype | None) -> Data:
+        """These data with held samples moved, inputs cast to the compute dtype if there is one."""
+        moved = copy.copy(self)
+        if self._held is not None:
+            x, y = self._held
+            cast = x.to(device, dtype if x.is_floating_point() else None)
+            moved._held = cast, y.to(device)
+        return moved
+
+    def check_range(self, dtype: torch.dtype) -> None:
+        """Raise ValueError where held inputs exceed a compute dtype."""
+        if self._held is None or not self._held[0].is_floating_point() or not self._held[0].numel():
+            return
+        known = self._held[0].abs().nan_to_num(posinf=0.0)
+        if float(known.max()) > torch.finfo(dtype).max:
+            raise ValueError(
+                f"x reaches {float(known.max()):.3g}, which exceeds {str(dtype).removeprefix('torch.')}; "
+                "scale "
+                "it, or choose another dtype="
+            )
+
+    def digest(self) -> str:
+        """SHA-256 of all samples and targets, whatever the batches they come in."""
+        mark = _Mark()
+        for x, y in self.batches(self.samples):
+            mark.add(x, y)
+        return mark.hex
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass, in order: held samples in batches of ``size``, streamed ones of at most ``size``.
+
+        Raises:
+            RuntimeError: streamed samples are not those of the first pass.
+        """
+        if self._held is not None:
+            x, y = self._held
+            yield from zip(x.split(size), y.split(size), strict=True)
+            return
+        mark = _Mark()
+        for x, y in map(_pair, self._loader):
+            mark.add(x, y)
+            yield from zip(x.split(size), y.split(size), strict=True)
+        if mark.hex != self._mark:
+            raise RuntimeError(f"{_CHANGED}; the results of this pass are not used")
+
+    def _count(self, x: Tensor, y: Tensor) -> None:
+        for name, value in (("x", x), ("y", y)):
+            if value.is_floating_point() and torch.isnan(value).any():
+                raise ValueError(
+                    f"{name} has {int(torch.isnan(value).sum())} values that are NaN; leave them out"
+                )
+        self.samples += len(x)
+        if len(y) and not y.is_floating_point():
+            lowest, highest = int(y.min()), int(y.max())
+            self.lowest = lowest if self.lowest is None else min(lowest, self.lowest)
+            self.highest = highest if self.highest is None else max(highest, self.highest)
+
+    def _hold_or_stream(self, budget: int) -> None:
+        pairs: list[tuple[Tensor, Tensor]] | None = []
+        taken = 0
+        mark = _Mark()
+        first: tuple[Tensor, Tensor] | None = None
+        for batch in self._loader:
+            x, y = _pair(batch)
+            first = first or (x, y)
+            self._count(x, y)
+            mark.add(x, y)
+            taken += x.nbytes + y.nbytes
+            if taken > budget:
+                pairs = None
+            if pairs is not None:
+                pairs.append((x, y))
+        if pairs is None:
+            self._mark = mark.hex
+            self._check_streamed(budget, first)
+        elif pairs:
+            xs, ys = zip(*pairs, strict=True)
+            try:
+                self._held = torch.cat(xs), torch.cat(ys)
+            except RuntimeError as error:
+                raise ValueError(f"batches of data do not fit together: {error}") from error
+
+    def _check_streamed(self, budget: int, first: tuple[Tensor, Tensor] | None) -> None:
+        """Raise ValueError where another pass will not yield the same."""
+        streamed = f"the data exceed data_budget={budget} bytes, so they are streamed on every pass, and "
+        if self.shuffled:
+            raise ValueError(
+                f"{streamed}a shuffled DataLoader yields another order each time; pass shuffle=False or "
+                "raise "
+                "data_budget="
+            )
+        again = next(map(_pair, self._loader), None)
+        if again is None:
+            raise ValueError(
+                f"{streamed}these can be read only once; pass a Dataset, or raise data_budget= to hold them"
+            )
+        assert first is not None
+        if any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(first, again, strict=True)):
+            raise ValueError(f"{streamed}{_CHANGED}, or raise data_budget= to hold one pass")
+
+
+_CHANGED = (
+    "the samples differ from pass to pass (does the Dataset draw random augmentations, or an order?); pass "
+    "fixed ones"
+)
+
+
+class _Mark:
+    """A hash of samples and targets, whatever the batches they come in."""
+
+    def __init__(self) -> None:
+        self._inputs, self._targets = Digest(), Digest()
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        self._inputs.add(x)
+        self._targets.add(y)
+
+    @property
+    def hex(self) -> str:
+        return Digest().text(self._inputs.hex, self._targets.hex).hex
+
+
+def _draws(loader: DataLoader[Any]) -> bool:
+    """Whether a loader's order is drawn anew on every pass."""
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    return any(isinstance(sampler, _RANDOM) for sampler in samplers)
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor, array, or list of numbers as a tensor.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (np.ndarray, list, tuple)):
+        try:
+            array = np.asarray(value)
+            if array.dtype.kind in "biuf":
+                wide = (
+                    array.astype(np.float32)
+                    if isinstance(value, (list, tuple)) and array.dtype.kind == "f"
+                    else array
+                )
+                return torch.from_numpy(np.ascontiguousarray(wide))
+        except (ValueError, TypeError):
+            pass
+        if isinstance(value, (list, tuple)) and value and all(isinstance(one, Tensor) for one in value):
+            try:
+                return torch.stack(list(value))
+            except RuntimeError as error:
+                raise TypeError(f"{name} is a list of tensors of different shapes: {error}") from error
+    raise TypeError(f"{name} is a {type(value).__name__}, not a tensor or array of numbers")
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        what = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise TypeError(f"data must come as pairs (x, y), not as {what}")
+    x, y = (as_tensor(name, value) for name, value in zip("xy", batch, strict=True))
+    for name, value in (("x", x), ("y", y)):
+        if value.ndim == 0:
+            raise ValueError(f"{name} is a single number; the first dimension must count samples")
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} samples but y has {len(y)}")
+    if not y.is_floating_point():
+        y = y.long()
+    return x, y

@@ -1,0 +1,1 @@
+"""Mixtures: the networks at the ends, and the virtual networks between them."""

@@ -1,0 +1,1 @@
+"""Laws of the coefficients, and the stream of random numbers that they are drawn from."""
