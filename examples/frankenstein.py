@@ -37,7 +37,7 @@ import fastcomb as fc
 from fastcomb import similarity, stitching
 from fastcomb.similarity import Moments, flatten
 from fastcomb.stitching import Cut, Stitched, TaskLoss
-from fastcomb.utils.files import appear
+from fastcomb.utils.files import write_atomically
 
 TINY10 = tuple(f"bn{number}" for number in range(1, 9))
 #: Learning rate from random maps, which have far to go in few steps.
@@ -353,7 +353,7 @@ def main() -> None:
             about = {"made": str(datetime.date.today()), "seconds": time.perf_counter() - start}
             kept = {"settings": settings, **about, "found": result}
             text = json.dumps(kept, indent=1) + "\n"
-            appear(path, lambda beside, text=text: beside.write_text(text))  # type: ignore[misc]
+            write_atomically(path, lambda beside, text=text: beside.write_text(text))  # type: ignore[misc]
         found[key] = kept["found"]
         found["made"] = kept["made"]
         seconds += kept["seconds"]

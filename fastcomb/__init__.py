@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fastcomb.analysis.robustness import Robustness, robustness
     from fastcomb.analysis.transitivity import Transitivity, transitivity
     from fastcomb.analysis.variance_reduction import antithetic_mean, stratified_mean
+    from fastcomb.functional import Mixture
     from fastcomb.kernels.config import show_config
-    from fastcomb.mixing.mixture import Mixture
     from fastcomb.program.capture import capture
     from fastcomb.program.ir import Program
     from fastcomb.rare import RareFraction, rare_fraction
@@ -63,7 +63,7 @@ else:
         "analysis.transitivity": "Transitivity transitivity",
         "analysis.variance_reduction": "antithetic_mean stratified_mean",
         "kernels.config": "show_config",
-        "mixing.mixture": "Mixture",
+        "functional": "Mixture",
         "program.capture": "capture",
         "program.ir": "Program",
         "rare": "RareFraction rare_fraction",

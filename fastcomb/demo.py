@@ -24,9 +24,10 @@ from torch.func import functional_call
 import fastcomb as fc
 from fastcomb.models import MLP
 from fastcomb.report import write
+from fastcomb.statistics.drawing import draw_density, draw_fraction
 from fastcomb.sweep.run import Manifest
-from fastcomb.utils.files import appear
-from fastcomb.utils.plotting import draw_density, draw_fraction, log_axis, new_figure, save
+from fastcomb.utils.files import write_atomically
+from fastcomb.utils.plotting import log_axis, new_figure, save
 
 Samples = tuple[Tensor, Tensor]
 
@@ -257,7 +258,7 @@ def networks(out: Path) -> tuple[Samples, list[nn.Module]]:
             a, b = (train_mlp(WIDTHS, x, y, seed) for seed in (1, 2))
             aligned = fc.rebasin.align(a, b).model
         for path, model in zip(paths, (a, b, aligned), strict=True):
-            appear(path, partial(safetensors.torch.save_file, model.state_dict()))
+            write_atomically(path, partial(safetensors.torch.save_file, model.state_dict()))
         np.savez(out / "digits.npz", x=test[0].numpy(), y=test[1].numpy())
     networks: list[nn.Module] = [MLP(WIDTHS).eval() for _ in paths]
     for path, model in zip(paths, networks, strict=True):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import fastcomb as fc
 from fastcomb.models import MLP, Tiny10
 from fastcomb.statistics.sequential_decision import Question
-from fastcomb.sweep.pilot import pose
+from fastcomb.sweep.pilot import run_pilot
 
 pytestmark = pytest.mark.filterwarnings("ignore:the pilot alone evaluates")
 
@@ -155,7 +155,7 @@ def test_the_engine_takes_the_samples_that_the_plain_rule_does(problem):
     sampler = fc.Uniform(per="layer")
     fast = fc.evaluate(a, b, sampler, data=data, n=40, decide=ask)
     job = fast.origin.experiment.start()
-    asked = pose(ask, job, False)
+    asked = run_pilot(ask, job, False)
     x, y = data
     for i in range(40):
         with torch.no_grad():

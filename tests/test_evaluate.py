@@ -184,7 +184,7 @@ class TestData:
         np.testing.assert_allclose(streamed, self.sweep(pair, data), rtol=1e-6)
 
     def test_streamed_shards_agree_bit_for_bit(self, pair, data, monkeypatch):
-        module = sys.modules["fastcomb.sweep.experiment"]
+        module = sys.modules["fastcomb.sweep.job"]
         loader = DataLoader(TensorDataset(*data), batch_size=9)
         whole = self.sweep(pair, loader, data_budget=1000)
         monkeypatch.setattr(module, "_STREAMED_GROUP", 64)
@@ -454,7 +454,7 @@ def test_interrupting_returns_what_is_done(pair, data, backend, where, monkeypat
     """At the same point whatever the machine: in the eleventh of many passes over the data."""
     from fastcomb.backends.native import engine
 
-    monkeypatch.setattr(sys.modules["fastcomb.sweep.experiment"], "_STREAMED_GROUP", 64)
+    monkeypatch.setattr(sys.modules["fastcomb.sweep.job"], "_STREAMED_GROUP", 64)
     monkeypatch.setattr(engine, "_CALL_WORK", 0)  # the least that the engine does between two looks
     calls = itertools.count(1)
 

@@ -1,8 +1,10 @@
 """The compiled engine: the same stream and weights bit for bit, and torch's results within rounding."""
 
 import functools
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch import nn
 from torch.func import functional_call
 
 import fastcomb as fc
+from fastcomb import functional
 from fastcomb.kernels import native
 from fastcomb.mixing import ops
 from fastcomb.models import MLP, ResNet20, Tiny10
@@ -203,7 +206,7 @@ def check(make, x, dtype=torch.float32, sampler=None, **arguments):
     mix = fc.Mixture(a, b, sampler or fc.Uniform())
     x = x.to(dtype) if x.is_floating_point() else x
     found = mix.functional_call(a, range(2), x, **arguments)
-    assert mix.engine is not None  # it did run on the compiled engine
+    assert mix in functional._ENGINES  # it did run on the compiled engine
     assert found.dtype == dtype
     a.double()
     for k in range(2):
@@ -456,11 +459,20 @@ class TestCalls:
         a, b = pair
         mix = fc.Mixture(a, b, fc.Uniform())
         first = mix.functional_call(a, range(3), data[0])
-        engine = mix.engine[1]
+        engine = functional._ENGINES[mix]
         assert torch.equal(mix.functional_call(a, range(3), data[0]), first)
-        assert mix.engine[1] is engine
+        assert functional._ENGINES[mix] is engine
         mix.functional_call(a, 0, data[0][:, None])
-        assert mix.engine[1] is not engine
+        assert functional._ENGINES[mix] is not engine
+
+    def test_it_goes_with_its_mixture(self, pair, data):
+        a, b = pair
+        mix = fc.Mixture(a, b, fc.Uniform())
+        mix.functional_call(a, 0, data[0])
+        engine = weakref.ref(functional._ENGINES[mix][1])
+        del mix
+        gc.collect()
+        assert engine() is None
 
     def test_changed_buffers_are_noticed(self):
         class Shifted(nn.Linear):

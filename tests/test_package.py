@@ -3,6 +3,7 @@
 A fresh environment sees this one's packages (torch and the rest), but not this tree.
 """
 
+import ast
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastcomb as fc
 from fastcomb.kernels import native
 
 pytestmark = pytest.mark.slow
@@ -122,3 +124,17 @@ def test_without_a_compiler_the_wheel_has_the_engine_and_the_sdist_is_pure(built
     assert f"compiled engine is missing ({no_compiler['CXX']}: No such file or directory)" in notice
     assert "reinstall where there is a C++17 compiler" in notice
     np.testing.assert_allclose(fast["loss"], plain["loss"], rtol=1e-5)
+
+
+def test_public_names_are_where_type_checkers_find_them():
+    """The two lists of the package's own file, and its __all__, agree."""
+    tree = ast.parse(Path(fc.__file__).read_text("utf-8"))
+    (choice,) = (node for node in tree.body if isinstance(node, ast.If))
+    typed = {
+        alias.name: (node.module or "").removeprefix("fastcomb").removeprefix(".") or alias.name
+        for node in choice.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == fc._HOME_OF
+    assert sorted(typed) == fc.__all__

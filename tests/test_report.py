@@ -26,7 +26,6 @@ from fastcomb.report.markup import Markup, escaped
 from fastcomb.report.style import COLOURS, SERIES
 from fastcomb.sweep import parts
 from fastcomb.sweep.rows import Held
-from fastcomb.utils import plotting
 
 VOID = {"meta", "br"}
 HOSTILE = """<script>alert("1")</script> & 'x' $\\frac{ _\x00"""
@@ -417,7 +416,9 @@ class TestNetworks:
 
     def test_they_are_in_the_sweeps_own_picture(self, pair, data, held, tmp_path, monkeypatch):
         figures = []
-        monkeypatch.setattr(plotting, "save", lambda figure, path: figures.append(figure) or path)
+        monkeypatch.setattr(
+            sys.modules["fastcomb.sweep.result"], "save", lambda figure, path: figures.append(figure) or path
+        )
         held.plot(tmp_path / "x.png")
         for axis, values in zip(figures[0].axes, self.own(pair, data), strict=True):
             dotted = [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"]

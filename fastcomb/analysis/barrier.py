@@ -14,8 +14,12 @@ from fastcomb.analysis.evaluation import Evaluation, Options, means
 from fastcomb.mixing.endpoints import Theta
 from fastcomb.sampling.samplers import Constant
 from fastcomb.statistics.density import Array
+from fastcomb.utils.plotting import metric_label, new_figure, save
 from fastcomb.utils.progress import bar
 from fastcomb.utils.result import METRICS, Result, markdown
+
+#: What the axis of t says.
+LINE = "t: from the first network (0) to the second (1)"
 
 Points = int | Sequence[SupportsFloat] | NDArray[np.floating]
 
@@ -83,9 +87,22 @@ class Barrier(Result):
         return markdown(header, list(zip(*columns, strict=True)))
 
     def plot(self, path: str | Path) -> Path:
-        from fastcomb.analysis.pictures import plot_barrier
-
-        return plot_barrier(self, path)
+        """Loss and accuracy on the line, with its chord and the place of the barrier."""
+        figure, axes = new_figure(len(self.metrics))
+        for axis, metric in zip(axes[0], self.metrics, strict=True):
+            height, place = self.worst(metric)
+            axis.plot(self.t, getattr(self, metric), marker=".", label="on the line")
+            axis.plot(self.t, self.chord(metric), linestyle=":", color="black", label="chord")
+            at = self.t == place
+            axis.vlines(
+                place, self.chord(metric)[at], getattr(self, metric)[at], color="tab:red", label="barrier"
+            )
+            axis.set_title(f"{metric} barrier {height:.3g} at t = {place:.3g}")
+            axis.set_xlabel(LINE)
+            axis.set_ylabel(metric_label(metric))
+            axis.legend(frameon=False)
+        figure.suptitle("Is there a barrier on the line?")
+        return save(figure, path)
 
 
 def barrier(

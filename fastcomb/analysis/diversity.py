@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fastcomb.analysis.weight_distance import gram
 from fastcomb.backends.outputs import joined
 from fastcomb.data.samples import Data
+from fastcomb.functional import Mixture
 from fastcomb.mixing.endpoints import Endpoint
-from fastcomb.mixing.mixture import Mixture
 from fastcomb.program import private_copy
 from fastcomb.sampling.samplers import Constant
 from fastcomb.similarity.cka import linear_cka_matrix
@@ -25,6 +25,7 @@ from fastcomb.similarity.functional import Pairs, ensemble, error_correlation, p
 from fastcomb.statistics.density import Array
 from fastcomb.sweep.losses import check
 from fastcomb.utils.notice import BackendNotice
+from fastcomb.utils.plotting import new_figure, save
 from fastcomb.utils.progress import bar
 from fastcomb.utils.result import Result, markdown
 
@@ -131,9 +132,41 @@ class Diversity(Result):
         return markdown(header, rows)
 
     def plot(self, path: str | Path) -> Path:
-        from fastcomb.analysis.pictures import plot_diversity
-
-        return plot_diversity(self, path)
+        """Disagreement as a matrix, difference in function against distance in weights, and CKA."""
+        figure, axes = new_figure(2 + bool(self.cka))
+        count = len(self.indices)
+        axis = axes[0, 0]
+        figure.colorbar(axis.imshow(self.disagreement, interpolation="nearest"), ax=axis)
+        middles = [(count - 1) / 2, (count + len(self.loss) - 1) / 2]
+        axis.set_xticks(middles, ["combinations", "networks"])
+        axis.set_yticks(middles, ["combinations", "networks"], rotation=90, va="center")
+        axis.tick_params(length=0)
+        axis.axhline(count - 0.5, color="white", linewidth=1)
+        axis.axvline(count - 0.5, color="white", linewidth=1)
+        axis.set_title("disagreement (fraction of samples)")
+        axis = axes[0, 1]
+        x, y = self.parts(self.distance), self.parts(self.jensen_shannon)
+        axis.plot(x[0], y[0], ".", alpha=0.5, label="two combinations")
+        axis.plot(x[1], y[1], ".", alpha=0.5, label="combination and network")
+        axis.plot(x[2], y[2], "*", color="black", markersize=10, label="two networks")
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("distance of weights (L2)")
+        axis.set_ylabel("Jensen–Shannon divergence (nats)")
+        axis.set_title("function against weights")
+        axis.legend(frameon=False)
+        for place, values in enumerate(self.cka.values()):
+            axis = axes[0, 2]
+            inner, _, outer = self.parts(values)
+            axis.plot(np.full(len(inner), place), inner, ".", alpha=0.3, color="tab:blue")
+            axis.plot(np.full(len(outer), place), outer, "*", color="black", markersize=10)
+        if self.cka:
+            axis.set_xticks(range(len(self.cka)), list(self.cka), rotation=30, ha="right")
+            axis.set_xlabel("layer")
+            axis.set_ylabel("linear CKA")
+            axis.set_title("likeness of layers")
+        figure.suptitle(f"How different are {count} combinations? (★: the networks behind them)")
+        return save(figure, path)
 
 
 def _upper(matrix: Array) -> Array:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fastcomb.data.samples import DATA_BUDGET, Data
+from fastcomb.functional import Mixture
 from fastcomb.mixing.endpoints import Theta, structure
-from fastcomb.mixing.mixture import Mixture
 from fastcomb.program import private_copy
 from fastcomb.rebasin import Alignment, Method, align
 from fastcomb.sampling.samplers import Constant, Sampler

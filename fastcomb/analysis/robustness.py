@@ -19,6 +19,7 @@ from fastcomb.sampling.samplers import Sampler, Uniform
 from fastcomb.statistics.density import Array
 from fastcomb.sweep import Sweep
 from fastcomb.utils.notice import warn
+from fastcomb.utils.plotting import metric_label, new_figure, save
 from fastcomb.utils.progress import bar
 from fastcomb.utils.result import METRICS, Result, markdown
 
@@ -99,9 +100,27 @@ class Robustness(Result):
         return markdown(header, rows)
 
     def plot(self, path: str | Path) -> Path:
-        from fastcomb.analysis.pictures import plot_robustness
-
-        return plot_robustness(self, path)
+        """Loss and accuracy against the strength of each kind of perturbation."""
+        figure, axes = new_figure(len(self.metrics))
+        for axis, metric in zip(axes[0], self.metrics, strict=True):
+            errors = np.nan_to_num(self.standard_error(metric))
+            for kind, mean, error in zip(self.kinds, self.mean(metric), errors, strict=True):
+                axis.errorbar(self.fractions, mean, error, marker=".", capsize=3, label=kind)
+            unaligned = getattr(self, f"unaligned_{metric}").mean()
+            axis.axhline(unaligned, color="black", linestyle="--", linewidth=1, label="unaligned")
+            for i, end in enumerate(getattr(self, f"ends_{metric}")):
+                axis.axhline(
+                    end, color="black", linestyle=":", linewidth=1, label=None if i else "the two networks"
+                )
+            axis.set_xlabel("fraction of units perturbed")
+            axis.set_ylabel(f"mean {metric_label(metric)}")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+        figure.suptitle(
+            f"Do combinations survive perturbed matchings? {self.n:,} combinations, {self.sampler},\n"
+            f"mean and standard error over {self.repeats} repeats",
+            fontsize="medium",
+        )
+        return save(figure, path)
 
 
 def standard_error(values: Array) -> Array:

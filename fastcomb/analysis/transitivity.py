@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcomb.analysis.barrier import Barrier, Points, along, line
+from fastcomb.analysis.barrier import LINE, Barrier, Points, along, line
 from fastcomb.analysis.evaluation import Evaluation, Options
 from fastcomb.mixing.endpoints import Theta
 from fastcomb.rebasin import Method, Symmetries
 from fastcomb.rebasin.align import resolve
 from fastcomb.rebasin.symmetries import Matching
 from fastcomb.statistics.density import Array
+from fastcomb.utils.plotting import metric_label, new_figure, save
 from fastcomb.utils.progress import bar
 from fastcomb.utils.result import Result, markdown
 
@@ -76,9 +77,29 @@ class Transitivity(Result):
         return markdown(["group", "units", "agreement"], rows)
 
     def plot(self, path: str | Path) -> Path:
-        from fastcomb.analysis.pictures import plot_transitivity
-
-        return plot_transitivity(self, path)
+        """The five lines, and how far the matchings agree in each group."""
+        metrics = next(iter(self.barriers.values())).metrics
+        figure, axes = new_figure(len(metrics) + 1)
+        for axis, metric in zip(axes[0], metrics, strict=False):
+            for pair, barrier in self.barriers.items():
+                heights = ", ".join(f"{barrier.worst(name)[0]:.3g}" for name in metrics)
+                axis.plot(barrier.t, getattr(barrier, metric), label=f"{pair}: {heights}")
+            axis.set_xlabel(LINE)
+            axis.set_ylabel(metric_label(metric))
+        lines = axes[0, 0].get_legend_handles_labels()
+        title = f"barrier in {' and '.join(metrics)}"
+        figure.legend(*lines, frameon=False, title=title, loc="outside right center")
+        axis = axes[0, -1]
+        axis.bar(np.arange(len(self.units)), self.agreement)
+        axis.axhline(self.cycle_consistency, color="black", linestyle=":", label="over all groups")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel("permutation group")
+        axis.set_ylabel("fraction of units matched alike")
+        axis.set_ylim(0, 1.02)
+        axis.set_title("b → a, directly and by the reference")
+        axis.legend(frameon=False)
+        figure.suptitle("Are two networks aligned to a third connected with each other?")
+        return save(figure, path)
 
 
 def transitivity(

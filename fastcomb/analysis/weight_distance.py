@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastcomb.mixing.mixture import Mixture
+from fastcomb.mixing import Mixture
 
 #: Bytes of one block of combinations' values of one parameter, in float64.
 _BLOCK_BYTES = 64 << 20

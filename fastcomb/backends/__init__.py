@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastcomb.backends import layers
 from fastcomb.backends.base import Backend, Score, Scores, Unsupported
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.gpu import Fused, Triton
 from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.kernels import triton
-from fastcomb.program import cold_copy
-from fastcomb.program.fingerprint import fingerprint
+from fastcomb.mixing import Mixture
 from fastcomb.utils.notice import notify
-
-if TYPE_CHECKING:
-    from fastcomb.backends.batch_norm import Normalisation
-    from fastcomb.mixing.mixture import Mixture
 
 __all__ = [
     "NAMES",
     "Backend",
     "Score",
     "Scores",
-    "call",
     "check_name",
     "layers",
+    "say_reference",
     "start",
 ]
 
@@ -98,7 +94,7 @@ def start(
             f'backend={name!r} cannot run {reason or "this here"}; backend="auto" takes another where that '
             "is needed"
         )
-    _notice(model, reason)
+    say_reference(model, reason)
     return Started(reference, output, chunk, coupled)
 
 
@@ -111,58 +107,8 @@ def _candidates(name: str, device: torch.device, dtype: torch.dtype) -> list[typ
     return [Fused, Triton] if triton.serves(device) and dtype in triton.DTYPES else []
 
 
-def call(
-    mixture: Mixture,
-    model: nn.Module,
-    index: Tensor,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    normalisation: Normalisation,
-) -> Any:
-    """Outputs of combinations ``index`` [K]: the module's own, each tensor with a leading K.
-
-    A module in eval mode on one CPU tensor runs on the compiled engine.
-    """
-    reason = ""
-    if len(args) == 1 and not kwargs and _fits(mixture, model, args[0]):
-        try:
-            return _native(mixture, model, args[0], normalisation).call(index, args[0])
-        except Unsupported as error:
-            reason = str(error)
-    copied = cold_copy(model, *args, **kwargs)
-    reference = TorchReference(mixture, copied, dtype=mixture.dtype, normalisation=normalisation)
-    outputs = reference.call(index, args, kwargs)
-    _notice(model, reason)
-    return outputs
-
-
-def _fits(mixture: Mixture, model: nn.Module, x: Any) -> bool:
-    return (
-        isinstance(x, Tensor)
-        and x.ndim > 0
-        and len(x) > 0
-        and x.dtype in (mixture.dtype, torch.int64)
-        and mixture.dtype in Native.dtypes
-        and x.device.type == mixture.device.type == "cpu"
-        and not any(module.training for module in model.modules())
-    )
-
-
-def _native(mixture: Mixture, model: nn.Module, x: Tensor, normalisation: Normalisation) -> Native:
-    """An engine for calls on inputs like x; the mixture remembers its last one."""
-    mark = fingerprint(model, values=True)
-    key = (mark, x.shape[1:], x.dtype, normalisation.choice, normalisation.buffers)
-    if mark is None or mixture.engine is None or mixture.engine[0] != key or normalisation.batches:
-        copied = cold_copy(model, x)
-        some = x if len(x) > 2 else torch.cat([x, *(x.roll(n, -1) for n in (1, 2) if x.ndim > 1)])
-        engine = Native(mixture, copied, some, dtype=mixture.dtype, normalisation=normalisation)
-        engine.check(copied, some)
-        mixture.engine = (key, engine)
-    found: Native = mixture.engine[1]
-    return found
-
-
-def _notice(model: nn.Module, reason: str) -> None:
+def say_reference(model: nn.Module, reason: str) -> None:
+    """Notice that a module runs on the reference because the kernels cannot run something; nothing for ""."""
     if reason:
         notify(
             f"{type(model).__name__} runs on the torch reference backend, several times slower: the compiled "

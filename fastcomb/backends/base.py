@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from fastcomb.mixing import Mixture
 from fastcomb.statistics.sequential_decision import Answer, Question
-
-if TYPE_CHECKING:
-    from fastcomb.mixing.mixture import Mixture
 
 #: Losses that kernels compute, by the numbers that they have for them.
 LOSS_KINDS = {"cross_entropy": 0, "nll": 1, "mse": 2}

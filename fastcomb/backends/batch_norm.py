@@ -24,18 +24,16 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from fastcomb.mixing import Mixture
 from fastcomb.mixing.endpoints import RUNNING_STATISTICS, same
 from fastcomb.utils.state_dicts import few
-
-if TYPE_CHECKING:
-    from fastcomb.mixing.mixture import Mixture
 
 CHOICES = ("recompute", "lerp", "a")
 BUFFERS = ("a", "lerp")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fastcomb.backends.base import Unsupported
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.torch_reference import TorchReference, places
+from fastcomb.mixing import Mixture
 from fastcomb.program import CaptureError, Program, Value, dependence
 from fastcomb.program.cache import captured
-
-if TYPE_CHECKING:
-    from fastcomb.backends.batch_norm import Normalisation
-    from fastcomb.mixing.mixture import Mixture
 
 #: Samples that a backend is compared with the module on, and how many of them the second time.
 CHECKED, _FEWER = 6, 2

@@ -23,7 +23,7 @@ from fastcomb.backends.outputs import joined, mapped, rebuilt, tensors
 from fastcomb.backends.pristine import Pristine
 from fastcomb.backends.virtual import VirtualParameter
 from fastcomb.kernels import native
-from fastcomb.mixing.mixture import Mixture
+from fastcomb.mixing import Mixture
 from fastcomb.program import private_copy
 from fastcomb.statistics.sequential_decision import Answer, Question
 from fastcomb.utils.notice import notify

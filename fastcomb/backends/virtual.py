@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-if TYPE_CHECKING:
-    from fastcomb.mixing.mixture import Mixture
+from fastcomb.mixing import Mixture
 
 # What the wrapper answers itself; any other use needs values.
 _METADATA = {

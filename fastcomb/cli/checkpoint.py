@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fastcomb.rebasin import Alignment
-from fastcomb.utils.files import appear
+from fastcomb.utils.files import write_atomically
 
 
 def write(found: Alignment, path: Path, *, like: Path) -> None:
@@ -29,14 +29,14 @@ def write(found: Alignment, path: Path, *, like: Path) -> None:
     if path.suffix.lower() == ".safetensors":
         whole = {name: tensor.detach().clone().contiguous() for name, tensor in found.state_dict.items()}
         text = save(whole, _metadata(like))
-        appear(path, lambda beside: beside.write_bytes(text))
+        write_atomically(path, lambda beside: beside.write_bytes(text))
         return
     copies: dict[int, Tensor] = {}  # tied weights stay one tensor
     for tensor in found.state_dict.values():
         copies.setdefault(id(tensor), tensor.detach().clone())
     state = OrderedDict((name, copies[id(tensor)]) for name, tensor in found.state_dict.items())
     state._metadata = found.model.state_dict()._metadata  # type: ignore[attr-defined]
-    appear(path, lambda beside: torch.save(state, beside))
+    write_atomically(path, lambda beside: torch.save(state, beside))
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -41,7 +41,7 @@ def density(
     if plot:
         if not measured:
             raise ValueError(f"{plot}: there are no measured combinations to draw")
-        from fastcomb.utils.plotting import plot_sweeps
+        from fastcomb.sweep.result import plot_sweeps
 
         plot_sweeps(measured, plot)
     comparisons = {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from fastcomb.mixing.ops import coefficients, spread
 from fastcomb.sampling.samplers import Granularity, Sampler
 from fastcomb.sampling.stream import as_signed, step_unit
 from fastcomb.utils.notice import notify
-from fastcomb.utils.state_dicts import unwrapped, with_metadata
+from fastcomb.utils.state_dicts import with_metadata
 
 _WHOLE_MODEL = 0xFFFFFFFF
 _INDICES = 1 << 64
@@ -107,7 +108,6 @@ class Mixture:
             endpoints.check_rigid(self.a, network, ("theta_a", label))
         self.units = _units(self.a.parameters, sampler.per)
         self.device = next(iter(self.a.parameters.values())).device
-        self.engine: tuple[Any, Any] | None = None  # what the last functional_call was prepared with
         tables = [step.table() for step in self.steps]
         self._tables = (tables[0][None] if len(tables) == 1 else torch.stack(tables)).to(self.device)
         self._rules = [number for step in self.steps for number in step.rule()]
@@ -168,14 +168,12 @@ class Mixture:
         """Whether all parameters have one dtype."""
         return len({value.dtype for value in self.a.parameters.values()}) == 1
 
-    def to(self, device: torch.device) -> Mixture:
+    def to(self, device: torch.device) -> Self:
         """This mixture with its tensors on ``device``."""
         if device == self.device:
             return self
-        moved = object.__new__(Mixture)
-        moved.__dict__.update(self.__dict__)
+        moved = copy.copy(self)
         moved.device = device
-        moved.engine = None
         moved._tables = self._tables.to(device)
         moved._values = {n: (a.to(device), b.to(device)) for n, (a, b) in self._values.items()}
         return moved
@@ -248,41 +246,6 @@ class Mixture:
         """Shape of one mixed parameter."""
         return self._values[name][0].shape
 
-    def functional_call(
-        self,
-        model: nn.Module,
-        indices: Iterable[int] | int,
-        *args: Any,
-        batch_norm: str | None = None,
-        calibration: Any = None,
-        buffers: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Outputs of many combinations on the same inputs, as :func:`torch.func.functional_call`.
-
-        Args:
-            model: the module; runs in its present mode (train or eval) and is left unchanged.
-            indices: K combination indices, for example ``range(0, 64)``; a single int gives K = 1.
-            *args, **kwargs: passed to the module, the same for all combinations.
-            batch_norm, calibration, buffers: as in :func:`fastcomb.evaluate`.
-
-        Returns:
-            The module's output with a leading dimension K on every tensor: [K, N, ...].
-
-        Raises:
-            ValueError: the mixture does not fit the model, the model has running statistics and
-                ``batch_norm`` is not given, or the networks' buffers differ and ``buffers`` is not given.
-            IndexError: an index is outside [0, 2**64).
-        """
-        from fastcomb import backends
-        from fastcomb.backends.batch_norm import Normalisation
-
-        model = unwrapped(model)
-        single = isinstance(indices, int) or (isinstance(indices, Tensor) and indices.ndim == 0)
-        index = self.index_tensor([indices] if single else indices)  # type: ignore[list-item,arg-type]
-        normalisation = Normalisation.choose(model, self, batch_norm, calibration, buffers)
-        return backends.call(self, model, index, args, kwargs, normalisation)
-
     def index_tensor(self, indices: Iterable[int]) -> Tensor:
         """Combination indices as the int64 tensor [K] that the stream takes."""
         if isinstance(indices, range) and indices and 0 <= indices[0] <= indices[-1] < _INDICES:
@@ -298,9 +261,6 @@ class Mixture:
         if outside:
             raise IndexError(f"combination index {outside[0]} is outside [0, 2**64)")
         return torch.tensor([as_signed(i) for i in wanted], dtype=torch.int64, device=self.device)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"engine": None}
 
     def __repr__(self) -> str:
         total = sum(a.numel() for a, _ in self._values.values())

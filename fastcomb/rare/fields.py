@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastcomb import mixing
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.data.samples import Data
-from fastcomb.mixing.mixture import Mixture
+from fastcomb.functional import Mixture
 from fastcomb.mixing.ops import convex, spread
 from fastcomb.program import private_copy
 from fastcomb.sampling.stream import RESOLUTION, pieces, step_unit
 from fastcomb.statistics.density import Array
-from fastcomb.sweep.experiment import Experiment, Job
+from fastcomb.sweep.experiment import Experiment
+from fastcomb.sweep.job import Job
 from fastcomb.sweep.losses import UserLoss
 
 
@@ -140,7 +142,7 @@ class Fields:
         return (u * self._draws).long().clamp(max=self._draws - 1)
 
 
-def places(mixture: Mixture) -> dict[tuple[int, int], tuple[int, int]]:
+def places(mixture: mixing.Mixture) -> dict[tuple[int, int], tuple[int, int]]:
     """Where the draws of each (unit, step) lie among a combination's draws: start and end."""
     counts: dict[int, int] = {}
     for unit in mixture.units.values():
@@ -154,6 +156,6 @@ def places(mixture: Mixture) -> dict[tuple[int, int], tuple[int, int]]:
     return found
 
 
-def width(mixture: Mixture) -> int:
+def width(mixture: mixing.Mixture) -> int:
     """How many draws a combination has."""
     return max(stop for _, stop in places(mixture).values())

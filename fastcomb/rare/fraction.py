@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fastcomb.mixing.mixture import Mixture
+from fastcomb.functional import Mixture
 from fastcomb.rare.fields import Fields, width
 from fastcomb.rare.result import RareFraction
 from fastcomb.rare.simulation import simulate

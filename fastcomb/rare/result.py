@@ -10,6 +10,8 @@ import numpy as np
 import scipy.stats
 
 from fastcomb.statistics.density import Array
+from fastcomb.statistics.proportion import proportion
+from fastcomb.utils.plotting import log_axis, new_figure, save
 from fastcomb.utils.result import Result, markdown
 
 
@@ -106,6 +108,38 @@ class RareFraction(Result):
 
     def plot(self, path: str | Path) -> Path:
         """Draw the fraction beyond each value of the metric, on a log scale, beside plain sampling's."""
-        from fastcomb.rare.picture import plot_rare
-
-        return plot_rare(self, path)
+        """The distribution function down to the level, and plain sampling's where it has counted anything."""
+        figure, axes = new_figure(1)
+        axis = axes[0, 0]
+        fraction, low, high = self.curve.T
+        seen = fraction > 0
+        axis.plot(self.curve_at[seen], fraction[seen], label="subset simulation")
+        bottom = fraction[seen].min(initial=1.0) / 10  # 0 has no place on the axis
+        axis.fill_between(self.curve_at, low.clip(bottom), high.clip(bottom), alpha=0.25, linewidth=0)
+        draws = self.n * self.repeats
+        counted = self.plain > 0
+        exact = [proportion(int(count), draws, self.confidence) for count in self.plain[counted]]
+        if exact:
+            value, ends = self.plain[counted] / draws, np.array([[p.low, p.high] for p in exact]).T
+            errors = [value - ends[0], ends[1] - value]
+            axis.errorbar(
+                self.curve_at[counted],
+                value,
+                errors,
+                fmt=".",
+                color="black",
+                linewidth=1,
+                label=f"{draws:,} plain draws",
+            )
+        axis.axvline(self.level, color="tab:red", linestyle=":", label=f"level {self.level:.4g}")
+        axis.set_yscale("log")
+        axis.set_xlabel(self.metric)
+        if 0 < 3 * self.curve_at.min() < self.curve_at.max():
+            log_axis(axis)
+        axis.set_ylabel(f"fraction of combinations {'above' if self.above else 'below'}")
+        axis.legend(frameon=False)
+        figure.suptitle(
+            f"{self.event} in {self.value:.2g} [{self.low:.2g}, {self.high:.2g}]\n{self.sampler}",
+            fontsize="medium",
+        )
+        return save(figure, path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastcomb.program import private_copy
 from fastcomb.rebasin.symmetries import Group, Matching, Member, Symmetries
+from fastcomb.utils.files import write_atomically
 from fastcomb.utils.state_dicts import restore, with_metadata
 
 _FORMAT = "fastcomb alignment 1"
@@ -93,12 +94,9 @@ class Alignment:
         }
         # cloned: safetensors refuses tensors that share memory, as tied weights do
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        beside = path.with_name(path.name + ".part")
-        save_file(whole, beside)
-        text = _record(path)
-        text.with_name(text.name + ".part").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-        os.replace(beside, path)
-        os.replace(text.with_name(text.name + ".part"), text)
+        text = json.dumps(record, indent=1) + "\n"
+        write_atomically(path, partial(save_file, whole))
+        write_atomically(_record(path), lambda beside: beside.write_text(text, "utf-8"))
         return path
 
 

@@ -16,8 +16,9 @@ from fastcomb.report.numbers import percent, plain, tick
 from fastcomb.report.scale import Scale
 from fastcomb.report.style import COLOURS, colour, dashes
 from fastcomb.report.svg import Legend, blank, drawing
+from fastcomb.statistics.drawing import draw_distribution
 from fastcomb.sweep import Decided
-from fastcomb.utils.plotting import draw_distribution, log_axis
+from fastcomb.utils.plotting import log_axis
 
 #: Runs up to which histograms are drawn behind the kernel densities.
 _FILLED = 3

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastcomb.report.markup import Markup, clean, tag
 from fastcomb.report.style import COLOURS, colour, dashes
-from fastcomb.utils.files import appear
+from fastcomb.utils.files import write_atomically
 from fastcomb.utils.plotting import new_figure
 
 #: Inches of a picture; 72 units of its coordinates each.
@@ -132,7 +132,7 @@ def files(figure: Any, folder: Path, name: str, title: str, legend: Legend) -> l
             figure.set_size_inches(_WIDTH, _HEIGHT + 0.5 + 0.19 * -(-len(lines) // columns))
         for suffix in ("png", "svg"):
             path = folder / f"{name}.{suffix}"
-            appear(path, partial(_save, figure, suffix))
+            write_atomically(path, partial(_save, figure, suffix))
             paths.append(path)
     return paths
 

@@ -21,7 +21,7 @@ from fastcomb.report.style import sheet
 from fastcomb.statistics.proportion import check_confidence
 from fastcomb.sweep import Sweep
 from fastcomb.sweep.rows import overlap
-from fastcomb.utils.files import appear
+from fastcomb.utils.files import write_atomically
 
 #: Pairs of runs whose comparison is shown without a click.
 _PAIRS = 15
@@ -89,7 +89,7 @@ def write(
     body = _body(entries, asked, confidence, title, sheets)
     out = Path(out)
     text = page(title or _title(entries), sheet(), body)
-    appear(out, lambda beside: beside.write_text(text, "utf-8"))
+    write_atomically(out, lambda beside: beside.write_text(text, "utf-8"))
     return Report(out, sheets.files(out.with_name(f"{out.stem}_files")) if files else ())
 
 

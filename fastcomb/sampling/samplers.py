@@ -26,7 +26,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from fastcomb.mixing.ops import fma
+from fastcomb.sampling.fma import fma
 from fastcomb.sampling.stream import grid
 
 Granularity = Literal["element", "neuron", "layer", "model"]

@@ -28,6 +28,7 @@ from fastcomb.similarity.regression import linear_regression_r2
 from fastcomb.similarity.rsa import rsa
 from fastcomb.similarity.soft_matching import soft_matching_correlation, soft_matching_distance
 from fastcomb.statistics.density import Array
+from fastcomb.utils.plotting import new_figure, save
 from fastcomb.utils.result import Result, markdown
 
 Measure = Callable[..., Any]
@@ -55,6 +56,15 @@ STREAMED = {cka, mean_cca, mean_squared_cca, svcca, pwcca, linear_regression_r2}
 
 #: Operations that mask; masked_fill and where are not among those that Programs know.
 _MASKING = ("unknown", "add", "sub")
+
+
+#: Inches of one layer in the picture, and of all of them at least and at most; of what is beside the map and
+#: above it.
+_LAYER, _LEAST, _MOST = 0.24, 2.8, 14.0
+_BESIDE, _ABOVE = 1.6, 1.0
+
+#: Width of a letter as a fraction of the font's size.
+_LETTER = 0.6
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,9 +111,39 @@ class Layerwise(Result):
 
     def plot(self, path: str | Path) -> Path:
         """Write a heat map (format by the file's suffix), with each row's best layer marked."""
-        from fastcomb.similarity.picture import plot_layerwise
-
-        return plot_layerwise(self, path)
+        """Layers of a upwards, layers of b to the right, and a dot at each row's best."""
+        figure, axes = new_figure(1)
+        axis = axes[0, 0]
+        rows, columns = self.values.shape
+        side = min(max(_LAYER, _LEAST / min(rows, columns)), _MOST / max(rows, columns))  # of a square
+        font = float(np.clip(72 * side * 0.7, 3, 9))
+        label_a, label_b = (
+            max(map(len, names)) * font * _LETTER / 72 for names in (self.layers_a, self.layers_b)
+        )
+        figure.set_size_inches(columns * side + label_a + _BESIDE, rows * side + label_b + _ABOVE)
+        from_zero = not self.distance and np.nanmin(self.values) >= 0
+        image = axis.imshow(
+            self.values,
+            origin="lower",
+            interpolation="nearest",
+            cmap="viridis_r" if self.distance else "viridis",
+            vmin=0 if from_zero else None,
+        )
+        axis.set_facecolor("lightgrey")  # where layers cannot be compared
+        upright = label_b > side
+        axis.set_xticks(range(columns), self.layers_b, rotation=90 if upright else 0, fontsize=font)
+        axis.set_yticks(range(rows), self.layers_a, fontsize=font)
+        axis.tick_params(length=0)
+        best = np.array([(column, row) for row, column in enumerate(self.best) if column >= 0])
+        axis.scatter(*best.T, s=2 * font, color="white", edgecolors="black", linewidths=0.6)
+        axis.set_xlabel("layers of b")
+        axis.set_ylabel("layers of a")
+        axis.set_title(
+            f"{self.samples:,} samples, {self.flattening} as rows\ndots: most alike in b", fontsize="medium"
+        )
+        kind = "distance" if self.distance else "score"
+        figure.colorbar(image, ax=axis, label=f"{self.measure} ({kind})", fraction=0.05, pad=0.02)
+        return save(figure, path)
 
 
 def layerwise(

@@ -19,7 +19,7 @@ from fastcomb.stitching.layer import Resize, StitchingLayer
 from fastcomb.stitching.orthogonal import Orthogonal
 from fastcomb.stitching.part import Part
 from fastcomb.stitching.permutation import Permutation, ScaledPermutation, SoftPermutation
-from fastcomb.utils.files import appear
+from fastcomb.utils.files import write_atomically
 
 _FORMAT = "fastcomb stitch 1"
 
@@ -97,8 +97,8 @@ class Stitched(nn.Module):
         # cloned: safetensors refuses tensors that share memory, as weights used in both parts would
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.state_dict().items()}
         text = json.dumps(record, indent=1) + "\n"
-        appear(path, partial(save_file, tensors))
-        appear(_record(path), lambda beside: beside.write_text(text, "utf-8"))
+        write_atomically(path, partial(save_file, tensors))
+        write_atomically(_record(path), lambda beside: beside.write_text(text, "utf-8"))
         return path
 
     def extra_repr(self) -> str:

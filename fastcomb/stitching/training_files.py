@@ -13,7 +13,7 @@ from fastcomb.stitching.cut import Cut
 from fastcomb.stitching.task import TaskLoss
 from fastcomb.stitching.training import Training
 from fastcomb.utils.digest import Digest, of_tensors
-from fastcomb.utils.files import appear
+from fastcomb.utils.files import write_atomically
 
 _FORMAT = "fastcomb training 1"
 #: Seconds of work that a kill may lose.
@@ -78,7 +78,7 @@ class Files:
         if state["epoch"] == epoch or (not now and time.monotonic() - last < _EVERY):
             return
         record = {"format": _FORMAT, "identity": self.identities[number], "state": state}
-        appear(self._path(number), partial(torch.save, record))
+        write_atomically(self._path(number), partial(torch.save, record))
         self._written[number] = (time.monotonic(), state["epoch"])
 
     def _path(self, number: int) -> Path:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastcomb.sweep.experiment import Columns, Experiment, Job, Piece
-from fastcomb.sweep.rows import Span
+from fastcomb.sweep.experiment import Experiment
+from fastcomb.sweep.job import Job, Piece
+from fastcomb.sweep.pilot import DecidingJob
+from fastcomb.sweep.rows import Columns, Span
 
 #: Seconds that a task should take: long beside what Ray needs for one, short beside a part.
 _TASK_SECONDS = 5.0
@@ -84,7 +86,8 @@ def spread(options: Ray, experiment: Experiment, job: Job, todo: Sequence[Span])
         # on CPUs, what runs here runs there too; everything that is needed travels once
         backend = experiment.backend if options.gpus else job.runner.name
         sent = dataclasses.replace(experiment, backend=backend)
-        shared = ray.put((importlib.metadata.version("fastcomb"), sent, job.question))
+        question = job.question if isinstance(job, DecidingJob) else None
+        shared = ray.put((importlib.metadata.version("fastcomb"), sent, question))
         task = ray.remote(_evaluate).options(
             num_cpus=options.cpus, num_gpus=options.gpus, max_retries=options.retries
         )
@@ -177,7 +180,7 @@ def _evaluate(shared: list[Any], span: Span, threads: int, gpu: bool) -> Piece:
                 f"a machine of the cluster cannot run the backend {experiment.backend!r}; install fastcomb "
                 'with its compiled engine there, or pass backend="torch_reference"'
             )
-        _prepared[name] = job.asking(question) if question else job
+        _prepared[name] = DecidingJob.of(job, question) if question else job
     pieces = list(_prepared[name].timed([span]))
     columns: Columns = {
         column: np.concatenate([piece[1][column] for piece in pieces]) for column in pieces[0][1]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastcomb.statistics.proportion import Proportion
 from fastcomb.statistics.sequential_decision import Above, Below, Decide
 from fastcomb.sweep.result import Sweep
+from fastcomb.utils.plotting import new_figure, save
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,8 +100,6 @@ class Decided(Sweep):
         """
         if not len(self):
             raise ValueError("there are no combinations to draw")
-        from fastcomb.utils.plotting import new_figure, save
-
         figure, axes = new_figure(1)
         bins = np.linspace(0, self.samples, 41)
         for answer, label in ((True, "holds"), (False, "does not hold")):

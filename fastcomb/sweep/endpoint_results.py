@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fastcomb.backends.batch_norm import Normalisation
-from fastcomb.mixing.mixture import Mixture
+from fastcomb.functional import Mixture
 from fastcomb.sampling.samplers import Constant
-
-if TYPE_CHECKING:
-    from fastcomb.sweep.experiment import Experiment
+from fastcomb.sweep.experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from fastcomb.statistics.sequential_decision import Decide
 from fastcomb.sweep import losses
 from fastcomb.sweep.cluster import Ray, resolve, spread
 from fastcomb.sweep.decided import Decided
-from fastcomb.sweep.experiment import Experiment, Job, Piece
+from fastcomb.sweep.experiment import Experiment
+from fastcomb.sweep.job import Job, Piece
 from fastcomb.sweep.origin import Ran
-from fastcomb.sweep.pilot import check, pose
+from fastcomb.sweep.pilot import DecidingJob, check, run_pilot
 from fastcomb.sweep.result import Sweep
 from fastcomb.sweep.rows import Collected, Span, missing
 from fastcomb.sweep.run import Writer, writing
@@ -178,7 +179,7 @@ def evaluate(
                     f"the pilot alone evaluates {decide.pilot} combinations in full, and n={n}: this takes "
                     "fewer samples without decide="
                 )
-            job = job.asking(pose(decide, job, progress))
+            job = DecidingJob.of(job, run_pilot(decide, job, progress))
         pieces = job.timed(todo) if cluster is None else spread(cluster, experiment, job, todo)
         with contextlib.closing(pieces):
             return _collect(experiment, job, pieces, todo, wanted, writer, watch, progress)
@@ -245,7 +246,7 @@ def _outcome(
     assert collected is not None
     rows = collected.rows(span)
     given = rows, span[1] - span[0], job.data.samples, seconds, job.runner.name, origin
-    if job.question is not None:
+    if isinstance(job, DecidingJob):
         return Decided(*given, decide=job.question.decide)
     return Sweep(*given, estimate=watch.interval())
 

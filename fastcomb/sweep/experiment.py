@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fastcomb import backends
-from fastcomb.backends import Backend, Scores
+from fastcomb.backends import Scores
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.data.samples import Data
-from fastcomb.kernels import native
+from fastcomb.functional import Mixture
 from fastcomb.mixing import endpoints
 from fastcomb.mixing.endpoints import Theta
-from fastcomb.mixing.mixture import Mixture
 from fastcomb.program import cold_copy, private_copy
 from fastcomb.sampling.samplers import Sampler
 from fastcomb.sampling.stream import STREAM_VERSION
-from fastcomb.statistics.sequential_decision import Decide, Question
+from fastcomb.statistics.sequential_decision import Decide
 from fastcomb.sweep import identity, losses, own_networks
-from fastcomb.sweep.pilot import answers
+from fastcomb.sweep.job import Job
 from fastcomb.utils import digest
 from fastcomb.utils.notice import notify
-
-#: Combinations evaluated per pass over data that are streamed.
-_STREAMED_GROUP = 1024
-
-#: Results of successive combinations: name → one number each.
-Columns = dict[str, NDArray[Any]]
-
-#: First index, results, seconds that they took, and where they were made.
-Piece = tuple[int, Columns, float, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,71 +192,3 @@ class Experiment:
                 "calibration": [digest.Digest().add(batch).hex for batch in self.normalisation.batches],
             },
         }
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """An experiment in a backend.
-
-    Attributes:
-        runner: the backend.
-        module: the module that runs, in eval mode.
-        data: samples where the backend wants them.
-        scores: what is measured.
-        chunk: samples to hand over at a time.
-        names: of the columns of results.
-        question: what is decided about every combination, instead of measured.
-    """
-
-    runner: Backend
-    module: nn.Module
-    data: Data
-    scores: Scores
-    chunk: int
-    names: tuple[str, ...]
-    question: Question | None = None
-
-    def asking(self, question: Question) -> Job:
-        """This job, to answer a question."""
-        return dataclasses.replace(self, question=question)
-
-    def timed(self, spans: Sequence[tuple[int, int]]) -> Generator[Piece]:
-        """Pieces of the results of some spans, with how long each took and on what."""
-        about = {
-            "backend": self.runner.name,
-            "device": str(self.runner.mixture.device),
-            "instructions": native.level(),
-            "threads": torch.get_num_threads(),
-        }
-        for start, stop in spans:
-            began = time.perf_counter()
-            for first, columns in self.run(start, stop):
-                yield first, columns, time.perf_counter() - began, about
-                began = time.perf_counter()
-
-    def run(self, start: int, stop: int) -> Iterator[tuple[int, Columns]]:
-        """First index and results of successive pieces of combinations [start, stop).
-
-        Always whole runs of the backend's slots, of which the ends may be cut off: so every combination
-        meets operations of the same shapes in the same slot, however a range is divided.
-        """
-        if self.question:
-            yield from answers(self, self.question, start, stop)
-            return
-        runner = self.runner
-        first = start - start % runner.slots
-        end = stop + -stop % runner.slots
-        together = runner.block if self.data.held else max(runner.block, _STREAMED_GROUP)
-        for low in range(first, end, together):
-            high = min(low + together, end)
-            blocks = [
-                runner.prepare(runner.mixture.index_tensor(range(i, min(i + runner.block, high))))
-                for i in range(low, high, runner.block)
-            ]
-            totals: list[Any] = [0] * len(blocks)
-            for x, y in self.data.batches(self.chunk):
-                for i, prepared in enumerate(blocks):
-                    totals[i] = totals[i] + runner.sums(prepared, x, y, self.scores)
-            means = (torch.cat(totals, dim=1) / self.data.samples).float().cpu().numpy()
-            wanted = means[:, max(start - low, 0) : stop - low]
-            yield max(start, low), dict(zip(self.names, np.ascontiguousarray(wanted), strict=True))

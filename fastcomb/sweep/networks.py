@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fastcomb.mixing.endpoints import Endpoint
-from fastcomb.utils.files import appear
+from fastcomb.utils.files import write_atomically
 
 
 def save_networks(networks: Mapping[str, Endpoint], path: Path) -> None:
@@ -30,7 +30,7 @@ def save_networks(networks: Mapping[str, Endpoint], path: Path) -> None:
         for label, network in networks.items()
     }
     record = {"networks": json.dumps(about)}  # one text: the file does not keep an order of several
-    appear(path, lambda beside: beside.write_bytes(save(tensors, record)))
+    write_atomically(path, lambda beside: beside.write_bytes(save(tensors, record)))
 
 
 def load_networks(path: Path) -> dict[str, Endpoint]:

@@ -12,11 +12,12 @@ from torch import nn
 from fastcomb.backends import Backend
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.torch_reference import TorchReference
-from fastcomb.mixing.mixture import Mixture
+from fastcomb.functional import Mixture
 from fastcomb.program import private_copy
 from fastcomb.sampling.parse import parse_sampler
 from fastcomb.sweep.endpoint_results import EndpointResult, endpoint_results
-from fastcomb.sweep.experiment import Experiment, Job
+from fastcomb.sweep.experiment import Experiment
+from fastcomb.sweep.job import Job
 from fastcomb.sweep.networks import load_networks
 from fastcomb.sweep.run import Run
 from fastcomb.utils.digest import Digest
@@ -59,7 +60,8 @@ class Ran:
     @staticmethod
     def of(experiment: Experiment, job: Job) -> Ran:
         runner = job.runner
-        return Ran(runner.mixture, job.module, experiment.normalisation, experiment.dtype, experiment, runner)
+        mixture = experiment.mixture.to(runner.mixture.device)
+        return Ran(mixture, job.module, experiment.normalisation, experiment.dtype, experiment, runner)
 
     @cached_property
     def endpoints(self) -> tuple[EndpointResult, ...]:

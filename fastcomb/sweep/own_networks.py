@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.outputs import tensors
 from fastcomb.backends.torch_reference import TorchReference, close
+from fastcomb.mixing import Mixture
 from fastcomb.mixing.endpoints import Theta
-from fastcomb.mixing.mixture import Mixture
 from fastcomb.program import private_copy
 from fastcomb.utils.notice import notify
 

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcomb.sweep.experiment import Columns
-from fastcomb.sweep.rows import Rows, Span, indices, joined
-from fastcomb.utils.files import appear
+from fastcomb.sweep.rows import Columns, Rows, Span, indices, joined
+from fastcomb.utils.files import write_atomically
 
 _NAME = re.compile(r"part-(\d{20})-(\d{20})\.parquet")
 _KEY = b"fastcomb"
@@ -83,7 +82,7 @@ def write(folder: Path, start: int, columns: Columns, about: Mapping[str, Any]) 
             write_page_checksum=True,
         )
 
-    appear(path, fill)
+    write_atomically(path, fill)
     return Part(start, stop, path, about)
 
 

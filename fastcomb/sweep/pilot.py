@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +14,8 @@ from tqdm import tqdm
 
 from fastcomb.sampling.stream import as_signed
 from fastcomb.statistics.sequential_decision import Decide, Question
-
-if TYPE_CHECKING:
-    from fastcomb.sweep.experiment import Columns, Job
+from fastcomb.sweep.job import Job
+from fastcomb.sweep.rows import Columns
 
 #: A sample's bounds are at least this share of the mean width apart: samples that never differed may.
 _LEAST_WIDTH = 0.02
@@ -28,7 +29,7 @@ def check(decide: Decide, job: Job) -> None:
         raise ValueError("decide: this task has no accuracy; its targets are not class numbers")
 
 
-def pose(decide: Decide, job: Job, progress: bool | None) -> Question:
+def run_pilot(decide: Decide, job: Job, progress: bool | None) -> Question:
     """Evaluate the pilot of a job that was checked."""
     mixture = job.runner.mixture
     total = decide.pilot
@@ -59,36 +60,52 @@ def pose(decide: Decide, job: Job, progress: bool | None) -> Question:
     return Question(decide, low, width, below, above, expected, square - expected**2, mixture.seed)
 
 
-def answers(job: Job, question: Question, start: int, stop: int) -> Iterator[tuple[int, Columns]]:
-    """First index and answers of successive pieces of combinations [start, stop)."""
-    ((x, y),) = job.data.batches(job.data.samples)
-    score = job.scores.measures[question.decide.metric == "accuracy"]
-    runner = job.runner
-    for low in range(start, stop, runner.block):
-        indices = range(low, min(low + runner.block, stop))
-        found = runner.decide(
-            runner.prepare(runner.mixture.index_tensor(indices)), x, y, job.scores, question
-        )
-        if found is None:
-            found = []
-            for index in indices:
-                prepared = runner.prepare(runner.mixture.index_tensor([index]))
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DecidingJob(Job):
+    """A job that answers a question about every combination instead of measuring it.
 
-                def values(some: NDArray[np.int64], prepared: Any = prepared) -> NDArray[np.float32]:
-                    at = torch.from_numpy(some).to(x.device)
-                    each = runner.each(prepared, x[at], y[at], score)[0]
-                    return each.float().cpu().numpy()
+    Attributes:
+        question: the question, with what its pilot found.
+    """
 
-                found.append(question.answer(index, values))
-        holds, samples, mean = zip(*found, strict=True)
-        yield (
-            low,
-            {
-                f"{question.decide.metric}_estimate": np.array(mean, dtype=np.float32),
-                "samples": np.array(samples, dtype=np.int32),
-                "holds": np.array(holds, dtype=bool),
-            },
-        )
+    question: Question
+
+    @staticmethod
+    def of(job: Job, question: Question) -> DecidingJob:
+        """A job that was to measure, with a question instead."""
+        given = {field.name: getattr(job, field.name) for field in dataclasses.fields(Job)}
+        return DecidingJob(**given, question=question)
+
+    def run(self, start: int, stop: int) -> Iterator[tuple[int, Columns]]:
+        """First index and answers of successive pieces of combinations [start, stop)."""
+        ((x, y),) = self.data.batches(self.data.samples)
+        score = self.scores.measures[self.question.decide.metric == "accuracy"]
+        runner = self.runner
+        for low in range(start, stop, runner.block):
+            indices = range(low, min(low + runner.block, stop))
+            found = runner.decide(
+                runner.prepare(runner.mixture.index_tensor(indices)), x, y, self.scores, self.question
+            )
+            if found is None:
+                found = []
+                for index in indices:
+                    prepared = runner.prepare(runner.mixture.index_tensor([index]))
+
+                    def values(some: NDArray[np.int64], prepared: Any = prepared) -> NDArray[np.float32]:
+                        at = torch.from_numpy(some).to(x.device)
+                        each = runner.each(prepared, x[at], y[at], score)[0]
+                        return each.float().cpu().numpy()
+
+                    found.append(self.question.answer(index, values))
+            holds, samples, mean = zip(*found, strict=True)
+            yield (
+                low,
+                {
+                    f"{self.question.decide.metric}_estimate": np.array(mean, dtype=np.float32),
+                    "samples": np.array(samples, dtype=np.int32),
+                    "holds": np.array(holds, dtype=bool),
+                },
+            )
 
 
 def _every(job: Job, decide: Decide, start: int, stop: int) -> Iterator[NDArray[np.float64]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fastcomb.mixing.mixture import Mixture
+from fastcomb.functional import Mixture
 from fastcomb.statistics.density import Density
+from fastcomb.statistics.drawing import draw_density
 from fastcomb.statistics.proportion import Interval, Proportion, check_level, proportion
 from fastcomb.sweep.endpoint_results import EndpointResult
 from fastcomb.sweep.origin import Origin
 from fastcomb.sweep.rows import Rows, indices
+from fastcomb.utils.plotting import new_figure, save
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,8 +192,6 @@ class Sweep:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from fastcomb.utils.plotting import plot_sweeps
-
         return plot_sweeps({"combinations": self}, path)
 
     def _check(self, metric: str) -> None:
@@ -211,3 +213,43 @@ def _level(level: float) -> np.float32:
     if np.isnan(level):
         raise ValueError("level is NaN; nothing is below or above it")
     return np.float32(level)
+
+
+def plot_sweeps(
+    sweeps: Mapping[str, Sweep], path: str | Path, *, title: str = "", log_loss: bool = False
+) -> Path:
+    """Densities of loss and accuracy of one or more sweeps in one picture; dotted lines are the networks'.
+
+    Args:
+        sweeps: label → sweep.
+        path: file to write; the suffix gives the format.
+        title: over the picture.
+        log_loss: show the loss on a logarithmic axis (density per unit of log10).
+
+    Returns:
+        the path.
+    """
+    metrics: list[str] = ["loss"]
+    if not any(np.isnan(sweep.accuracy).all() for sweep in sweeps.values()):
+        metrics.append("accuracy")
+    figure, axes = new_figure(len(metrics))
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for label, sweep in sweeps.items():
+            draw_density(axis, sweep.density(metric), label, log=log_loss and metric == "loss")
+            for value in (getattr(one, metric) for one in sweep.endpoints):
+                if math.isfinite(value):
+                    axis.axvline(value, color=axis.lines[-1].get_color(), linestyle=":", linewidth=1.2)
+        told = [" (log scale)"] if log_loss and metric == "loss" else []
+        told += [" (dotted: the networks themselves)"] if any(s.endpoints for s in sweeps.values()) else []
+        axis.set_xlabel(metric + "".join(told))
+        axis.set_ylabel("density over combinations")
+        axis.set_ylim(bottom=0)
+    if len(sweeps) > 1:
+        axes[0, -1].legend(frameon=False)
+    figure.suptitle(title or _caption(sweeps))
+    return save(figure, path)
+
+
+def _caption(sweeps: Mapping[str, Sweep]) -> str:
+    first = next(iter(sweeps.values()))
+    return f"{len(first):,} combinations, {first.mixture.sampler}, {first.samples:,} samples each"

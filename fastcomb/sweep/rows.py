@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcomb.sweep.experiment import Columns
-
 #: A range of combinations [start, stop).
 Span = tuple[int, int]
+
+#: Results of successive combinations: name → one number each.
+Columns = dict[str, NDArray[Any]]
 
 
 class Rows(abc.ABC):

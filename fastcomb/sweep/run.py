@@ -28,11 +28,10 @@ from filelock import FileLock, Timeout
 from fastcomb.mixing.endpoints import Endpoint
 from fastcomb.statistics.proportion import Interval, Proportion
 from fastcomb.sweep.endpoint_results import EndpointResult
-from fastcomb.sweep.experiment import Columns
 from fastcomb.sweep.networks import save_networks
 from fastcomb.sweep.parts import DamagedPart, ForeignPart, Part, Parts, listed, opened, parquet, write
-from fastcomb.sweep.rows import Span, joined
-from fastcomb.utils.files import appear
+from fastcomb.sweep.rows import Columns, Span, joined
+from fastcomb.utils.files import write_atomically
 from fastcomb.utils.notice import warn
 
 _FORMAT = "fastcomb run 1"
@@ -82,7 +81,7 @@ class Manifest:
             "endpoints": [dataclasses.asdict(endpoint) for endpoint in self.endpoints],
         }
         text = json.dumps(record, indent=1) + "\n"
-        appear(path, lambda beside: beside.write_text(text, "utf-8"))
+        write_atomically(path, lambda beside: beside.write_text(text, "utf-8"))
 
     @staticmethod
     def load(path: Path) -> Manifest:

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from fastcomb.statistics.confidence_sequence import Precision, Running
 from fastcomb.statistics.proportion import Interval
-from fastcomb.sweep.experiment import Columns
-from fastcomb.sweep.rows import Span
+from fastcomb.sweep.rows import Columns, Span
 
 #: Combinations between two looks, counted from the first: where a sweep stops does not depend on its pieces.
 _TOGETHER = 1024

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def appear(path: Path, fill: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     """Let a file appear complete or not at all: written under another name, brought to disk, renamed.
 
     Args:

@@ -6,12 +6,13 @@ import abc
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
+
+from fastcomb.utils.files import write_atomically
 
 METRICS = ("loss", "accuracy")
 
@@ -42,11 +43,9 @@ class Result(abc.ABC):
     def save(self, path: str | Path) -> Path:
         """Write all fields as JSON, complete or not at all; returns the path. :meth:`load` reads it."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         record = {"format": self._format(), **_encoded(self)}
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", "utf-8")
-        os.replace(beside, path)
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        write_atomically(path, lambda beside: beside.write_text(text, "utf-8"))
         return path
 
     @classmethod

@@ -5,23 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastcomb.backends.base import Score, Scores, Unsupported
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.captured import buffers_of, check, program_of, recomputed, record
 from fastcomb.backends.gpu.forward import Forward, Moments
 from fastcomb.backends.gpu.replay import Replay
 from fastcomb.backends.gpu.stages import stages
 from fastcomb.backends.gpu.weights import Weights
 from fastcomb.kernels import triton
+from fastcomb.mixing import Mixture
 from fastcomb.statistics.sequential_decision import Answer, Question
-
-if TYPE_CHECKING:
-    from fastcomb.backends.batch_norm import Normalisation
-    from fastcomb.mixing.mixture import Mixture
 
 #: Bytes of a device's second-level cache; in the interpreter, which has none, small batches.
 _CACHE, _CACHE_INTERPRETED = 50 << 20, 1 << 15

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastcomb.backends.base import LOSS_KINDS, Unsupported, place
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.gpu.chain import ACTIVATIONS, NORMS, Link, chain
 from fastcomb.backends.gpu.engine import Prepared, Triton
 from fastcomb.kernels import cuda
 from fastcomb.kernels.native import address
+from fastcomb.mixing import Mixture
 from fastcomb.program import Weight
-
-if TYPE_CHECKING:
-    from fastcomb.backends.batch_norm import Normalisation
-    from fastcomb.mixing.mixture import Mixture
 
 #: Combinations of a launch, and most samples that it takes.
 _BLOCK, _SAMPLES = 1 << 15, 1 << 16

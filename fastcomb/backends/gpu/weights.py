@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastcomb.kernels import triton
+from fastcomb.mixing import Mixture
 from fastcomb.program import Node, Weight
-
-if TYPE_CHECKING:
-    from fastcomb.mixing.mixture import Mixture
 
 
 class Weights:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastcomb.backends.base import Score, Scores, Unsupported, place
+from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.captured import buffers_of, check, program_of, recomputed, record
 from fastcomb.backends.native.instructions import Goal
 from fastcomb.backends.native.machine import Machine
 from fastcomb.kernels import native
+from fastcomb.mixing import Mixture
 from fastcomb.sampling.stream import as_unsigned
 from fastcomb.statistics.sequential_decision import Answer, Question
-
-if TYPE_CHECKING:
-    from fastcomb.backends.batch_norm import Normalisation
-    from fastcomb.mixing.mixture import Mixture
 
 #: Multiply-adds of the combinations handed over in one call: some tenths of a second.
 _CALL_WORK = 4e10

@@ -1,0 +1,98 @@
+"""Mixtures that run: the outputs of many combinations on the same inputs, as one call."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastcomb import mixing
+from fastcomb.backends import say_reference
+from fastcomb.backends.base import Unsupported
+from fastcomb.backends.batch_norm import Normalisation
+from fastcomb.backends.native import Native
+from fastcomb.backends.torch_reference import TorchReference
+from fastcomb.program import cold_copy
+from fastcomb.program.fingerprint import fingerprint
+from fastcomb.utils.state_dicts import unwrapped
+
+
+class Mixture(mixing.Mixture):
+    __doc__ = mixing.Mixture.__doc__
+
+    def functional_call(
+        self,
+        model: nn.Module,
+        indices: Iterable[int] | int,
+        *args: Any,
+        batch_norm: str | None = None,
+        calibration: Any = None,
+        buffers: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Outputs of many combinations on the same inputs, as :func:`torch.func.functional_call`.
+
+        A module in eval mode on one CPU tensor runs on the compiled engine, which is kept for further calls.
+
+        Args:
+            model: the module; runs in its present mode (train or eval) and is left unchanged.
+            indices: K combination indices, for example ``range(0, 64)``; a single int gives K = 1.
+            *args, **kwargs: passed to the module, the same for all combinations.
+            batch_norm, calibration, buffers: as in :func:`fastcomb.evaluate`.
+
+        Returns:
+            The module's output with a leading dimension K on every tensor: [K, N, ...].
+
+        Raises:
+            ValueError: the mixture does not fit the model, the model has running statistics and
+                ``batch_norm`` is not given, or the networks' buffers differ and ``buffers`` is not given.
+            IndexError: an index is outside [0, 2**64).
+        """
+        model = unwrapped(model)
+        single = isinstance(indices, int) or (isinstance(indices, Tensor) and indices.ndim == 0)
+        index = self.index_tensor([indices] if single else indices)  # type: ignore[list-item,arg-type]
+        normalisation = Normalisation.choose(model, self, batch_norm, calibration, buffers)
+        reason = ""
+        if len(args) == 1 and not kwargs and self._on_engine(model, args[0]):
+            try:
+                return self._engine(model, args[0], normalisation).call(index, args[0])
+            except Unsupported as error:
+                reason = str(error)
+        copied = cold_copy(model, *args, **kwargs)
+        reference = TorchReference(self, copied, dtype=self.dtype, normalisation=normalisation)
+        outputs = reference.call(index, args, kwargs)
+        say_reference(model, reason)
+        return outputs
+
+    def _on_engine(self, model: nn.Module, x: Any) -> bool:
+        """Whether the compiled engine takes this call."""
+        return (
+            isinstance(x, Tensor)
+            and x.ndim > 0
+            and len(x) > 0
+            and x.dtype in (self.dtype, torch.int64)
+            and self.dtype in Native.dtypes
+            and x.device.type == self.device.type == "cpu"
+            and not any(module.training for module in model.modules())
+        )
+
+    def _engine(self, model: nn.Module, x: Tensor, normalisation: Normalisation) -> Native:
+        """An engine for calls on inputs like x: the last one where it serves."""
+        mark = fingerprint(model, values=True)
+        key = (mark, x.shape[1:], x.dtype, normalisation.choice, normalisation.buffers)
+        kept = _ENGINES.get(self)
+        if mark is None or kept is None or kept[0] != key or normalisation.batches:
+            copied = cold_copy(model, x)
+            some = x if len(x) > 2 else torch.cat([x, *(x.roll(n, -1) for n in (1, 2) if x.ndim > 1)])
+            engine = Native(copy.copy(self), copied, some, dtype=self.dtype, normalisation=normalisation)
+            engine.check(copied, some)
+            kept = _ENGINES[self] = key, engine
+        return kept[1]
+
+
+#: The last engine of each mixture, and what it is for. It holds a copy of the mixture, so both can go.
+_ENGINES: weakref.WeakKeyDictionary[Mixture, tuple[tuple[Any, ...], Native]] = weakref.WeakKeyDictionary()
