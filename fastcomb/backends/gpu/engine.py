@@ -14,8 +14,8 @@ from fastcomb.backends.base import Score, Scores, Unsupported
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.captured import buffers_of, check, program_of, recomputed, record
 from fastcomb.backends.gpu.forward import Forward, Moments
+from fastcomb.backends.gpu.layers import match_layers
 from fastcomb.backends.gpu.replay import Replay
-from fastcomb.backends.gpu.stages import stages
 from fastcomb.backends.gpu.weights import Weights
 from fastcomb.kernels import triton
 from fastcomb.mixing import Mixture
@@ -84,7 +84,7 @@ class Triton:
         self._buffers = {name: self._ready(value) for name, value in constants.items()}
         self._fixed = {n: v for n, v in buffers.items() if v.is_floating_point()}
         self._calibration = [self._ready(batch) for batch in normalisation.batches]
-        self._plans = {norms: stages(self._program, norms=norms) for norms in (False, True)}
+        self._plans = {norms: match_layers(self._program, norms=norms) for norms in (False, True)}
         self._scored: Callable[..., Tensor] = Replay(self._sums)
         self._collected = Replay(self._statistics)
         self._loss = ""

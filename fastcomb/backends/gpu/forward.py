@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fastcomb.backends.gpu.stages import Stage
+from fastcomb.backends.epilogue import Epilogue
 from fastcomb.backends.gpu.weights import Weights
 from fastcomb.kernels import triton
 from fastcomb.program import Node, Program, Weight
@@ -39,7 +39,7 @@ class Forward:
     def __init__(
         self,
         program: Program,
-        plan: Mapping[str, Stage],
+        plan: Mapping[str, Epilogue],
         weights: Weights,
         part: slice,
         buffers: Mapping[str, Tensor],
@@ -76,19 +76,19 @@ class Forward:
         shared: Tensor = self.shared[name]
         return shared.expand(self.count, *shared.shape)
 
-    def _layer(self, stage: Stage) -> None:
-        name = stage.node.arguments["input"].name
+    def _layer(self, layer: Epilogue) -> None:
+        name = layer.node.arguments["input"].name
         own = name in self.own
         x = self.own[name] if own else self.shared[name]
-        out = (self._conv2d if stage.node.op == "conv2d" else self._linear)(stage, x, own)
-        for node in stage.nodes:
+        out = (self._conv2d if layer.node.op == "conv2d" else self._linear)(layer, x, own)
+        for node in layer.nodes:
             self.own[node.name] = out  # nothing reads the results before the last
 
-    def _linear(self, stage: Stage, x: Tensor, own: bool) -> Tensor:
+    def _linear(self, layer: Epilogue, x: Tensor, own: bool) -> Tensor:
         weights, part = self.weights, self.part
-        weight, bias = (stage.node.arguments[key] for key in ("weight", "bias"))
+        weight, bias = (layer.node.arguments[key] for key in ("weight", "bias"))
         flat = x.flatten(1, -2) if own else x.flatten(0, -2)
-        epilogue = self._epilogue(stage, bias)
+        epilogue = self._epilogue(layer, bias)
         if self.kernels.generates(flat.shape[-2]):
             mixed, laws = weights.mixture.mixed(weight.name), weights.mixture.law_arguments
             out: Tensor = self.kernels.mixed_linear(flat, weights.index[part], mixed, laws, epilogue)
@@ -96,9 +96,9 @@ class Forward:
             out = self.kernels.ready_linear(flat, weights.linear(weight.name)[part], epilogue)
         return out.view(self.count, *x.shape[int(own) : -1], out.shape[-1])
 
-    def _conv2d(self, stage: Stage, x: Tensor, own: bool) -> Tensor:
-        arguments = stage.node.arguments
-        epilogue = self._epilogue(stage, arguments["bias"])
+    def _conv2d(self, layer: Epilogue, x: Tensor, own: bool) -> Tensor:
+        arguments = layer.node.arguments
+        epilogue = self._epilogue(layer, arguments["bias"])
         if epilogue.residual is not None:
             epilogue = epilogue._replace(residual=epilogue.residual.movedim(-3, -1))
         weight = self.weights.conv2d(arguments["weight"].name)[self.part]
@@ -109,17 +109,17 @@ class Forward:
         out: Tensor = self.kernels.contract(images, weight, geometry, epilogue, own=own)
         return out.movedim(-1, -3)
 
-    def _epilogue(self, stage: Stage, bias: Weight | None) -> Any:
-        """What follows a layer's sums: this bias, and what the stage says."""
+    def _epilogue(self, layer: Epilogue, bias: Weight | None) -> Any:
+        """What follows a layer's sums: this bias, and what was matched."""
         scale: Tensor | None = None
         shift: Tensor | None = None
-        if stage.norm is not None:
-            scale, shift = (t[self.part] for t in self.weights.scale_and_shift(stage.norm, bias))
+        if layer.norm is not None:
+            scale, shift = (t[self.part] for t in self.weights.scale_and_shift(layer.norm, bias))
         elif bias is not None:
             shift = self.weights.vector(bias)[self.part]
-        residual = None if stage.residual is None else self._whole(stage.residual)
-        dtype = torch.float32 if stage.last.name in self.program.returned else None
-        return self.kernels.Epilogue(scale, shift, residual, stage.activation, dtype)
+        residual = None if layer.residual is None else self._whole(layer.residual)
+        dtype = torch.float32 if layer.last.name in self.program.returned else None
+        return self.kernels.Epilogue(scale, shift, residual, layer.activation, dtype)
 
     def _norm(self, node: Node) -> Tensor:
         """A batch norm by itself."""

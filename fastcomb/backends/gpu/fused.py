@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastcomb.backends.base import LOSS_KINDS, Unsupported, place
 from fastcomb.backends.batch_norm import Normalisation
-from fastcomb.backends.gpu.chain import ACTIVATIONS, NORMS, Link, chain
 from fastcomb.backends.gpu.engine import Prepared, Triton
+from fastcomb.backends.gpu.mlp import ACTIVATIONS, NORMS, Link, match_mlp
 from fastcomb.kernels import cuda
 from fastcomb.kernels.native import address
 from fastcomb.mixing import Mixture
@@ -48,7 +48,7 @@ class Fused(Triton):
             raise Unsupported("without the extension in CUDA C++")
         if len(mixture.steps) > module.max_steps:
             raise Unsupported(f"mixtures of more than {module.max_steps + 1} networks in one kernel")
-        self._chain = chain(self._program, module.max_layers)
+        self._chain = match_mlp(self._program, module.max_layers)
         self._steps = 8 if dtype == torch.float32 else 16  # inputs of one matrix instruction
         laws = cuda.laws(mixture.law_arguments)
         self._kernel = module.Plan(cuda.NUMBERS[dtype], mixture.seed, laws)
@@ -152,10 +152,11 @@ class Fused(Triton):
         last = at + 1 == len(self._chain.links)
         per_step = self._steps // 8
         tiles = _divided(outputs, 8) if last else _divided(outputs, self._steps) * per_step
-        weights = [link.node.arguments["weight"], link.node.arguments["bias"]]
-        weights += [link.norm.arguments[key] if link.norm else None for key in ("weight", "bias")]
-        kind = link.norm.op if link.norm else ""
-        eps = link.norm.arguments["eps"] if link.norm else 0.0
+        layer, norm = link.epilogue.node, link.epilogue.norm
+        weights = [layer.arguments["weight"], layer.arguments["bias"]]
+        weights += [norm.arguments[key] if norm else None for key in ("weight", "bias")]
+        kind = norm.op if norm else ""
+        eps = norm.arguments["eps"] if norm else 0.0
         self._kernel.add(
             *(self._parameter(weight) for weight in weights),
             inputs,
@@ -164,13 +165,13 @@ class Fused(Triton):
             tiles,
             NORMS[kind],
             eps,
-            ACTIVATIONS[link.activation],
+            ACTIVATIONS[link.epilogue.activation],
             link.save,
             link.add is not None,
         )
-        if link.norm is not None and kind == "batch_norm":
+        if norm is not None and kind == "batch_norm":
             keys = ("running_mean", "running_var")
-            mean, variance = (link.norm.arguments[key].name for key in keys)
+            mean, variance = (norm.arguments[key].name for key in keys)
             self._means.append((mean, variance))
         else:
             self._means.append(None)
@@ -185,7 +186,7 @@ class Fused(Triton):
 
     def _shape(self, at: int) -> tuple[int, int]:
         """Outputs and inputs of a link."""
-        outputs, inputs = self._program.shapes[self._chain.links[at].node.arguments["weight"].name]
+        outputs, inputs = self._program.shapes[self._chain.links[at].epilogue.node.arguments["weight"].name]
         return outputs, inputs
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from fastcomb.backends.base import Unsupported
-from fastcomb.backends.native.follow import follow
 from fastcomb.backends.native.instructions import ADD, IDENTITY, RELU, Instruction, Op, at
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Buffer, Value, images, loops
@@ -25,14 +24,12 @@ def _contract(
     ``make(key)`` gives the result's value and what emits the instruction, called with
     (residual, scale, shift, relu).
     """
-    norm, addition, residual, relu = follow(low, node, norms=low.goal.kind != "collect")
-    taken = [n for n in (norm, addition, relu) if n]
+    epilogue = low.epilogue(node, norms=() if low.goal.kind == "collect" else ("batch_norm",))
+    norm = epilogue.norm
     scale, shift = folded(low, norm, bias) if norm else (None, low.vector(bias))
-    out, emit = make((taken or [node])[-1].name)
-    emit(residual, scale, shift, relu is not None)
-    for other in taken:
-        low.fused[other.name] = out
-    return out
+    out, emit = make(epilogue.last.name)
+    emit(low.residual(epilogue), scale, shift, epilogue.activation == "relu")
+    return low.took(epilogue, out)
 
 
 @rule("linear")

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fastcomb.backends.base import LOSS_KINDS, Unsupported
+from fastcomb.backends.epilogue import Epilogue, match_epilogue
 from fastcomb.backends.native.instructions import IDENTITY, Goal, Instruction, Lowered, Norm, Op, Place
 from fastcomb.backends.native.memory import STORAGE, Buffer, Space, Value, allocate, images, loops
 from fastcomb.backends.native.weights import Constants, Weights
@@ -281,6 +282,34 @@ class Lowering:
         if not isinstance(weight, Weight) or weight.kind != "parameter":
             raise Unsupported("a bias or scale that is not a parameter")
         return self.weights.plain(weight.name, torch.float32)
+
+    # --- what an instruction takes in ---
+
+    def epilogue(self, node: Node, *, norms: Sequence[str]) -> Epilogue:
+        """What follows a node as far as its instruction can do it."""
+        shape = tuple(self.shapes[node.name].shape)
+
+        def addable(name: str) -> bool:
+            value = self.values.get(name)
+            return (
+                isinstance(value, Value)
+                and value.shape == shape
+                and value.meta.dtype == self.dtype
+                and value.strides[1 if len(shape) == 4 else -1] == 1
+            )
+
+        return match_epilogue(self.program, node, norms=norms, residual=addable, activations=("relu",))
+
+    def residual(self, epilogue: Epilogue) -> Value | None:
+        """The value that an epilogue adds."""
+        value: Value | None = self.values[epilogue.residual] if epilogue.residual else None
+        return value
+
+    def took(self, epilogue: Epilogue, out: Value) -> Value:
+        """Say that all of these nodes are done; their result."""
+        for node in epilogue.nodes[1:]:
+            self.fused[node.name] = out
+        return out
 
     # --- the end ---
 

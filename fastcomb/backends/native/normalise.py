@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from fastcomb.backends.base import Unsupported
-from fastcomb.backends.native.follow import follow
 from fastcomb.backends.native.instructions import Instruction, Norm, Op, Place, at
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Buffer, Space, Value, loops
@@ -27,19 +26,17 @@ def _batch_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
         scale, shift = _collected(low, node, x)
     else:
         scale, shift = folded(low, node, None)
-    _, addition, residual, relu = follow(low, node, norms=False)
-    taken = [n for n in (addition, relu) if n]
-    out = low.make(x.shape, (taken or [node])[-1].name, image=not flat)
+    epilogue = low.epilogue(node, norms=())
+    residual = low.residual(epilogue)
+    out = low.make(x.shape, epilogue.last.name, image=not flat)
     views = [v.meta.permute(_channels_last(v)) for v in (x, residual or x, out)]
     nest = loops(views[0].shape, *(v.stride() for v in views), keep_last=True)
     xs, ys, os = nest.strides
     low.emit(
         Op.AFFINE, low.dtype, [x, residual, out, (scale, 0), (shift, 0)],
-        [relu is not None, *nest.size, *xs, *ys, *os],
+        [epilogue.activation == "relu", *nest.size, *xs, *ys, *os],
     )  # fmt: skip
-    for other in taken:
-        low.fused[other.name] = out
-    return out
+    return low.took(epilogue, out)
 
 
 def folded(low: Lowering, node: Node, bias: Any) -> tuple[Buffer, Buffer]:
