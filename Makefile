@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # without byte-compiling all of torch and its company; what is imported is compiled then, and kept
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
-SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*.* csrc/cuda/*.*)
+SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*.* csrc/*/*.*)
 COMBINATIONS ?=
 FUZZ ?= 2000
 

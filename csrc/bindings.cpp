@@ -3,7 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "cuda/bind.h"
-#include "engine.h"
+#include "cpu/engine.h"
 
 namespace py = pybind11;
 using namespace fastcomb;

@@ -31,15 +31,15 @@ FLAGS = "-std=c++17 -fvisibility=hidden -ffp-contract=off -pthread -Wall -Wextra
 # GCC 12 takes the undefined operand inside its own AVX-512 intrinsics for a mistake of ours
 AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -Wno-maybe-uninitialized".split()
 LEVELS = {
-    "level_avx2": ["-mavx2", "-mfma"],
-    "level_avx512": AVX512,
-    "level_avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "cpu/level_avx2": ["-mavx2", "-mfma"],
+    "cpu/level_avx512": AVX512,
+    "cpu/level_avx512_bf16": [*AVX512, "-mavx512bf16"],
 }
 SANITIZE = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined".split()
 #: Those that take longest come first, so that no processor is left with one of them at the end.
 NATIVE = """
-    level_avx512_bf16 level_avx512 level_portable level_avx2 bindings cuda/bind cuda/host engine verify
-    pool decide
+    cpu/level_avx512_bf16 cpu/level_avx512 cpu/level_portable cpu/level_avx2 bindings cuda/bind cuda/host
+    cpu/engine cpu/verify cpu/thread_pool cpu/decide
 """.split()
 #: They convert arguments, once per call: not worth the time that optimising them takes.
 BINDINGS = ("bindings", "cuda/bind", "cuda/module")
@@ -61,7 +61,7 @@ class NotCompiled(Exception):
 
 
 def flags(name: str, sanitize: bool = False) -> list[str]:
-    """Flags of a C++ source by its name, such as "engine" or "cuda/bind"."""
+    """Flags of a C++ source by its name, such as "cpu/engine" or "cuda/bind"."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     optimised = SANITIZE if sanitize else ["-O1" if name in BINDINGS else "-O2"]
     return [*FLAGS, *optimised, *(LEVELS.get(name, []) if x86 else [])]

@@ -2,7 +2,7 @@
 // one reading of the networks, and writes 16 bytes at a time.
 #pragma once
 
-#include "numbers.h"
+#include "mma.h"
 
 namespace fastcomb::cuda {
 

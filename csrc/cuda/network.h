@@ -3,7 +3,7 @@
 // loss. The same code runs on the host, a warp's 32 lanes in turn: so it is tested without a device.
 #pragma once
 
-#include "numbers.h"
+#include "mma.h"
 
 namespace fastcomb::cuda {
 

@@ -96,7 +96,7 @@ class Fused(Triton):
     def _arranged(self, x: Tensor) -> Tensor:
         """The samples in the order in which the matrix instructions read them, padded with zeros.
 
-        [tiles of 16 samples, steps, 32 lanes, 16 bytes of registers]; see ``place`` in csrc/cuda/numbers.h.
+        [tiles of 16 samples, steps, 32 lanes, 16 bytes of registers]; see ``place`` in csrc/cuda/mma.h.
         """
         kept = self._kept
         if kept is None or kept[0] != place(x):

@@ -1,12 +1,12 @@
 // The table of one instruction level; included by exactly one source file per level.
 #pragma once
 
-#include "contract.h"
+#include "matmul.h"
 #include "elementwise.h"
 #include "generate.h"
 #include "loss.h"
 #include "reduce.h"
-#include "window.h"
+#include "pooling.h"
 
 #define FASTCOMB_TABLE(variable, name)                                                                         \
   const fastcomb::Kernels fastcomb::variable = {                                                               \

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "philox.h"
+#include "../philox.h"
 
 namespace fastcomb {
 

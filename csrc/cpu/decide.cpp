@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "philox.h"
+#include "../philox.h"
 
 namespace fastcomb {
 

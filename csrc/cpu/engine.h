@@ -10,7 +10,7 @@
 
 #include "decide.h"
 #include "kernels.h"
-#include "pool.h"
+#include "thread_pool.h"
 
 namespace fastcomb {
 
