@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import fastcomb as fc
 from fastcomb.models import MLP, Tiny10
+from fastcomb.utils import notice
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
@@ -307,7 +308,7 @@ def test_names_are_read_without_what_wrappers_put_before_them(pair, tmp_path, pr
     with pytest.warns(fc.BackendNotice, match=rf"'{''.join(prefixes)}1.weight' as '1.weight'"):
         mix = fc.Mixture(tmp_path / "a.pt", b, fc.Uniform(), model=pair[0])
     assert same(mix[5], fc.Mixture(*pair, fc.Uniform())[5])
-    fc.notice.forget()
+    notice.forget()
     if "model." not in prefixes:  # which may be the network's own, where nothing else is known
         with pytest.warns(fc.BackendNotice, match="1.weight' as '1.weight'"):
             mix = fc.Mixture(tmp_path / "a.pt", b, fc.Uniform())
@@ -376,7 +377,7 @@ def test_weights_that_wrappers_save_are_weights_of_what_is_inside(pair):
     names = "a state dict: names are read without what a wrapper put into them, such as 'module.1.weight' as"
     for wrap, notices in ((nn.DataParallel, [names]), (AveragedModel, ["'n_averaged'", names])):
         for other in (wrap(b), wrap(b).state_dict()):
-            fc.notice.forget()
+            notice.forget()
             with pytest.warns(fc.BackendNotice) as told:
                 assert same(fc.Mixture(wrap(a).state_dict(), other, fc.Uniform())[3], expected)
             assert len(told) == len(notices)
@@ -482,7 +483,7 @@ def test_counters_of_profilers_are_left_out(pair):
     counted = {"total_ops": torch.zeros(1, dtype=torch.float64)} | state
     counted |= {"1.total_ops": torch.ones(1, dtype=torch.float64), "1.total_params": torch.ones(1)}
     for model in (None, pair[1]):
-        fc.notice.forget()
+        notice.forget()
         with pytest.warns(fc.BackendNotice, match="left out, 'total_ops', '1.total_ops', '1.total_params'"):
             assert same(network(counted, model), state)
     own = {"total_ops": torch.ones(3)}  # not one number

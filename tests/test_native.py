@@ -407,7 +407,7 @@ class TestThreads:
         """Generation only: torch's own threads do not survive a fork."""
         code = """
 import os, torch, fastcomb as fc
-from fastcomb.mixing import mix
+from fastcomb.mixing.ops import mix
 torch.set_num_threads(2)
 law, a, b = fc.Uniform(), torch.randn(500, 1000), torch.randn(1, 500, 1000)
 rest = law.table()[None], law.rule(), [1, 0, 16, 0], [0, 500000, 0], torch.float32

@@ -897,6 +897,31 @@ def test_masked_scores_are_left_out_of_layers():
     assert np.isfinite(found.values).all()
 
 
+class Writing(nn.Module):
+    """Writes to its input, and cannot be batched."""
+
+    def __init__(self):
+        super().__init__()
+        self.r, self.o = nn.LSTM(5, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x += 2.0
+        return self.o(self.r(x)[0][:, 0])
+
+
+def test_every_combination_gets_inputs_that_no_other_has_written_to():
+    a, b = pair(Writing)
+    x, y = torch.randn(9, 6, 5), torch.randint(3, (9,))
+    mix = fc.Mixture(a, b, fc.Uniform())
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=(x.clone(), y), n=4)
+    found = mix.functional_call(a, range(4), x.clone())
+    for i in range(4):
+        with torch.no_grad():
+            logits = functional_call(a, mix[i], (x.clone(),))
+        torch.testing.assert_close(found[i], logits, rtol=1e-5, atol=1e-6)
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
 def test_dropout_in_place_keeps_the_engine():
     a, b = pair(
         lambda: nn.Sequential(

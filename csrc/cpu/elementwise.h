@@ -6,8 +6,20 @@
 
 namespace FASTCOMB_LEVEL {
 
-using fastcomb::Elementwise;
 using fastcomb::kMaxDims;
+
+// Operands over a strided block, sizes outermost first; a stride of 0 repeats.
+struct Elementwise {
+  const int64_t* size;
+  const void* x;
+  const void* y;
+  void* out;
+  const int64_t *x_stride, *y_stride, *out_stride;
+  float alpha = 0, beta = 0;
+  bool relu = false;
+};
+
+constexpr int64_t kNoStride[kMaxDims] = {};
 
 template <class T>
 FASTCOMB_INLINE F take(const T* p, int64_t stride, int n) {
@@ -95,9 +107,9 @@ static void unary_op(const Elementwise& e) {
 }
 
 template <class T>
-static void unary_as(const Elementwise& e) {
+static void unary_as(const Elementwise& e, int function) {
   using namespace fastcomb;
-  switch (e.op) {
+  switch (function) {
 #define FASTCOMB_CASE(op) \
   case op:                \
     return unary_op<T, op>(e)
@@ -140,8 +152,8 @@ static void binary_op(const Elementwise& e) {
 }
 
 template <class T>
-static void binary_as(const Elementwise& e) {
-  switch (e.op) {
+static void binary_as(const Elementwise& e, int function) {
+  switch (function) {
     case fastcomb::kAdd: return binary_op<T, fastcomb::kAdd>(e);
     case fastcomb::kSub: return binary_op<T, fastcomb::kSub>(e);
     case fastcomb::kMul: return binary_op<T, fastcomb::kMul>(e);
@@ -159,7 +171,7 @@ static void affine_as(const Elementwise& e, const float* scale, const float* shi
     for_runs<T>(e, [&](const T* x, const T* y, T* out) {
       F v = fma(take(x + c, 1, n), factor, offset);
       if (e.y) v = v + take(y + c, 1, n);
-      if (e.op) v = maximum(set1(0), v);
+      if (e.relu) v = maximum(set1(0), v);
       put(out + c, 1, v, n);
     });
   }
@@ -209,26 +221,30 @@ static void moments_as(const Elementwise& e, float* pivot, double* sum, double* 
   }
 }
 
-static void unary(const Elementwise& e, int storage) {
-  storage == fastcomb::kFloat32 ? unary_as<float>(e) : unary_as<bf16>(e);
+static void unary(const fastcomb::Unary& u, int dtype) {
+  const Elementwise e{u.size, u.x, nullptr, u.out, u.x_stride, kNoStride, u.out_stride, u.alpha, u.beta};
+  dtype == fastcomb::kFloat32 ? unary_as<float>(e, u.function) : unary_as<bf16>(e, u.function);
 }
-static void binary(const Elementwise& e, int storage) {
-  storage == fastcomb::kFloat32 ? binary_as<float>(e) : binary_as<bf16>(e);
+static void binary(const fastcomb::Binary& b, int dtype) {
+  const Elementwise e{b.size, b.x, b.y, b.out, b.x_stride, b.y_stride, b.out_stride, b.alpha};
+  dtype == fastcomb::kFloat32 ? binary_as<float>(e, b.function) : binary_as<bf16>(e, b.function);
 }
-static void affine(const Elementwise& e, const float* scale, const float* shift, int storage) {
-  storage == fastcomb::kFloat32 ? affine_as<float>(e, scale, shift) : affine_as<bf16>(e, scale, shift);
+static void affine(const fastcomb::Affine& a, int dtype) {
+  const Elementwise e{a.size, a.x, a.y, a.out, a.x_stride, a.y_stride, a.out_stride, 0, 0, a.relu};
+  dtype == fastcomb::kFloat32 ? affine_as<float>(e, a.scale, a.shift) : affine_as<bf16>(e, a.scale, a.shift);
 }
-static void moments(const Elementwise& e, int storage, float* pivot, double* sum, double* squares) {
-  storage == fastcomb::kFloat32 ? moments_as<float>(e, pivot, sum, squares)
-                                : moments_as<bf16>(e, pivot, sum, squares);
+static void moments(const fastcomb::Moments& m, int dtype, const fastcomb::ChannelMoments& to) {
+  const Elementwise e{m.size, m.x, nullptr, nullptr, m.x_stride, kNoStride, kNoStride};
+  dtype == fastcomb::kFloat32 ? moments_as<float>(e, to.pivot, to.sum, to.squares)
+                              : moments_as<bf16>(e, to.pivot, to.sum, to.squares);
 }
 
-static void convert(const void* in, int in_storage, void* out, int out_storage, int64_t count) {
-  for (int64_t i = 0; i < count; i += W) {
-    const int n = (int)smaller(W, count - i);
-    const F v = in_storage == fastcomb::kFloat32 ? load_n((const float*)in + i, n) : load_n((const bf16*)in + i, n);
-    if (out_storage == fastcomb::kFloat32) store_n((float*)out + i, v, n);
-    else store_n((bf16*)out + i, v, n);
+static void convert(const fastcomb::Convert& c) {
+  for (int64_t i = 0; i < c.count; i += W) {
+    const int n = (int)smaller(W, c.count - i);
+    const F v = c.from == fastcomb::kFloat32 ? load_n((const float*)c.in + i, n) : load_n((const bf16*)c.in + i, n);
+    if (c.to == fastcomb::kFloat32) store_n((float*)c.out + i, v, n);
+    else store_n((bf16*)c.out + i, v, n);
   }
 }
 

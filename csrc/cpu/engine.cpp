@@ -9,7 +9,6 @@
 #include <new>
 #include <stdexcept>
 
-#include "decode.h"
 #include "verify.h"
 
 namespace fastcomb {
@@ -89,7 +88,7 @@ void check_parameter(const Parameter& p) {
 int64_t generated_bytes(const Parameter& p, const Kernels& k) {
   if (p.form != kPacked) return p.elements * (p.form == kHalf ? 2 : 4);
   const int64_t lanes = (p.packed.outputs + k.width - 1) / k.width * k.width;
-  return lanes * p.packed.rows * (k.pairs && p.packed.storage == kBfloat16 ? 2 : 4);
+  return lanes * p.packed.rows * (k.pairs && p.packed.dtype == kBfloat16 ? 2 : 4);
 }
 
 }  // namespace
@@ -172,7 +171,7 @@ int Engine::add_pass(Pass pass) {
     pass.record = std::max(pass.record, c.statistics + 2 * c.channels);
   }
   pass.needed = extents.needed;
-  pass.needed.resize(std::max<size_t>(pass.needed.size(), kInputs - kStatistics), 0);
+  pass.needed.resize(std::max<size_t>(pass.needed.size(), kInput - kStatistics), 0);
   passes_.push_back(std::move(pass));
   return (int)passes_.size() - 1;
 }
@@ -195,13 +194,13 @@ void Engine::check(const Pass& p, const std::vector<int64_t>& input_bytes, int64
   };
   short_of(p.needed[0], 4 * statistics_floats, "statistics");
   short_of(p.needed[kOutput - kStatistics], output_bytes, "an output");
-  for (size_t i = kInputs - kStatistics; i < p.needed.size(); ++i) {
-    const size_t at = i - (kInputs - kStatistics);
+  for (size_t i = kInput - kStatistics; i < p.needed.size(); ++i) {
+    const size_t at = i - (kInput - kStatistics);
     short_of(p.needed[i], at < input_bytes.size() ? input_bytes[at] : 0, "an input");
   }
 }
 
-const Pass& Engine::pass_of(int number) const {
+const Pass& Engine::pass(int number) const {
   if (number < 0 || number >= (int)passes_.size()) throw std::invalid_argument("a pass that was not added");
   return passes_[number];
 }
@@ -237,12 +236,12 @@ void Engine::generate(const Team& team, uint64_t index, Combination& c) {
 // The combination's weights, and what is worked out from them before any sample.
 void Engine::start(const Team& team, uint64_t index, const float* statistics, Combination& c, Frame& frame) {
   generate(team, index, c);
-  frame.base.assign(kInputs, nullptr);
+  frame.base.assign(kInput, nullptr);
   frame.base[kWeights] = c.weights.data;
   frame.base[kConstants] = (char*)constants_;
   frame.base[kStatistics] = (char*)statistics;
   for (const Instruction& i : setup_) {
-    const bool needs = i.op == kFoldOp && i.at[2].space == kStatistics;
+    const bool needs = std::any_of(i.at.begin(), i.at.end(), [](const Address& a) { return a.space == kStatistics; });
     if (needs && !statistics) continue;  // collected stage by stage instead
     execute(i, frame, nullptr, 0, workers_[team.worker]);
   }
@@ -251,8 +250,8 @@ void Engine::start(const Team& team, uint64_t index, const float* statistics, Co
 void Engine::stages(const Team& team, const Pass& pass, Combination& c, Frame& frame, double* record) {
   const int64_t blocks = (pass.samples + pass.block - 1) / pass.block;
   frame.block = pass.block;
-  frame.base[kLong] = pass.lasting ? c.lasting.get(pass.lasting * blocks) : nullptr;
-  frame.base.resize(kInputs);
+  frame.base[kLasting] = pass.lasting ? c.lasting.get(pass.lasting * blocks) : nullptr;
+  frame.base.resize(kInput);
   for (const char* input : *frame.data) frame.base.push_back((char*)input);
   frame.sums.assign(2 * blocks, 0);
   int64_t begin = 0;
@@ -279,9 +278,9 @@ void Engine::stages(const Team& team, const Pass& pass, Combination& c, Frame& f
         const double* m = frame.moments + b * 3 * channels;
         const double n = (double)std::min(pass.block, pass.samples - b * pass.block) * collected->per_sample;
         const double own = m[ch] + m[channels + ch] / n;
-        const double spread = m[2 * channels + ch] - m[channels + ch] * m[channels + ch] / n;
+        const double within = m[2 * channels + ch] - m[channels + ch] * m[channels + ch] / n;
         const double delta = own - mean;
-        squares += spread + delta * delta * count * n / (count + n);
+        squares += within + delta * delta * count * n / (count + n);
         mean += delta * n / (count + n);
         count += n;
       }
@@ -317,7 +316,7 @@ void Engine::each_combination(int64_t count, double work, int threads, const Bod
 void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& data,
                  const std::vector<int64_t>& input_bytes, int64_t input_step, const float* statistics,
                  int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes, int threads) {
-  const Pass& p = pass_of(pass);
+  const Pass& p = this->pass(pass);
   check(p, input_bytes, statistics ? statistics_floats : 0, outputs ? output_bytes : 0);
   each_combination(count, draws_ * (double)p.samples, threads, [&](int64_t k, const Team& team, Combination& c) {
     Frame frame;
@@ -338,13 +337,13 @@ void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& dat
 void Engine::decide(const uint64_t* index, int64_t count, int whole, int rest, const Data& inputs,
                     const std::vector<int64_t>& bytes, const float* statistics, int64_t statistics_floats,
                     const Question& question, int32_t* answers, int32_t* taken, double* means, int threads) {
-  const int64_t together = pass_of(whole).samples;
+  const int64_t together = this->pass(whole).samples;
   if (inputs.size() != bytes.size()) throw std::invalid_argument("inputs without sizes");
   for (const int number : {whole, rest}) {
     std::vector<int64_t> sizes;
-    for (const int64_t each : bytes) sizes.push_back(pass_of(number).samples * each);
-    if (pass_of(number).samples > together) throw std::invalid_argument("a rest of more samples than a block");
-    check(pass_of(number), sizes, statistics ? statistics_floats : 0, 0);
+    for (const int64_t each : bytes) sizes.push_back(this->pass(number).samples * each);
+    if (this->pass(number).samples > together) throw std::invalid_argument("a rest of more samples than a block");
+    check(this->pass(number), sizes, statistics ? statistics_floats : 0, 0);
   }
   const double work = draws_ * (double)std::min(4 * together, question.samples);
   each_combination(count, work, threads, [&](int64_t k, const Team& team, Combination& c) {
@@ -378,7 +377,7 @@ void Engine::collect(const uint64_t* index, int64_t count, const std::vector<int
   if (data.size() != passes.size() || input_bytes.size() != passes.size())
     throw std::invalid_argument("calibration passes without inputs");
   for (size_t i = 0; i < passes.size(); ++i) {
-    const Pass& p = pass_of(passes[i]);
+    const Pass& p = this->pass(passes[i]);
     if (p.record > floats) throw std::invalid_argument("a record of statistics that is too short");
     check(p, input_bytes[i], p.needed[0], 0);  // statistics are what it makes, so it reads none
   }
@@ -396,114 +395,49 @@ void Engine::collect(const uint64_t* index, int64_t count, const std::vector<int
   });
 }
 
-namespace {
-
-void clear_border(const Border& b, char* p, int64_t item) {
-  const int64_t line = (b.width + 2 * b.left) * b.channels * item, edge = b.left * b.channels * item;
-  for (int64_t n = 0; n < b.batch; ++n) {
-    memset(p, 0, b.top * line);
-    p += b.top * line;
-    for (int64_t y = 0; y < b.height; ++y, p += line) {
-      memset(p, 0, edge);
-      memset(p + line - edge, 0, edge);
-    }
-    memset(p, 0, b.top * line);
-    p += b.top * line;
-  }
-}
-
-// Rows of a table by number; of a number that the table does not have NaN, which no result hides.
-void look_up(const Embedding& e, const int64_t* ids, const char* table, char* out, int64_t item) {
-  const int64_t bytes = e.width * item;
-  for (int64_t r = 0; r < e.count; ++r)
-    if (ids[r] >= 0 && ids[r] < e.entries) memcpy(out + r * bytes, table + ids[r] * bytes, bytes);
-    else memset(out + r * bytes, 0xff, bytes);
-}
-
-}  // namespace
-
 void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int64_t block, Worker& w) const {
-  const auto at = [&](size_t which) -> char* {
-    if (which >= i.at.size() || i.at[which].space < 0) return nullptr;
-    const Address& a = i.at[which];
+  const auto at = [&](size_t operand) -> char* {
+    const Address& a = i.at[operand];
+    if (a.space < 0) return nullptr;
     return (a.space == kArena ? arena : frame.base[a.space]) + a.offset + a.step * block;
   };
-  const int64_t item = item_size(i.storage);
   switch (i.op) {
-    case kContract:
-      return k_->contract(contraction(i, at), i.storage);
-    case kUnaryOp:
-    case kBinaryOp: {
-      Elementwise e = elementwise(i, at);
-      e.alpha = (float)i.f[0], e.beta = (float)i.f[1];
-      return i.op == kUnaryOp ? k_->unary(e, i.storage) : k_->binary(e, i.storage);
-    }
-    case kAffineOp:
-      return k_->affine(elementwise(i, at), (float*)at(3), (float*)at(4), i.storage);
-    case kConvertOp: {
-      const Convert c = conversion(i);
-      return k_->convert(at(0), (int)c.from, at(1), (int)c.to, c.count);
-    }
-    case kPoolOp:
-      return k_->pool(pooling(i, at), i.storage);
-    case kDepthwiseOp:
-      return k_->depthwise(depthwise(i, at), i.storage);
-    case kLayerNormOp:
-      return k_->layer_norm(rows(i, at), i.storage);
-    case kSoftmaxOp:
-      return k_->softmax(rows(i, at), i.storage);
-    case kGroupNormOp:
-      return k_->group_norm(group_norm(i, at), i.storage);
-    case kReduceOp:
-      return k_->reduce(reduction(i, at), i.storage);
+    case kMatmulOp: return k_->matmul(read_matmul(i, at), i.dtype);
+    case kUnaryOp: return k_->unary(read_unary(i, at), i.dtype);
+    case kBinaryOp: return k_->binary(read_binary(i, at), i.dtype);
+    case kAffineOp: return k_->affine(read_affine(i, at), i.dtype);
+    case kConvertOp: return k_->convert(read_convert(i, at));
+    case kPoolOp: return k_->pool(read_pool(i, at), i.dtype);
+    case kDepthwiseOp: return k_->depthwise(read_depthwise(i, at), i.dtype);
+    case kLayerNormOp: return k_->layer_norm(read_layer_norm(i, at), i.dtype);
+    case kSoftmaxOp: return k_->softmax(read_softmax(i, at), i.dtype);
+    case kGroupNormOp: return k_->group_norm(read_group_norm(i, at), i.dtype);
+    case kReduceOp: return k_->reduce(read_reduce(i, at), i.dtype);
     case kAttentionOp: {
-      const Attention a = attention(i, at);
-      return k_->attention(a, i.storage, (float*)w.scratch.get((a.keys + 64) * sizeof(float)));
+      const Attention a = read_attention(i, at);
+      return k_->attention(a, i.dtype, (float*)w.scratch.get((a.keys + 64) * sizeof(float)));
     }
     case kMomentsOp: {
-      const Elementwise e = elementwise(i, at);
-      const int64_t channels = e.size[kMaxDims - 1];
+      const Moments m = read_moments(i, at);
+      const int64_t channels = m.size[kMaxDims - 1];
       double* to = frame.moments + block * 3 * channels;
       float* pivot = (float*)w.scratch.get(channels * sizeof(float));
-      k_->moments(e, i.storage, pivot, to + channels, to + 2 * channels);
+      k_->moments(m, i.dtype, {pivot, to + channels, to + 2 * channels});
       std::copy(pivot, pivot + channels, to);
       return;
     }
     case kLossOp: {
-      Loss l = losses(i, at);
+      const Loss l = read_loss(i, at);
       double* to = const_cast<double*>(frame.sums.data()) + 2 * block;
-      l.loss = to, l.correct = to + 1;
-      l.each = frame.each ? frame.each + block * frame.block : nullptr, l.each_correct = frame.each_correct;
-      l.scratch = (float*)w.scratch.get((l.width + k_->width) * k_->width * sizeof(float));
-      return k_->loss(l);
+      float* scratch = (float*)w.scratch.get((l.width + k_->width) * k_->width * sizeof(float));
+      float* each = frame.each ? frame.each + block * frame.block : nullptr;
+      return k_->loss(l, {scratch, to, to + 1, each, frame.each_correct});
     }
-    case kBorderOp:
-      return clear_border(border(i), at(0), item);
-    case kZeroOp:
-      memset(at(0), 0, Reader(i).next() * item);
-      return;
-    case kEmbeddingOp:
-      return look_up(embedding(i), (const int64_t*)at(0), at(1), at(2), item);
-    case kFoldOp: {  // scale and shift of normalisation with statistics, and of a bias before it
-      const float *gamma = (float*)at(0), *beta = (float*)at(1), *mean = (float*)at(2), *variance = (float*)at(3),
-                  *bias = (float*)at(4);
-      float *scale = (float*)at(5), *shift = (float*)at(6);
-      for (int64_t c = 0, channels = Reader(i).next(); c < channels; ++c) {
-        const double factor = (gamma ? gamma[c] : 1.0) / sqrt((double)variance[c] + i.f[0]);
-        scale[c] = (float)factor;
-        shift[c] = (float)((beta ? beta[c] : 0.0) + ((bias ? bias[c] : 0.0) - mean[c]) * factor);
-      }
-      return;
-    }
-    case kTransposeOp: {
-      Reader n(i);
-      const int64_t rows = n.next(), columns = n.next();
-      const float* in = (const float*)at(0);
-      float* out = (float*)at(1);
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c) out[c * rows + r] = in[r * columns + c];
-      return;
-    }
+    case kBorderOp: return k_->border(read_border(i, at), i.dtype);
+    case kZeroOp: return k_->zero(read_zero(i, at), i.dtype);
+    case kEmbeddingOp: return k_->embedding(read_embedding(i, at), i.dtype);
+    case kFoldBatchNormOp: return k_->fold_batch_norm(read_fold_batch_norm(i, at));
+    case kTransposeOp: return k_->transpose(read_transpose(i, at));
   }
 }
 

@@ -17,29 +17,6 @@ namespace fastcomb {
 const Kernels* find_level(const std::string& name);  // null if unknown or not supported by this processor
 std::vector<std::string> levels();                   // supported here, best first
 
-// Memory that addresses refer to.
-enum Space : int { kNone = -1, kArena = 0, kLong, kWeights, kConstants, kStatistics, kOutput, kInputs };
-
-// base of `space` + offset + step * block, in bytes.
-struct Address {
-  int space;
-  int64_t offset, step;
-};
-
-enum Op : int {
-  kContract = 0, kUnaryOp, kBinaryOp, kAffineOp, kConvertOp, kPoolOp, kDepthwiseOp, kLayerNormOp, kSoftmaxOp,
-  kGroupNormOp, kReduceOp, kAttentionOp, kMomentsOp, kLossOp, kBorderOp, kEmbeddingOp, kFoldOp, kTransposeOp,
-  kZeroOp,
-};
-
-struct Instruction {
-  int op;
-  int storage;
-  std::vector<Address> at;
-  std::vector<int64_t> n;
-  std::vector<double> f;
-};
-
 // Memory that grows, aligned to 64 bytes; contents are not kept when it does.
 struct Buffer {
   Buffer() = default;
@@ -78,6 +55,8 @@ struct Pass {
   std::vector<int64_t> ends;  // of stages; instructions of `whole` and `last` alike
   std::vector<Collected> collected;
   int64_t arena, lasting;     // bytes: per worker; per block
+  std::string output;         // dtype of the outputs, "" where a pass has none
+  std::vector<std::string> inputs;  // dtypes of its inputs
   // what it takes of what a call gives, known once its instructions are verified
   std::vector<int64_t> needed = {};  // bytes by space, from kStatistics on
   int64_t record = 0;                // floats of the record that it adds statistics to
@@ -114,6 +93,7 @@ class Engine {
               const std::vector<int64_t>& bytes, const float* statistics, int64_t statistics_floats,
               const Question& question, int32_t* answers, int32_t* taken, double* means, int threads);
   int64_t bytes() const;
+  const Pass& pass(int number) const;  // throws std::invalid_argument for one that was not added
 
  private:
   struct Worker {
@@ -136,7 +116,7 @@ class Engine {
     bool each_correct = false;
   };
 
-  const Pass& pass_of(int number) const;
+
   void check(const Pass& p, const std::vector<int64_t>& input_bytes, int64_t statistics_floats,
              int64_t output_bytes) const;
   template <class Body>

@@ -282,7 +282,7 @@ FASTCOMB_INLINE void store_pair(void* p, F row0, F row1) {
 static void lay_out(const Packed& p, int64_t g, const float* natural, void* out) {
   const Slot at = slot(p, g);
 #if defined(FASTCOMB_DOT_BF16)
-  if (p.storage == fastcomb::kBfloat16) {
+  if (p.dtype == fastcomb::kBfloat16) {
     uint16_t* to = (uint16_t*)out + pair_base(p, g);
     for (int64_t r = 0; r < p.rows; r += 2) {
       const int64_t k0 = p.inverse[r], k1 = p.inverse[r + 1];
@@ -292,7 +292,7 @@ static void lay_out(const Packed& p, int64_t g, const float* natural, void* out)
   }
 #endif
   float* to = (float*)out + at.base;
-  const bool round = p.storage == fastcomb::kBfloat16;
+  const bool round = p.dtype == fastcomb::kBfloat16;
   for (int64_t r = 0; r < p.rows; ++r) {
     const int64_t k = p.inverse[r];
     const F v = k < 0 ? set1(0) : load(natural + k * W);
@@ -392,7 +392,7 @@ static void generate_step(const Source& s, const Packed& p, int64_t g, int64_t s
 
 // One step whose blocks lie like the panels: straight to its places. False where they don't.
 static bool generate_direct(const Source& s, const Packed& p, int64_t first, int64_t last, void* out) {
-  const bool half = p.storage == fastcomb::kBfloat16;
+  const bool half = p.dtype == fastcomb::kBfloat16;
   if (p.steps > 1 || p.sharing != fastcomb::kElement || p.inner != p.rows) return false;
   if (p.inner % (128 / s.law->bits) || (half && (!kPairs || p.place))) return false;
   with_law(*s.law, [&](auto d) {

@@ -1,19 +1,47 @@
-// The table of one instruction level; included by exactly one source file per level.
+// The table of one instruction level; included by exactly one source file for each level.
 #pragma once
 
-#include "matmul.h"
 #include "elementwise.h"
 #include "generate.h"
+#include "layout.h"
 #include "loss.h"
-#include "reduce.h"
+#include "matmul.h"
 #include "pooling.h"
+#include "reduce.h"
 
-#define FASTCOMB_TABLE(variable, name)                                                                         \
-  const fastcomb::Kernels fastcomb::variable = {                                                               \
-      name,                    FASTCOMB_LEVEL::W,         FASTCOMB_LEVEL::kPairs,   FASTCOMB_LEVEL::coefficients, \
-      FASTCOMB_LEVEL::mix,     FASTCOMB_LEVEL::pack, \
-      FASTCOMB_LEVEL::generate, FASTCOMB_LEVEL::contract, FASTCOMB_LEVEL::unary,    FASTCOMB_LEVEL::binary,    \
-      FASTCOMB_LEVEL::affine,  FASTCOMB_LEVEL::convert,   FASTCOMB_LEVEL::pool,     FASTCOMB_LEVEL::depthwise, \
-      FASTCOMB_LEVEL::layer_norm, FASTCOMB_LEVEL::softmax, FASTCOMB_LEVEL::group_norm, FASTCOMB_LEVEL::reduce, \
-      FASTCOMB_LEVEL::attention, FASTCOMB_LEVEL::moments, FASTCOMB_LEVEL::loss,                                \
-  };
+namespace FASTCOMB_LEVEL {
+
+static constexpr fastcomb::Kernels table(const char* name) {
+  fastcomb::Kernels k{};
+  k.name = name;
+  k.width = W;
+  k.pairs = kPairs;
+  k.coefficients = coefficients;
+  k.mix = mix;
+  k.pack = pack;
+  k.generate = generate;
+  k.matmul = matmul;
+  k.unary = unary;
+  k.binary = binary;
+  k.affine = affine;
+  k.convert = convert;
+  k.pool = pool;
+  k.depthwise = depthwise;
+  k.layer_norm = layer_norm;
+  k.softmax = softmax;
+  k.group_norm = group_norm;
+  k.reduce = reduce;
+  k.attention = attention;
+  k.moments = moments;
+  k.loss = loss;
+  k.border = border;
+  k.zero = zero;
+  k.embedding = embedding;
+  k.fold_batch_norm = fold_batch_norm;
+  k.transpose = transpose;
+  return k;
+}
+
+}  // namespace FASTCOMB_LEVEL
+
+#define FASTCOMB_TABLE(variable, name) const fastcomb::Kernels fastcomb::variable = FASTCOMB_LEVEL::table(name);

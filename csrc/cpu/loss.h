@@ -7,11 +7,12 @@
 namespace FASTCOMB_LEVEL {
 
 using fastcomb::Loss;
+using fastcomb::LossSums;
 typedef double Wide __attribute__((vector_size(W * 8)));
 
-// Rows [W][W] turned in place: blocks off the diagonal change places, for sizes 1, 2, 4, ...
+// Rows [W][W] transposed in place: blocks off the diagonal change places, for sizes 1, 2, 4, ...
 #if defined(FASTCOMB_AVX512)
-FASTCOMB_INLINE void turn(F row[W]) {
+FASTCOMB_INLINE void transpose_lanes(F row[W]) {
 #pragma GCC unroll 4
   for (int size = 1; size < W; size *= 2) {
     U low = {}, high = {};
@@ -29,7 +30,7 @@ FASTCOMB_INLINE void turn(F row[W]) {
   }
 }
 #else
-FASTCOMB_INLINE void turn(F row[W]) {
+FASTCOMB_INLINE void transpose_lanes(F row[W]) {
   float entries[W][W];
   for (int r = 0; r < W; ++r)
     for (int l = 0; l < W; ++l) entries[l][r] = row[r][l];
@@ -37,9 +38,9 @@ FASTCOMB_INLINE void turn(F row[W]) {
 }
 #endif
 
-// W samples turned so that lanes are samples: class c at columns + c * W. Lanes beyond n repeat the first
+// W samples transposed so that lanes are samples: class c at columns + c * W. Lanes beyond n repeat the first
 // sample; up to W - 1 classes beyond the last are written.
-FASTCOMB_INLINE void turn(const float* rows, int64_t width, int n, float* columns) {
+FASTCOMB_INLINE void transpose_lanes(const float* rows, int64_t width, int n, float* columns) {
   for (int64_t c = 0; c < width; c += W) {
     const int some = (int)smaller(W, width - c);
     F block[W];
@@ -48,12 +49,12 @@ FASTCOMB_INLINE void turn(const float* rows, int64_t width, int n, float* column
       const float* from = rows + (l < n ? l : 0) * width + c;
       block[l] = some == W ? load(from) : load_n(from, some);
     }
-    turn(block);
+    transpose_lanes(block);
     for (int k = 0; k < W; ++k) store(columns + (c + k) * W, block[k]);
   }
 }
 
-static void classes(const Loss& s) {
+static void classes(const Loss& s, const LossSums& to) {
   typedef int64_t Labels __attribute__((vector_size(W * 8)));
   Wide total = {};
   I correct = {};
@@ -61,14 +62,14 @@ static void classes(const Loss& s) {
   for (int l = 0; l < W; ++l) lane[l] = l;
   for (int64_t i = 0; i < s.samples; i += W) {
     const int n = (int)smaller(W, s.samples - i);
-    turn(s.outputs + i * s.width, s.width, n, s.scratch);
+    transpose_lanes(s.outputs + i * s.width, s.width, n, to.scratch);
     int64_t labels[W] = {};
-    memcpy(labels, s.labels + i, n * sizeof(int64_t));
+    memcpy(labels, (const int64_t*)s.targets + i, n * sizeof(int64_t));
     const I label = __builtin_convertvector(load_as<Labels>(labels), I);
-    F best = load(s.scratch), chosen = best;
+    F best = load(to.scratch), chosen = best;
     I found = {};
     for (int64_t c = 1; c < s.width; ++c) {
-      const F v = load(s.scratch + c * W);
+      const F v = load(to.scratch + c * W);
       const I better = (I)(v > best) | ((I)(v != v) & (I)(best == best));  // as argmax: a NaN wins
       best = select(better, v, best);
       found = better ? (I{} + (int32_t)c) : found;
@@ -77,32 +78,32 @@ static void classes(const Loss& s) {
     F loss = -chosen;
     if (s.kind == fastcomb::kCrossEntropy) {
       F sum = set1(0);
-      for (int64_t c = 0; c < s.width; ++c) sum = sum + exponential(load(s.scratch + c * W) - best);
+      for (int64_t c = 0; c < s.width; ++c) sum = sum + exponential(load(to.scratch + c * W) - best);
       loss = logarithm(sum) + (best - chosen);
     }
-    if (s.each) store_n(s.each + i, s.each_correct ? select(found == label, set1(1), set1(0)) : loss, n);
+    if (to.each) store_n(to.each + i, to.each_correct ? select(found == label, set1(1), set1(0)) : loss, n);
     const I inside = lane < n;
     correct -= (found == label) & inside;
     total += __builtin_convertvector(select(inside, loss, set1(0)), Wide);
   }
-  for (int l = 0; l < W; ++l) *s.loss += total[l];
+  for (int l = 0; l < W; ++l) *to.loss += total[l];
   if (!s.classes) return;
-  for (int l = 0; l < W; ++l) *s.correct += correct[l];
+  for (int l = 0; l < W; ++l) *to.correct += correct[l];
 }
 
-static void squared(const Loss& s) {
+static void squared(const Loss& s, const LossSums& to) {
   for (int64_t i = 0; i < s.samples; ++i) {
-    const float *x = s.outputs + i * s.width, *y = s.values + i * s.width;
+    const float *x = s.outputs + i * s.width, *y = (const float*)s.targets + i * s.width;
     double sum = 0;
     for (int64_t c = 0; c < s.width; ++c) {
       const float d = x[c] - y[c];
       sum += (double)(d * d);
     }
-    *s.loss += sum / (double)s.width;
-    if (s.each) s.each[i] = (float)(sum / (double)s.width);
+    *to.loss += sum / (double)s.width;
+    if (to.each) to.each[i] = (float)(sum / (double)s.width);
   }
 }
 
-static void loss(const Loss& s) { s.kind == fastcomb::kSquared ? squared(s) : classes(s); }
+static void loss(const Loss& s, const LossSums& to) { s.kind == fastcomb::kMse ? squared(s, to) : classes(s, to); }
 
 }  // namespace FASTCOMB_LEVEL

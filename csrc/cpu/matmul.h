@@ -6,7 +6,7 @@
 
 namespace FASTCOMB_LEVEL {
 
-using fastcomb::Contraction;
+using fastcomb::Matmul;
 
 #if defined(FASTCOMB_AVX512)
 constexpr int kTile = 14;  // 28 accumulators of 32 registers
@@ -16,8 +16,8 @@ constexpr int kTile = 6;
 constexpr int kTile = 5;
 #endif
 
-FASTCOMB_INLINE F spread(const float* p) { return set1(*p); }
-FASTCOMB_INLINE F spread(const bf16* p) { return set1(widen(*p)); }
+FASTCOMB_INLINE F broadcast(const float* p) { return set1(*p); }
+FASTCOMB_INLINE F broadcast(const bf16* p) { return set1(widen(*p)); }
 #if defined(FASTCOMB_AVX512) || defined(FASTCOMB_AVX2)
 FASTCOMB_INLINE F multiply_add(F x, F y, F z) { return fma(x, y, z); }
 #else
@@ -30,7 +30,7 @@ struct Step {
   static constexpr int size = 1;
   typedef float Weight;
   static FASTCOMB_INLINE_MEMBER F weight(const float* w) { return load(w); }
-  static FASTCOMB_INLINE_MEMBER F input(const T* x) { return spread(x); }
+  static FASTCOMB_INLINE_MEMBER F input(const T* x) { return broadcast(x); }
   static FASTCOMB_INLINE_MEMBER F product(F acc, F x, F w) { return multiply_add(x, w, acc); }
 };
 #if defined(FASTCOMB_DOT_BF16)
@@ -55,7 +55,7 @@ struct Tile {
 };
 
 template <class T, int ROWS, int VECTORS>
-static void tile(const Contraction& c, const Tile& t, const T* in, const typename Step<T>::Weight* w, T* out,
+static void tile(const Matmul& c, const Tile& t, const T* in, const typename Step<T>::Weight* w, T* out,
                  const T* residual) {
   constexpr int size = Step<T>::size, width = VECTORS * W * size;
   F acc[ROWS][VECTORS] = {};
@@ -114,7 +114,7 @@ static void tile(const Contraction& c, const Tile& t, const T* in, const typenam
 
 template <class T>
 struct TileTable {
-  typedef void (*Function)(const Contraction&, const Tile&, const T*, const typename Step<T>::Weight*, T*, const T*);
+  typedef void (*Function)(const Matmul&, const Tile&, const T*, const typename Step<T>::Weight*, T*, const T*);
   Function of[kTile + 1][3];
   template <int ROWS>
   constexpr void fill() {
@@ -128,7 +128,7 @@ struct TileTable {
 };
 
 template <class T>
-static void contract_as(const Contraction& c) {
+static void matmul_as(const Matmul& c) {
   static constexpr TileTable<T> table;
   const typename Step<T>::Weight* weights = (const typename Step<T>::Weight*)c.weights;
   const int64_t groups = (c.outputs + W - 1) / W, inner = c.segments * c.run;
@@ -156,9 +156,9 @@ static void contract_as(const Contraction& c) {
   }
 }
 
-static void contract(const Contraction& c, int storage) {
-  if (storage == fastcomb::kFloat32) contract_as<float>(c);
-  else contract_as<bf16>(c);
+static void matmul(const Matmul& c, int dtype) {
+  if (dtype == fastcomb::kFloat32) matmul_as<float>(c);
+  else matmul_as<bf16>(c);
 }
 
 }  // namespace FASTCOMB_LEVEL

@@ -6,10 +6,10 @@
 namespace FASTCOMB_LEVEL {
 
 using fastcomb::Depthwise;
-using fastcomb::Pooling;
+using fastcomb::Pool;
 
 template <class T>
-static void pool_as(const Pooling& p) {
+static void pool_as(const Pool& p) {
   for (int64_t n = 0; n < p.batch; ++n)
     for (int64_t oy = 0; oy < p.out_h; ++oy)
       for (int64_t ox = 0; ox < p.out_w; ++ox) {
@@ -70,11 +70,11 @@ static void depthwise_as(const Depthwise& d) {
       }
 }
 
-static void pool(const Pooling& p, int storage) {
-  storage == fastcomb::kFloat32 ? pool_as<float>(p) : pool_as<bf16>(p);
+static void pool(const Pool& p, int dtype) {
+  dtype == fastcomb::kFloat32 ? pool_as<float>(p) : pool_as<bf16>(p);
 }
-static void depthwise(const Depthwise& d, int storage) {
-  storage == fastcomb::kFloat32 ? depthwise_as<float>(d) : depthwise_as<bf16>(d);
+static void depthwise(const Depthwise& d, int dtype) {
+  dtype == fastcomb::kFloat32 ? depthwise_as<float>(d) : depthwise_as<bf16>(d);
 }
 
 }  // namespace FASTCOMB_LEVEL

@@ -8,7 +8,8 @@ namespace FASTCOMB_LEVEL {
 using fastcomb::Attention;
 using fastcomb::GroupNorm;
 using fastcomb::Reduce;
-using fastcomb::Rows;
+using fastcomb::LayerNorm;
+using fastcomb::Softmax;
 
 template <class T>
 FASTCOMB_INLINE float sum_row(const T* x, int64_t n) {
@@ -30,7 +31,7 @@ FASTCOMB_INLINE float squares_row(const T* x, int64_t n, float mean) {
 }
 
 template <class T>
-static void layer_norm_as(const Rows& r) {
+static void layer_norm_as(const LayerNorm& r) {
   for (int64_t i = 0; i < r.count; ++i) {
     const T* x = (const T*)r.in + i * r.width;
     T* out = (T*)r.out + i * r.width;
@@ -68,7 +69,7 @@ FASTCOMB_INLINE float exponentials(const T* x, int64_t n, float* out, float& top
 }
 
 template <class T>
-static void softmax_as(const Rows& r) {
+static void softmax_as(const Softmax& r) {
   for (int64_t i = 0; i < r.count; ++i) {
     const T* x = (const T*)r.in + i * r.width;
     T* out = (T*)r.out + i * r.width;
@@ -124,14 +125,7 @@ FASTCOMB_INLINE void for_over(const Reduce& r, const Use& use) {
 
 template <class T>
 static void reduce_as(const Reduce& r) {
-  Elementwise outer{};
-  outer.x = r.in;
-  outer.out = r.out;
-  for (int d = 0; d < kMaxDims; ++d) {
-    outer.size[d] = r.outer[d];
-    outer.x_stride[d] = r.outer_in[d];
-    outer.out_stride[d] = r.outer_out[d];
-  }
+  const Elementwise outer{r.outer, r.in, nullptr, r.out, r.outer_in, kNoStride, r.outer_out};
   const int64_t n = outer.size[5], xs = outer.x_stride[5], os = outer.out_stride[5];
   for_runs<T>(outer, [&](const T* x, const T*, T* out) {
     for (int64_t i = 0; i < n; i += W) {
@@ -179,16 +173,16 @@ static void attention_as(const Attention& a, float* scores) {
 }
 
 #define FASTCOMB_BOTH(name, Struct)                                       \
-  static void name(const Struct& s, int storage) {                        \
-    storage == fastcomb::kFloat32 ? name##_as<float>(s) : name##_as<bf16>(s); \
+  static void name(const Struct& s, int dtype) {                        \
+    dtype == fastcomb::kFloat32 ? name##_as<float>(s) : name##_as<bf16>(s); \
   }
-FASTCOMB_BOTH(layer_norm, Rows)
-FASTCOMB_BOTH(softmax, Rows)
+FASTCOMB_BOTH(layer_norm, LayerNorm)
+FASTCOMB_BOTH(softmax, Softmax)
 FASTCOMB_BOTH(group_norm, GroupNorm)
 FASTCOMB_BOTH(reduce, Reduce)
 #undef FASTCOMB_BOTH
-static void attention(const Attention& a, int storage, float* scratch) {
-  storage == fastcomb::kFloat32 ? attention_as<float>(a, scratch) : attention_as<bf16>(a, scratch);
+static void attention(const Attention& a, int dtype, float* scratch) {
+  dtype == fastcomb::kFloat32 ? attention_as<float>(a, scratch) : attention_as<bf16>(a, scratch);
 }
 
 }  // namespace FASTCOMB_LEVEL

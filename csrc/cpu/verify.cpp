@@ -4,7 +4,7 @@
 #include <initializer_list>
 #include <utility>
 
-#include "decode.h"
+#include "../schema.h"
 
 namespace fastcomb {
 
@@ -19,7 +19,7 @@ constexpr int64_t kMost = INT64_C(1) << 56;
 int64_t product(int op, std::initializer_list<int64_t> sizes);
 
 [[noreturn]] void refuse(int op, const char* what) {
-  throw std::invalid_argument("instruction " + std::to_string(op) + ": " + what);
+  throw std::invalid_argument((op < 0 ? "an address" : operations()[op].name) + std::string(": ") + what);
 }
 
 int64_t product(int op, std::initializer_list<int64_t> sizes) {
@@ -59,7 +59,7 @@ struct Checker {
     int64_t limit;
     switch (a.space) {
       case kArena: limit = extents.arena; break;
-      case kLong: limit = extents.lasting; break;
+      case kLasting: limit = extents.lasting; break;
       case kWeights: limit = extents.weights; break;
       case kConstants: limit = extents.constants; break;
       default: {
@@ -74,19 +74,6 @@ struct Checker {
 
   void vector(size_t which, int64_t count) const { touch(which, {}, count, 4); }
 };
-
-// Operands that an instruction cannot do without, as bits.
-unsigned required(int op) {
-  switch (op) {
-    case kUnaryOp: return 0b101;
-    case kContract: case kBinaryOp: case kDepthwiseOp: case kEmbeddingOp: return 0b111;
-    case kAffineOp: return 0b11101;
-    case kAttentionOp: return 0b1111;
-    case kFoldOp: return 0b1101100;
-    case kMomentsOp: case kBorderOp: case kZeroOp: return 0b1;
-    default: return 0b11;
-  }
-}
 
 void strided(const Checker& c, size_t which, const int64_t* size, const int64_t* stride, int64_t item) {
   c.touch(which, {{size[0], stride[0]}, {size[1], stride[1]}, {size[2], stride[2]}, {size[3], stride[3]},
@@ -104,20 +91,17 @@ void verify(const Address& a, int64_t bytes, Extents& extents) {
 void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents& extents) {
   const Checker check{i, last_block, extents};
   const auto nowhere = [](size_t) -> char* { return nullptr; };
-  if (i.storage != kFloat32 && i.storage != kBfloat16) refuse(i.op, "an unknown storage");
-  const unsigned wanted = required(i.op);
-  for (size_t which = 0; wanted >> which; ++which)
-    if (wanted >> which & 1 && (which >= i.at.size() || i.at[which].space < 0)) refuse(i.op, "an operand is missing");
-  const int64_t item = item_size(i.storage);
+  check_fields(i);
+  const int64_t item = i.dtype == kFloat32 ? 4 : 2;
   switch (i.op) {
-    case kContract: {
-      const Contraction c = contraction(i, nowhere);
+    case kMatmulOp: {
+      const Matmul c = read_matmul(i, nowhere);
       if (c.run < 0 || c.outputs < 0) refuse(i.op, "a negative size");
       if (c.outputs > kMost) refuse(i.op, "a size beyond all memory");
       const int64_t lanes = (c.outputs + k.width - 1) / k.width * k.width;
       for (int64_t s = 0; s < c.segments; ++s)
         check.touch(0, {{c.batch, c.in_batch}, {c.lines, c.in_line}, {c.rows, c.in_row}}, c.run, item, c.segment[s]);
-      const bool half = k.pairs && i.storage == kBfloat16;
+      const bool half = k.pairs && i.dtype == kBfloat16;
       if (half && c.run % 2) refuse(i.op, "an odd run of pairs");
       check.touch(1, {}, product(i.op, {lanes, c.segments, c.run}), half ? 2 : 4);
       check.touch(2, {{c.batch, c.out_batch}, {c.lines, c.out_line}, {c.rows, c.out_row}}, c.outputs,
@@ -126,32 +110,38 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       check.vector(4, c.outputs), check.vector(5, c.outputs);
       return;
     }
-    case kUnaryOp:
-    case kBinaryOp:
+    case kUnaryOp: {
+      const Unary u = read_unary(i, nowhere);
+      strided(check, 0, u.size, u.x_stride, item);
+      return strided(check, 1, u.size, u.out_stride, item);
+    }
+    case kBinaryOp: {
+      const Binary b = read_binary(i, nowhere);
+      strided(check, 0, b.size, b.x_stride, item);
+      strided(check, 1, b.size, b.y_stride, item);
+      return strided(check, 2, b.size, b.out_stride, item);
+    }
     case kAffineOp: {
-      const Elementwise e = elementwise(i, nowhere);
-      const int last = i.op == kUnaryOp ? (int)kIdentity : i.op == kBinaryOp ? (int)kDiv : 1;
-      if (e.op < 0 || e.op > last) refuse(i.op, "an unknown operation");
-      strided(check, 0, e.size, e.x_stride, item);
-      strided(check, 1, e.size, e.y_stride, item);
-      strided(check, 2, e.size, e.out_stride, item);
-      if (i.op == kAffineOp) check.vector(3, e.size[kMaxDims - 1]), check.vector(4, e.size[kMaxDims - 1]);
-      else factor(i, 1);
+      const Affine a = read_affine(i, nowhere);
+      strided(check, 0, a.size, a.x_stride, item);
+      strided(check, 1, a.size, a.y_stride, item);
+      strided(check, 2, a.size, a.out_stride, item);
+      check.vector(3, a.size[kMaxDims - 1]), check.vector(4, a.size[kMaxDims - 1]);
       return;
     }
     case kMomentsOp: {
-      const Elementwise e = elementwise(i, nowhere);
-      return strided(check, 0, e.size, e.x_stride, item);
+      const Moments m = read_moments(i, nowhere);
+      return strided(check, 0, m.size, m.x_stride, item);
     }
     case kConvertOp: {
-      const Convert c = conversion(i);
-      for (const int64_t storage : {c.from, c.to})
-        if (storage != kFloat32 && storage != kBfloat16) refuse(i.op, "an unknown storage");
-      check.touch(0, {}, c.count, item_size((int)c.from));
-      return check.touch(1, {}, c.count, item_size((int)c.to));
+      const Convert c = read_convert(i, nowhere);
+      for (const int dtype : {c.from, c.to})
+        if (dtype != kFloat32 && dtype != kBfloat16) refuse(i.op, "a dtype that is neither float32 nor bfloat16");
+      check.touch(0, {}, c.count, c.from == kFloat32 ? 4 : 2);
+      return check.touch(1, {}, c.count, c.to == kFloat32 ? 4 : 2);
     }
     case kPoolOp: {
-      const Pooling p = pooling(i, nowhere);
+      const Pool p = read_pool(i, nowhere);
       for (const int64_t size : {p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.in_h,
                                  p.in_w})
         if (size < 1 || size > INT32_MAX) refuse(i.op, "a window without a size");
@@ -161,25 +151,31 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       return check.touch(1, {{p.batch, p.out_batch}, {p.out_h, p.out_row}, {p.out_w, p.out_pixel}}, p.channels, item);
     }
     case kDepthwiseOp: {
-      const Depthwise d = depthwise(i, nowhere);
+      const Depthwise d = read_depthwise(i, nowhere);
       check.touch(0, {{d.batch, d.in_batch}, {d.out_h, d.stride_h * d.in_row}, {d.out_w, d.stride_w * d.in_pixel},
                       {d.kernel_h, d.dilation_h * d.in_row}, {d.kernel_w, d.dilation_w * d.in_pixel}}, d.channels, item);
       check.vector(1, product(i.op, {d.kernel_h, d.kernel_w, d.channels}));
       check.touch(2, {{d.batch, d.out_batch}, {d.out_h, d.out_row}, {d.out_w, d.out_pixel}}, d.channels, item);
-      check.vector(4, d.channels), check.vector(5, d.channels);
+      check.vector(3, d.channels), check.vector(4, d.channels);
       return;
     }
-    case kLayerNormOp:
-    case kSoftmaxOp: {
-      const Rows r = rows(i, nowhere);
+    case kLayerNormOp: {
+      const LayerNorm r = read_layer_norm(i, nowhere);
       const int64_t entries = product(i.op, {r.count, r.width});
       if (r.width < 1) refuse(i.op, "rows without entries");
       check.touch(0, {}, entries, item), check.touch(1, {}, entries, item);
       check.vector(2, r.width), check.vector(3, r.width);
       return;
     }
+    case kSoftmaxOp: {
+      const Softmax r = read_softmax(i, nowhere);
+      const int64_t entries = product(i.op, {r.count, r.width});
+      if (r.width < 1) refuse(i.op, "rows without entries");
+      check.touch(0, {}, entries, item);
+      return check.touch(1, {}, entries, item);
+    }
     case kGroupNormOp: {
-      const GroupNorm g = group_norm(i, nowhere);
+      const GroupNorm g = read_group_norm(i, nowhere);
       if (g.groups < 1 || g.channels < 1 || g.channels % g.groups) refuse(i.op, "groups that do not divide the channels");
       check.touch(0, {{g.batch, g.in_batch}, {g.pixels_h, g.in_row}, {g.pixels_w, g.in_pixel}}, g.channels, item);
       check.touch(1, {{g.batch, g.out_batch}, {g.pixels_h, g.out_row}, {g.pixels_w, g.out_pixel}}, g.channels, item);
@@ -187,7 +183,7 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       return;
     }
     case kReduceOp: {
-      const Reduce r = reduction(i, nowhere);
+      const Reduce r = read_reduce(i, nowhere);
       int64_t size[2 * kMaxDims], stride[2 * kMaxDims];
       std::copy(r.outer, r.outer + kMaxDims, size), std::copy(r.over, r.over + kMaxDims, size + kMaxDims);
       std::copy(r.outer_in, r.outer_in + kMaxDims, stride);
@@ -204,7 +200,7 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       return;
     }
     case kAttentionOp: {
-      const Attention a = attention(i, nowhere);
+      const Attention a = read_attention(i, nowhere);
       if (a.keys < 1 || a.width < 1 || a.keys > INT32_MAX) refuse(i.op, "attention without keys");
       const auto of = [&](size_t which, int64_t tokens, const int64_t* stride, int64_t width) {
         check.touch(which, {{a.batch, stride[0]}, {a.heads, stride[1]}, {tokens, stride[2]}}, width, item);
@@ -214,42 +210,37 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       return;
     }
     case kLossOp: {
-      const Loss l = losses(i, nowhere);
+      const Loss l = read_loss(i, nowhere);
       const int64_t entries = product(i.op, {l.samples, l.width});
       if (l.width < 1 || l.width > INT32_MAX) refuse(i.op, "outputs without entries");
       check.vector(0, entries);
-      if (l.kind < kCrossEntropy || l.kind > kSquared) refuse(i.op, "an unknown loss");
-      const bool squared = l.kind == kSquared;
+      const bool squared = l.kind == kMse;
       return check.touch(1, {}, squared ? entries : l.samples, squared ? 4 : 8);
     }
     case kBorderOp: {
-      const Border b = border(i);
+      const Border b = read_border(i, nowhere);
       for (const int64_t size : {b.batch, b.height, b.width, b.channels, b.top, b.left})
         if (size < 0 || size > INT32_MAX) refuse(i.op, "a negative size");
       const int64_t lines = b.height + 2 * b.top, pixels = b.width + 2 * b.left;
       return check.touch(0, {}, product(i.op, {b.batch, lines, pixels, b.channels}), item);
     }
     case kZeroOp:
-      return check.touch(0, {}, Reader(i).next(), item);
+      return check.touch(0, {}, read_zero(i, nowhere).count, item);
     case kEmbeddingOp: {
-      const Embedding e = embedding(i);
+      const Embedding e = read_embedding(i, nowhere);
       check.touch(0, {}, e.count, 8), check.touch(1, {}, product(i.op, {e.entries, e.width}), item);
       return check.touch(2, {}, product(i.op, {e.count, e.width}), item);
     }
-    case kFoldOp: {
-      const int64_t channels = Reader(i).next();
-      factor(i, 0);
-      for (size_t which = 0; which < 7; ++which) check.vector(which, channels);
+    case kFoldBatchNormOp: {
+      const int64_t channels = read_fold_batch_norm(i, nowhere).channels;
+      for (size_t operand = 0; operand < 7; ++operand) check.vector(operand, channels);
       return;
     }
     case kTransposeOp: {
-      Reader n(i);
-      const int64_t rows = n.next(), columns = n.next();
-      const int64_t entries = product(i.op, {rows, columns});
+      const Transpose t = read_transpose(i, nowhere);
+      const int64_t entries = product(i.op, {t.rows, t.columns});
       return check.vector(0, entries), check.vector(1, entries);
     }
-    default:
-      refuse(i.op, "unknown");
   }
 }
 

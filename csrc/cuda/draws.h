@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "../cpu/kernels.h"
+#include "../law.h"
 
 #ifdef __CUDACC__
 #define FASTCOMB_UNROLL _Pragma("unroll")

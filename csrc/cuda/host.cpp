@@ -34,9 +34,8 @@ static void choose(const Network& net, int tiles, bool saves) {
   tiles <= 8 ? run<Type, 8, PARTS, false>(net) : run<Type, 16, PARTS, false>(net);
 }
 
-void run_network(const Network& net, int number, int tiles, bool saves, uintptr_t) {
-  if (number == 0) return choose<Float32, 1>(net, tiles, saves);
-  number == 1 ? choose<Bfloat16, 2>(net, tiles, saves) : choose<Float16, 2>(net, tiles, saves);
+void run_network(const Network& net, int dtype, int tiles, bool saves, uintptr_t) {
+  with_dtype(dtype, [&](auto type) { choose<decltype(type), decltype(type)::kBytes == 4 ? 1 : 2>(net, tiles, saves); });
 }
 
 template <class Type>
@@ -45,8 +44,8 @@ static void mix(const Job& job) {
     for (uint32_t first = 0; first < job.parameter.count; first += 8) mix_eight<Type>(job, first, group);
 }
 
-void run_mix(const Job& job, int number, uintptr_t) {
-  number == 0 ? mix<Float32>(job) : number == 1 ? mix<Bfloat16>(job) : mix<Float16>(job);
+void run_mix(const Job& job, int dtype, uintptr_t) {
+  with_dtype(dtype, [&](auto type) { mix<decltype(type)>(job); });
 }
 
 int shared_memory(int) { return 227 << 10; }

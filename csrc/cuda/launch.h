@@ -15,9 +15,21 @@ namespace fastcomb::cuda {
 // Arguments of a mixing of combinations: see mix.h.
 struct Job;
 
-// On the current device and a stream: "number" is of the compute type (0 float32, 1 bfloat16, 2 float16).
-void run_network(const Network& net, int number, int tiles, bool saves, uintptr_t stream);
-void run_mix(const Job& job, int number, uintptr_t stream);
+// On the current device and a stream; `dtype` (of Dtype) is what is computed in.
+void run_network(const Network& net, int dtype, int tiles, bool saves, uintptr_t stream);
+void run_mix(const Job& job, int dtype, uintptr_t stream);
+
+// body(Type{}) for the compute type of a dtype; throws for one without kernels.
+template <class Body>
+void with_dtype(int dtype, const Body& body) {
+  switch (dtype) {
+    case kFloat32: return body(Float32{});
+    case kBfloat16: return body(Bfloat16{});
+    case kFloat16: return body(Float16{});
+    default: throw std::invalid_argument("a dtype without kernels");
+  }
+}
+
 // Bytes of shared memory that a block may have on a device.
 int shared_memory(int device);
 

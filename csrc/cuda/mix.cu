@@ -12,13 +12,10 @@ __global__ void __launch_bounds__(kThreads) mix(const __grid_constant__ Job job)
   if (first < job.parameter.count) mix_eight<Type>(job, first, blockIdx.y);
 }
 
-void run_mix(const Job& job, int number, uintptr_t stream) {
+void run_mix(const Job& job, int dtype, uintptr_t stream) {
   const uint32_t blocks = (job.parameter.count + kThreads * 8 - 1) / (kThreads * 8);
   const dim3 grid(blocks, (job.combinations + kTogether - 1) / kTogether);
-  const auto on = (cudaStream_t)stream;
-  if (number == 0) mix<Float32><<<grid, kThreads, 0, on>>>(job);
-  else if (number == 1) mix<Bfloat16><<<grid, kThreads, 0, on>>>(job);
-  else mix<Float16><<<grid, kThreads, 0, on>>>(job);
+  with_dtype(dtype, [&](auto type) { mix<decltype(type)><<<grid, kThreads, 0, (cudaStream_t)stream>>>(job); });
   check(cudaGetLastError());
 }
 
@@ -26,9 +23,14 @@ void run_float32(const Network& net, int tiles, bool saves, cudaStream_t stream)
 void run_bfloat16(const Network& net, int tiles, bool saves, cudaStream_t stream);
 void run_float16(const Network& net, int tiles, bool saves, cudaStream_t stream);
 
-void run_network(const Network& net, int number, int tiles, bool saves, uintptr_t stream) {
-  const auto run = number == 0 ? run_float32 : number == 1 ? run_bfloat16 : run_float16;
-  run(net, tiles, saves, (cudaStream_t)stream);
+void run_network(const Network& net, int dtype, int tiles, bool saves, uintptr_t stream) {
+  const auto on = (cudaStream_t)stream;
+  switch (dtype) {
+    case kFloat32: return run_float32(net, tiles, saves, on);
+    case kBfloat16: return run_bfloat16(net, tiles, saves, on);
+    case kFloat16: return run_float16(net, tiles, saves, on);
+    default: throw std::invalid_argument("a dtype without kernels");
+  }
 }
 
 int shared_memory(int device) {

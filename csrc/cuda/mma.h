@@ -22,13 +22,13 @@ struct Lane {
   FASTCOMB_HOST_DEVICE const T& operator[](int l) const { return of[l]; }
 };
 
-struct alignas(16) Four {  // registers of a lane: of the left operand
+struct alignas(16) FragmentA {  // registers of a lane: of the left operand
   uint32_t r[4];
 };
-struct alignas(8) Two {  // of the right operand
+struct alignas(8) FragmentB {  // of the right operand
   uint32_t r[2];
 };
-struct Sums {  // rows lane / 4 (two) and lane / 4 + 8 (two), columns 2 · (lane % 4) and the next
+struct Accumulator {  // rows lane / 4 (two) and lane / 4 + 8 (two), columns 2 · (lane % 4) and the next
   float v[4];
 };
 
@@ -90,7 +90,7 @@ FASTCOMB_HOST_DEVICE inline float float16_value(uint32_t bits) {
 // sums += left · right for a step of K: the operands as matrices, from where each lane holds its entries
 // (PTX ISA, "Warp Level Matrix Instructions").
 template <int K, class Left, class Right>
-inline void multiply_on_host(Lane<Sums>& sums, const Left& left, const Right& right) {
+inline void multiply_on_host(Lane<Accumulator>& sums, const Left& left, const Right& right) {
   for (int l = 0; l < 32; ++l)
     for (int v = 0; v < 4; ++v) {
       const int row = l / 4 + v / 2 * 8, column = l % 4 * 2 + v % 2;
@@ -99,14 +99,14 @@ inline void multiply_on_host(Lane<Sums>& sums, const Left& left, const Right& ri
 }
 #endif
 
-// Two entries in a register; a step of 16.
+// FragmentB entries in a register; a step of 16.
 struct Bfloat16 {
   static constexpr int kStep = 16, kBytes = 2;
   using Stored = uint16_t;
   FASTCOMB_HOST_DEVICE static uint32_t bits(float x) { return bfloat16_bits(x); }
   FASTCOMB_HOST_DEVICE static float value(uint32_t bits) { return bfloat16_value(bits); }
 #ifdef __CUDA_ARCH__
-  __device__ static void multiply(Lane<Sums>& c, const Lane<Four>& a, const Lane<Two>& b) {
+  __device__ static void multiply(Lane<Accumulator>& c, const Lane<FragmentA>& a, const Lane<FragmentB>& b) {
     float* v = c[0].v;
     const uint32_t *x = a[0].r, *y = b[0].r;
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -122,7 +122,7 @@ struct Float16 {
   FASTCOMB_HOST_DEVICE static uint32_t bits(float x) { return float16_bits(x); }
   FASTCOMB_HOST_DEVICE static float value(uint32_t bits) { return float16_value(bits); }
 #ifdef __CUDA_ARCH__
-  __device__ static void multiply(Lane<Sums>& c, const Lane<Four>& a, const Lane<Two>& b) {
+  __device__ static void multiply(Lane<Accumulator>& c, const Lane<FragmentA>& a, const Lane<FragmentB>& b) {
     float* v = c[0].v;
     const uint32_t *x = a[0].r, *y = b[0].r;
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -151,7 +151,7 @@ struct Float32 {
         : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3])
         : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]));
   }
-  __device__ static void multiply(Lane<Sums>& c, const Lane<Four>& a, const Lane<Two>& b) {
+  __device__ static void multiply(Lane<Accumulator>& c, const Lane<FragmentA>& a, const Lane<FragmentB>& b) {
     uint32_t x[4], xs[4], y[2], ys[2];
     for (int i = 0; i < 4; ++i) {
       x[i] = leading(as_float(a[0].r[i]));
@@ -181,7 +181,7 @@ FASTCOMB_HOST_DEVICE inline uint32_t place(uint32_t o, uint32_t i, uint32_t tile
 }
 
 template <class Type>
-FASTCOMB_HOST_DEVICE inline void multiply(Lane<Sums>& c, const Lane<Four>& a, const Lane<Two>& b) {
+FASTCOMB_HOST_DEVICE inline void multiply(Lane<Accumulator>& c, const Lane<FragmentA>& a, const Lane<FragmentB>& b) {
 #ifdef __CUDA_ARCH__
   Type::multiply(c, a, b);
 #else
@@ -203,22 +203,22 @@ FASTCOMB_HOST_DEVICE inline void multiply(Lane<Sums>& c, const Lane<Four>& a, co
 #endif
 }
 
-// Sums of one or two tiles of eight columns as the left operand of the next layer's step.
+// Accumulator of one or two tiles of eight columns as the left operand of the next layer's step.
 template <class Type>
-FASTCOMB_HOST_DEVICE inline Four packed(const float* first, const float* second) {
+FASTCOMB_HOST_DEVICE inline FragmentA packed(const float* first, const float* second) {
   if (Type::kStep == 8)
-    return Four{{as_bits(first[0]), as_bits(first[2]), as_bits(first[1]), as_bits(first[3])}};
-  return Four{{Type::bits(first[0]) | Type::bits(first[1]) << 16, Type::bits(first[2]) | Type::bits(first[3]) << 16,
+    return FragmentA{{as_bits(first[0]), as_bits(first[2]), as_bits(first[1]), as_bits(first[3])}};
+  return FragmentA{{Type::bits(first[0]) | Type::bits(first[1]) << 16, Type::bits(first[2]) | Type::bits(first[3]) << 16,
                Type::bits(second[0]) | Type::bits(second[1]) << 16,
                Type::bits(second[2]) | Type::bits(second[3]) << 16}};
 }
 // The sums back from there: those of tile ``which`` of the step.
 template <class Type>
-FASTCOMB_HOST_DEVICE inline Sums unpacked(const Four& x, int which) {
+FASTCOMB_HOST_DEVICE inline Accumulator unpacked(const FragmentA& x, int which) {
   if (Type::kStep == 8)
-    return Sums{{as_float(x.r[0]), as_float(x.r[2]), as_float(x.r[1]), as_float(x.r[3])}};
+    return Accumulator{{as_float(x.r[0]), as_float(x.r[2]), as_float(x.r[1]), as_float(x.r[3])}};
   const uint32_t one = which ? x.r[2] : x.r[0], two = which ? x.r[3] : x.r[1];
-  return Sums{{Type::value(one & 0xFFFFu), Type::value(one >> 16), Type::value(two & 0xFFFFu), Type::value(two >> 16)}};
+  return Accumulator{{Type::value(one & 0xFFFFu), Type::value(one >> 16), Type::value(two & 0xFFFFu), Type::value(two >> 16)}};
 }
 
 }  // namespace fastcomb::cuda

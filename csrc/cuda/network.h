@@ -9,10 +9,6 @@ namespace fastcomb::cuda {
 
 constexpr int kMaxLayers = 12;
 
-enum Norm : int { kNoNorm = 0, kBatchNorm = 1, kLayerNorm = 2 };
-enum Activation : int { kNone = 0, kRelu = 1, kGelu = 2, kGeluTanh = 3, kSilu = 4 };
-enum Loss : int { kCrossEntropy = 0, kNll = 1, kMse = 2 };
-
 // activation(norm(weight · x + bias) + saved)
 struct Layer {
   Mixed weight, bias, gamma, beta;
@@ -20,7 +16,7 @@ struct Layer {
   const float* variance;
   int64_t apart;          // entries from one combination's statistics to the next, 0 for all
   int inputs, outputs, steps, tiles;  // steps of the inputs, tiles of 8 outputs
-  int norm, activation;
+  int norm, activation;   // of NormKind; of Function: identity, relu, gelu, gelu_tanh or silu
   float eps;
   int save, add;          // keep the result; add what was kept
   uint32_t weight_at, vector_at;  // bytes, floats
@@ -30,7 +26,7 @@ struct Network {
   Mixing mixing;
   Layer layer[kMaxLayers];
   int layers, loss, classes, samples, tiles, combinations;
-  const void* x;          // [tiles][steps][32 lanes] of Four
+  const void* x;          // [tiles][steps][32 lanes] of FragmentA
   const void* targets;    // int64 [samples], or float [samples, classes] for kMse
   const int64_t* index;   // [combinations]
   double* sums;           // [2, combinations]: loss and correct answers
@@ -91,7 +87,7 @@ FASTCOMB_HOST_DEVICE inline float activated(float x, int activation) {
   return x;
 }
 
-// Sums over the four lanes that share two rows.
+// Accumulator over the four lanes that share two rows.
 FASTCOMB_HOST_DEVICE inline void add_over_row(Lane<Rows>& x) {
   for (int mask = 1; mask < 4; mask *= 2) {
     const Lane<Rows> other = shuffled(x, mask);
@@ -110,9 +106,9 @@ struct Found {
 template <class Type, int TILES, int PARTS, bool SAVES>
 struct Pass {
   static constexpr int kPerStep = Type::kStep / 8, kSteps = TILES / kPerStep;
-  Lane<Sums> sums[PARTS][TILES];
-  Lane<Four> held[PARTS][kSteps];                // the layer's input, in later layers
-  Lane<Four> saved[SAVES ? PARTS : 1][kSteps];
+  Lane<Accumulator> sums[PARTS][TILES];
+  Lane<FragmentA> held[PARTS][kSteps];                // the layer's input, in later layers
+  Lane<FragmentA> saved[SAVES ? PARTS : 1][kSteps];
 
   FASTCOMB_HOST_DEVICE void run(const Network& net, int tile, const unsigned char* weights, const float* vectors,
                                 Lane<Found>& found) {
@@ -120,23 +116,23 @@ struct Pass {
       const Layer& layer = net.layer[l];
       const bool last = l + 1 == net.layers;
       clear();
-      const auto* own = (const Two*)(weights + layer.weight_at);
+      const auto* own = (const FragmentB*)(weights + layer.weight_at);
       if (l == 0) {
         for (int step = 0; step < layer.steps; ++step) {
-          Lane<Four> left[PARTS];
+          Lane<FragmentA> left[PARTS];
 FASTCOMB_UNROLL
           for (int p = 0; p < PARTS; ++p)
             for (int e = 0; e < kLanes; ++e)
               left[p][e] = tile + p < net.tiles
-                  ? ((const Four*)net.x)[((size_t)(tile + p) * layer.steps + step) * 32 + lane_of(e)]
-                  : Four{{0, 0, 0, 0}};
+                  ? ((const FragmentA*)net.x)[((size_t)(tile + p) * layer.steps + step) * 32 + lane_of(e)]
+                  : FragmentA{{0, 0, 0, 0}};
           products(left, own, step, layer.tiles);
         }
       } else {
 FASTCOMB_UNROLL
         for (int step = 0; step < kSteps; ++step)
           if (step < layer.steps) {
-            Lane<Four> left[PARTS];
+            Lane<FragmentA> left[PARTS];
 FASTCOMB_UNROLL
             for (int p = 0; p < PARTS; ++p) left[p] = held[p][step];
             products(left, own, step, layer.tiles);
@@ -166,14 +162,14 @@ FASTCOMB_UNROLL
     for (int p = 0; p < PARTS; ++p)
 FASTCOMB_UNROLL
       for (int n = 0; n < TILES; ++n)
-        for (int e = 0; e < kLanes; ++e) sums[p][n][e] = Sums{{0, 0, 0, 0}};
+        for (int e = 0; e < kLanes; ++e) sums[p][n][e] = Accumulator{{0, 0, 0, 0}};
   }
 
-  FASTCOMB_HOST_DEVICE void products(const Lane<Four>* left, const Two* weights, int step, int tiles) {
+  FASTCOMB_HOST_DEVICE void products(const Lane<FragmentA>* left, const FragmentB* weights, int step, int tiles) {
 FASTCOMB_UNROLL
     for (int n = 0; n < TILES; ++n)
       if (n < tiles) {
-        Lane<Two> right;
+        Lane<FragmentB> right;
         for (int e = 0; e < kLanes; ++e) right[e] = weights[(step * tiles + n) * 32 + lane_of(e)];
 FASTCOMB_UNROLL
         for (int p = 0; p < PARTS; ++p) multiply<Type>(sums[p][n], left[p], right);

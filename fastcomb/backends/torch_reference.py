@@ -323,6 +323,7 @@ class TorchReference:
         """Outputs [1, ...] of one combination, and the bytes of all values produced on the way."""
         prepared = self.prepare(index)
         args, kwargs = tree_map(_copied, (args, kwargs))
+        self._writes_inputs = False  # so that the pass gets these copies, and not copies of them
         before = [t._version for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         with _ByteCounter() as counter:
             (output,) = self._outputs(prepared, args, kwargs)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastcomb as fc
+from fastcomb.program import private_copy
+from fastcomb.utils import notice
 from tests.fuzz.networks import Network, hash_of
 from tests.fuzz.oracle import tensors
 from tests.fuzz.trial import RELATIVE, Finding, Trial
@@ -30,14 +32,12 @@ class Checks(Trial):
         """What all networks go through, and so many of the further checks."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            fc.notice.forget()
+            notice.forget()
             before = torch.get_rng_state()
             self._all(extras)
             if not torch.equal(before, torch.get_rng_state()):
                 self.notes.append("the global random state changed")
-        self.notes += [
-            f"notice: {w.message}" for w in caught if issubclass(w.category, fc.notice.BackendNotice)
-        ]
+        self.notes += [f"notice: {w.message}" for w in caught if issubclass(w.category, notice.BackendNotice)]
         return self.findings
 
     def _all(self, count: int) -> None:
@@ -286,7 +286,7 @@ class Checks(Trial):
         try:
             with torch.no_grad():
                 own = self.oracle.output(theta, x, "b", wide)
-                moved = fc.program.private_copy(model).to(wide)(x.to(wide) if x.is_floating_point() else x)
+                moved = private_copy(model).to(wide)(x.to(wide) if x.is_floating_point() else x)
             noise, relative = 0.0, RELATIVE if self.network.warm else _ALIGNED  # what it kept is float32
         except Exception:
             own = self.output(theta, x, "b")
@@ -294,7 +294,7 @@ class Checks(Trial):
                 return
             try:
                 with torch.no_grad():
-                    moved = fc.program.private_copy(model)(x.clone())
+                    moved = private_copy(model)(x.clone())
             except Exception as error:
                 self.add("align", "wrong", f"the aligned network does not run on {tuple(x.shape)}: {error}")
                 return

@@ -112,11 +112,11 @@ class Oracle:
         each: Tensor = function(output, y, reduction="none")
         return each.flatten(1).mean(1) if each.ndim > 1 else each
 
-    def disturbed(self, theta: State, draw: int) -> State:
+    def disturbed(self, theta: State, draw: int, size: float = _DISTURBANCE) -> State:
         """The weights with errors as rounding makes them."""
         generator = torch.Generator().manual_seed(draw)
         return {
-            n: v * (1 + _DISTURBANCE * torch.randn(v.shape, generator=generator, dtype=v.dtype))
+            n: v * (1 + size * torch.randn(v.shape, generator=generator, dtype=v.dtype))
             if v.dtype in (torch.float32, torch.float64)
             else v
             for n, v in theta.items()
@@ -126,17 +126,23 @@ class Oracle:
         """How far roundings may move a measure of the output: tensors of one or several shapes."""
         narrow = self.network.dtype == torch.bfloat16
         own = measure(self.output(theta, x, buffers))
-        moved = []
+        pairs = []
         if narrow:
+            # against float32, and, since one difference may happen to be small, as float32 itself moves when
+            # weights are rounded to bfloat16 once more
             wide = {n: v.float() if v.is_floating_point() else v for n, v in theta.items()}
-            moved.append(measure(self.output(wide, x, buffers, torch.float32)))
+            exact = measure(self.output(wide, x, buffers, torch.float32))
+            pairs.append((own, exact))
+            for draw in range(2):
+                moved = self.disturbed(wide, draw, torch.finfo(torch.bfloat16).eps / 2)
+                pairs.append((exact, measure(self.output(moved, x, buffers, torch.float32))))
         else:
             for draw in range(2):
-                moved.append(measure(self.output(self.disturbed(theta, draw), x, buffers)))
+                pairs.append((own, measure(self.output(self.disturbed(theta, draw), x, buffers))))
         errors = [
             float((a.double() - b.double()).abs().max())
-            for other in moved
-            for a, b in zip(own, other, strict=True)
+            for one, other in pairs
+            for a, b in zip(one, other, strict=True)
             if a.numel() and not a.is_complex()
         ]
         return max(errors, default=0.0) * (0.5 if narrow else 1.0)
