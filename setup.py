@@ -67,7 +67,7 @@ class Build(build_ext):
         compiler = objects.nvcc()
         if compiler is None:
             raise RuntimeError("FASTCOMB_CUDA=1, but there is no nvcc, neither on the path nor in CUDA_HOME")
-        return [*self._native(["cuda/bind", "cuda/module"]), *objects.cuda(compiler)]
+        return [*self._native(["cuda/bind", "cuda/module", "schema"]), *objects.cuda(compiler)]
 
     def _link(self, made: list[Path], target: Path, nvcc: str | None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,5 +99,5 @@ def extension(name: str, sources: list[str]) -> Extension:
 
 extensions = [extension("_native", [f"csrc/{name}.cpp" for name in objects.NATIVE])]
 if _cuda_wanted():
-    extensions.append(extension("_cuda", ["csrc/cuda/bind.cpp", "csrc/cuda/module.cpp"]))
+    extensions.append(extension("_cuda", ["csrc/cuda/bind.cpp", "csrc/cuda/module.cpp", "csrc/schema.cpp"]))
 setup(cmdclass={"build_ext": Build}, ext_modules=extensions)

@@ -114,9 +114,7 @@ def mix_rates(device: str, dtype: torch.dtype, count: int) -> dict[str, float]:
     mixture = fc.Mixture(a, b, fc.Uniform()).to(torch.device(device))
     weight, index = mixture.mixed("w"), mixture.index_tensor(range(64))
     kernels, module, laws = triton.load(), cuda.kernels(torch.device(device)), mixture.law_arguments
-    ways: dict[str, Callable[[], Any]] = {
-        "Triton": lambda: kernels.mix(index, weight.a, weight.others, *laws, weight.unit, dtype)
-    }
+    ways: dict[str, Callable[[], Any]] = {"Triton": lambda: kernels.mix(index, weight, laws, dtype)}
     if module is not None:
         ways["CUDA C++"] = lambda: cuda.mix(module, index, weight, laws, dtype)
     rates = {}

@@ -42,7 +42,7 @@ Engine::Data addresses(const std::vector<Tensor>& tensors, const Pass& pass) {
                                 std::to_string(pass.inputs.size()));
   Engine::Data data;
   for (size_t i = 0; i < tensors.size(); ++i)
-    data.push_back(values<const char>(tensors[i], "inputs", pass.inputs[i]));
+    data.push_back(any_values<const char>(tensors[i], "inputs", pass.inputs[i]));
   return data;
 }
 
@@ -77,7 +77,7 @@ void mix(const std::string& name, const std::vector<HeldLaw>& held, uint64_t see
   if (dtype != kFloat32 && dtype != kBfloat16) throw std::invalid_argument("out: neither float32 nor bfloat16");
   std::vector<int64_t> many = a.shape, results = a.shape;
   many.insert(many.begin(), (int64_t)laws.size()), results.insert(results.begin(), (int64_t)index.size());
-  const float* first = values<const float>(a, "a", "float32");
+  const float* first = any_values<const float>(a, "a", "float32");
   const float* rest = values<const float>(others, "others", "float32", many);
   char* to = values<char>(out, "out", out.dtype, results);
   const int64_t rows = a.shape.empty() ? 1 : a.shape[0], elements = a.numel();
@@ -86,9 +86,9 @@ void mix(const std::string& name, const std::vector<HeldLaw>& held, uint64_t see
     throw std::invalid_argument("a parameter with fewer draws than it uses");
   py::gil_scoped_release release;
   const int64_t step = elements * out.item, shared = sharing == kElement ? 0 : draws;
-  Pool& pool = Pool::get();
+  ThreadPool& pool = ThreadPool::get();
   std::lock_guard<std::mutex> lock(pool.in_use());
-  const Pool::Work one = [&](int64_t i, int) {
+  const ThreadPool::Work one = [&](int64_t i, int) {
     std::vector<float> lam(shared * laws.size()), scratch(laws.size() > 1 ? elements : 0);
     std::vector<Source> sources;
     for (size_t j = 0; j < laws.size(); ++j) {
@@ -118,7 +118,7 @@ int add(Held& h, const py::object& a, const py::object& others, const std::strin
   p.packed.rows = (int64_t)inverse.size();
   p.packed.dtype = entry("Dtype", dtype), p.packed.sharing = entry("Sharing", sharing), p.packed.unit = unit;
   p.form = entry("Form", form), p.elements = one.numel(), p.offset = offset, p.draws = draws;
-  p.a = values<const float>(one, "a", "float32");
+  p.a = any_values<const float>(one, "a", "float32");
   p.b = values<const float>(rest, "others", "float32", many);
   p.place = std::move(place), p.inverse = std::move(inverse);
   h.kept.push_back(a), h.kept.push_back(others);
@@ -128,7 +128,7 @@ int add(Held& h, const py::object& a, const py::object& others, const std::strin
 
 void finish(Held& h, int64_t weight_bytes, const std::vector<Given>& setup, const py::object& constants) {
   const Tensor block = constants.cast<Tensor>();
-  h.engine.finish(weight_bytes, instructions(setup), values<const char>(block, "constants", "uint8"), block.nbytes());
+  h.engine.finish(weight_bytes, instructions(setup), any_values<const char>(block, "constants", "uint8"), block.nbytes());
   h.kept.push_back(constants);
 }
 
@@ -165,7 +165,7 @@ void run(Held& h, const std::vector<uint64_t>& index, int number, const std::vec
   if (outputs) {
     if (outputs->shape.empty() || outputs->shape[0] != count)
       throw std::invalid_argument("outputs: not one for each combination");
-    results = values<char>(*outputs, "outputs", pass.output);
+    results = any_values<char>(*outputs, "outputs", pass.output);
   }
   py::gil_scoped_release release;
   h.engine.run(index.data(), count, number, data, bytes, step, own, floats_of(statistics), to, results,
@@ -294,5 +294,6 @@ PYBIND11_MODULE(_native, m) {
       .def_property_readonly("bytes", [](const Held& h) { return h.engine.bytes(); });
 
   py::module_ host = m.def_submodule("host", "The kernels for CUDA devices, on the host: for tests.");
+  host.attr("Law") = m.attr("Law");
   cuda::bind(host);
 }

@@ -47,7 +47,7 @@ T* values(const Tensor& t, const char* name, const std::string& dtype, const std
 
 // The same for a tensor of any shape.
 template <class T>
-T* values(const Tensor& t, const char* name, const std::string& dtype, const std::string& device = "cpu") {
+T* any_values(const Tensor& t, const char* name, const std::string& dtype, const std::string& device = "cpu") {
   return values<T>(t, name, dtype, t.shape, device);
 }
 

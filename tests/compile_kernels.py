@@ -33,16 +33,16 @@ TYPES = {
     **dict.fromkeys(["unit", "seed"], "i64"),
     **dict.fromkeys(["index", "targets"], "*i64"),
 }
-LAW = {"STEPS": 1, "DRAWS": 65536, "BITS": 16, "ENDS": False, "SHARING": 0}
-NO_EPILOGUE = {"SCALE": False, "SHIFT": True, "RESIDUAL": False, "ACTIVATION": 0}
+LAW = {"STEPS": 1, "DRAWS": 65536, "BITS": 16, "ENDS": False, "SHARING": "element"}
+NO_EPILOGUE = {"SCALE": False, "SHIFT": True, "RESIDUAL": False, "ACTIVATION": ""}
 GEOMETRY = {"SH": 1, "SW": 1, "PH": 0, "PW": 0, "DH": 1, "DW": 1, "KH": 1, "KW": 1}
 LINEAR = {
     **LAW, **NO_EPILOGUE, "PAIR": True, "OWN": True, "ALIGNED": True,
-    "ACTIVATION": 1, "PRECISION": "tf32", "BM": 128, "BN": 64, "BK": 32,
+    "ACTIVATION": "relu", "PRECISION": "tf32", "BM": 128, "BN": 64, "BK": 32,
 }  # fmt: skip
 CONTRACT = {
-    **GEOMETRY, **NO_EPILOGUE, "POINTS": True, "FLAT": False, "OWN": True, "SHIFT": True, "ACTIVATION": 1,
-    "PRECISION": "tf32", "BM": 128,
+    **GEOMETRY, **NO_EPILOGUE, "POINTS": True, "FLAT": False, "OWN": True, "SHIFT": True,
+    "ACTIVATION": "relu", "PRECISION": "tf32", "BM": 128,
 }  # fmt: skip
 CONV = {
     **CONTRACT, "POINTS": False, "PH": 1, "PW": 1, "KH": 3, "KW": 3, "SCALE": True, "RESIDUAL": True, "BN": 64
@@ -104,7 +104,7 @@ def kernels():
         yield f"conv {dtype}", implicit_gemm._contract, {**CONV, "BK": inner}, dtype, 4, 3
     few = {**CONV, "FLAT": True, "BK": 32}
     yield "conv of few channels bf16", implicit_gemm._contract, few, "bf16", 4, 3
-    yield "score", loss._score, {"LOSS": 0, "BS": 256, "BC": 16}, "fp32", 4, 3
+    yield "score", loss._score, {"LOSS": "cross_entropy", "BS": 256, "BC": 16}, "fp32", 4, 3
 
 
 def ones(kernel, constants):

@@ -128,7 +128,7 @@ def test_probabilities_of_samples_that_are_apart():
 
 
 @pytest.mark.parametrize("name", TRUTHS)
-@pytest.mark.parametrize("n", [10, 100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [10, *(pytest.param(n, marks=pytest.mark.slow) for n in (100, 1000))])
 def test_intervals_of_two_samples_cover(name, n, monkeypatch):
     """1,000 pairs of samples, resampled on fewer points than usual.
 

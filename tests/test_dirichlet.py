@@ -16,6 +16,7 @@ import fastcomb as fc
 from fastcomb.kernels import native
 from fastcomb.mixing import ops
 from fastcomb.models import MLP, Tiny10
+from fastcomb.sampling.rules import encoded
 from tests import independent
 
 GRANULARITIES = ["element", "neuron", "layer", "model"]
@@ -157,7 +158,7 @@ class TestKernels:
     @pytest.mark.parametrize(("bits", "others", "alpha"), [(16, 2, 0.4), (16, 4, 0.4), (32, 2, 1.0)])
     def test_mixing_equals_the_reference_bit_for_bit(self, level, bits, others, alpha):
         laws = fc.Dirichlet(alpha, bits=bits).steps(others + 1)
-        tables, rules = torch.stack([law.table() for law in laws]), [x for law in laws for x in law.rule()]
+        tables, rules = torch.stack([law.table() for law in laws]), encoded([law.rule() for law in laws])
         index, draw = torch.tensor([0, 7, -1]), [0xDEADBEEF, 0xFFFFFFFF, bits, 1]
         for size in (0, 1, 3, 63, 100, 500):
             torch.manual_seed(size)
@@ -175,7 +176,7 @@ class TestKernels:
         for law in (fc.Uniform(bits=bits), fc.Uniform(-1, 2, bits=bits), fc.Bernoulli(0.3, bits=bits)):
             laws = (law, fc.Uniform(bits=bits), law)
             tables = torch.stack([one.table() for one in laws])
-            rules = [x for one in laws for x in one.rule()]
+            rules = encoded([one.rule() for one in laws])
             for shape in ((40, 16), (63, 3), (5, 24)):
                 a, b = torch.randn(shape), torch.randn(3, *shape)
                 unit = [1, a.numel(), 0]

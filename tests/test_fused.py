@@ -51,7 +51,10 @@ def fused(make, x, y, **options):
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("per", ["element", "neuron", "layer", "model"])
 @pytest.mark.parametrize("bits", [16, 32])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, *(pytest.param(d, marks=pytest.mark.slow) for d in (torch.bfloat16, torch.float16))],
+)
 def test_mix_agrees_bit_for_bit(law, per, bits, dtype):
     if bits == 32 and law == "law":
         pytest.skip("a table of eight million entries, which takes scipy five seconds")

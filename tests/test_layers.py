@@ -7,10 +7,11 @@ from torch import nn
 
 import fastcomb as fc
 from fastcomb.mixing.ops import mix
+from fastcomb.sampling.rules import encoded
 
 LINEAR, CONV = torch.ops.fastcomb.mixed_linear, torch.ops.fastcomb.mixed_conv2d
 LAW = fc.Uniform()
-REST = (LAW.table()[None], LAW.rule(), [7, 0, 16, 0])
+REST = (LAW.table()[None], encoded([LAW.rule()]), [7, 0, 16, 0])
 GEOMETRY = ([2, 1], [1, 2], [1, 2], 2)
 
 

@@ -78,7 +78,10 @@ def test_the_other_half_of_a_pair_has_the_coefficients_1_minus_lambda(pair, data
 
 @pytest.mark.parametrize(
     ("method", "metric", "options"),
-    [(antithetic_mean, "accuracy", {"n": 200}), (stratified_mean, "loss", {"n": 160, "strata": 4})],
+    [
+        (antithetic_mean, "accuracy", {"n": 200}),
+        pytest.param(stratified_mean, "loss", {"n": 160, "strata": 4}, marks=pytest.mark.slow),
+    ],
 )
 def test_estimates_agree_with_plain_sweeps_and_say_their_error(pair, data, method, metric, options):
     """Over 25 seeds: the mean within 5 standard errors of a large sweep's, and the spread the one stated."""
@@ -203,6 +206,7 @@ def small():
     return VGG((6, "M", 7, "M"), batch_norm=True, hidden=9)
 
 
+@pytest.mark.slow
 def test_running_statistics(images):
     """Recomputed or interpolated they are the same for A and B exchanged; the first network's own are not."""
     a, b = randomised(small, 0), randomised(small, 1)

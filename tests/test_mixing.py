@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import fastcomb as fc
 from fastcomb.sampling.fma import fma
+from fastcomb.sampling.rules import encoded
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**60), max_value=2.0**60)
 
@@ -97,7 +98,16 @@ def test_the_operator_keeps_its_contract_with_torch():
     for index in (torch.tensor(3), torch.arange(4)):
         for count, per_row in ((30, 0), (6, 1), (1, 0)):
             unit = [2, count, per_row]
-            arguments = (index, a, b[None], table, fc.Uniform().rule(), [7, 0, 16, 0], unit, torch.bfloat16)
+            arguments = (
+                index,
+                a,
+                b[None],
+                table,
+                encoded([fc.Uniform().rule()]),
+                [7, 0, 16, 0],
+                unit,
+                torch.bfloat16,
+            )
             torch.library.opcheck(torch.ops.fastcomb.mix.default, arguments)
 
 
@@ -107,7 +117,7 @@ def test_vmap_over_the_index_is_the_batched_operator():
         a,
         b[None],
         fc.Uniform().table()[None],
-        fc.Uniform().rule(),
+        encoded([fc.Uniform().rule()]),
         [7, 0, 16, 0],
         [2, 30, 0],
         torch.float32,

@@ -20,6 +20,7 @@ from fastcomb import functional
 from fastcomb.kernels import native
 from fastcomb.mixing import ops
 from fastcomb.models import MLP, ResNet20, Tiny10
+from fastcomb.sampling.rules import encoded
 
 LEVELS = native.extension().levels()
 SAMPLERS = [
@@ -42,6 +43,11 @@ def level(request, monkeypatch) -> str:
     return request.param
 
 
+def mostly_slow(values, *quick):
+    """Parameters of which ``make test`` takes some, by their places, and ``make test-all`` all."""
+    return [v if i in quick else pytest.param(v, marks=pytest.mark.slow) for i, v in enumerate(values)]
+
+
 def pair_of(make, seed=0):
     torch.manual_seed(seed)
     return make().eval(), make().eval()
@@ -51,7 +57,7 @@ class TestStream:
     @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
     def test_mixing_equals_the_reference_bit_for_bit(self, level, sampler):
         """Sizes that end in the middle of a block or vector, every granularity and dtype."""
-        table, rule = sampler.table()[None], sampler.rule()
+        table, rule = sampler.table()[None], encoded([sampler.rule()])
         ends = int(((table == 0) | (table == 1)).any())
         index = torch.tensor([0, 7, -1])
         draw = [0xDEADBEEF, 0xFFFFFFFF, sampler.bits, ends]
@@ -64,7 +70,7 @@ class TestStream:
                     slow = ops.reference(index, a, b, table, draw, unit, dtype)
                     assert torch.equal(fast, slow), (size, unit, dtype)
 
-    @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+    @pytest.mark.parametrize("sampler", mostly_slow(SAMPLERS, 1, 2, 4, 5), ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_weights_inside_the_engine_are_those_of_the_mixture(self, level, sampler, dtype):
         """A unit vector through a layer yields one row of its weight, exactly: all other products are 0."""
@@ -384,7 +390,7 @@ class TestLosses:
 
 
 class TestThreads:
-    @pytest.mark.parametrize("n", [1, 2, 5, 64])
+    @pytest.mark.parametrize("n", mostly_slow([1, 2, 5, 64], 0, 2))
     @pytest.mark.parametrize("make", [lambda: MLP((7, 640, 640, 5)), Tiny10], ids=["mlp", "conv"])
     def test_results_do_not_depend_on_the_number_of_threads(self, make, n, data, images):
         a, b = pair_of(make)
@@ -408,9 +414,10 @@ class TestThreads:
         code = """
 import os, torch, fastcomb as fc
 from fastcomb.mixing.ops import mix
+from fastcomb.sampling.rules import encoded
 torch.set_num_threads(2)
 law, a, b = fc.Uniform(), torch.randn(500, 1000), torch.randn(1, 500, 1000)
-rest = law.table()[None], law.rule(), [1, 0, 16, 0], [0, 500000, 0], torch.float32
+rest = law.table()[None], encoded([law.rule()]), [1, 0, 16, 0], [0, 500000, 0], torch.float32
 run = lambda: mix(torch.arange(4), a, b, *rest)
 before = run()
 child = os.fork()

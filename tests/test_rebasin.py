@@ -60,7 +60,7 @@ def test_every_setting_recovers_a_planted_permutation(method, options):
     assert_recovered(found, groups, planted)
 
 
-@pytest.mark.parametrize("method", ["sinkhorn", "ste"])
+@pytest.mark.parametrize("method", [pytest.param("sinkhorn", marks=pytest.mark.slow), "ste"])
 def test_learned_matchings_recover_heads_and_convolutions(method):
     for make in (lambda: VGG(batch_norm=True), lambda: ViT(dim=16, depth=1)):
         model = randomised(make, 3)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import fastcomb as fc
+from fastcomb.kernels.operands import Mixed
 from fastcomb.mixing.ops import reference
 
 pytest.importorskip("triton")
@@ -47,15 +48,15 @@ def both(mix, name="m.w", ends=None, dtype=torch.float32):
     index = mix.index_tensor(INDICES)
     a, others, unit = mix.mixed(name)
     a, others = (a, others) if ends is None else ends
-    tables, rules, draw = mix.law_arguments
-    found = kernels.mix(index, a, others, tables, rules, draw, unit, dtype)
+    tables, _, draw = mix.law_arguments
+    found = kernels.mix(index, Mixed(a, others, unit), mix.law_arguments, dtype)
     expected = reference(index.cpu(), a.cpu(), others.cpu(), tables.cpu(), draw, unit, dtype)
     return found.cpu(), expected
 
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("per", GRANULARITIES)
-@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("bits", [16, pytest.param(32, marks=pytest.mark.slow)])
 def test_coefficients_agree_bit_for_bit(law, per, bits):
     if bits == 32 and law == "law":
         pytest.skip("a table like the normal law's, which takes scipy five seconds")
@@ -98,7 +99,7 @@ def test_channels_last():
     mix = mixture((5, 6, 3, 2), fc.Uniform())
     weight = mix.mixed("m.w")
     index = mix.index_tensor(range(11))
-    arguments = index, *weight[:2], *mix.law_arguments, weight.unit, torch.float32
+    arguments = index, weight, mix.law_arguments, torch.float32
     assert torch.equal(kernels.mix(*arguments, channels_last=True), kernels.mix(*arguments).movedim(2, -1))
 
 
@@ -140,7 +141,14 @@ def close(found, expected, size, products):
 @pytest.mark.parametrize("bits", [16, 32])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(
-    "sizes", [(8, 5, 3), (63, 3, 100), (100, 17, 5), (16, 16, 1), (40, 70, 256), (40, 70, 300), (1, 1, 1)]
+    "sizes",
+    [
+        (8, 5, 3),
+        (100, 17, 5),
+        (40, 70, 300),
+        (1, 1, 1),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ((63, 3, 100), (16, 16, 1), (40, 70, 256))),
+    ],
 )
 def test_linear(sizes, per, bits, own):
     inputs, outputs, samples = sizes
@@ -260,7 +268,7 @@ def test_nothing_to_do():
     mix = mixture((4, 6), fc.Uniform())
     weight = mix.mixed("m.w")
     none = mix.index_tensor([])
-    assert kernels.mix(none, *weight[:2], *mix.law_arguments, weight.unit, torch.float32).shape == (0, 4, 6)
+    assert kernels.mix(none, weight, mix.law_arguments, torch.float32).shape == (0, 4, 6)
     x = torch.randn(0, 6, device=DEVICE)
     one = mix.index_tensor([1])
     assert kernels.linear(x, one, weight, None, mix.law_arguments, kernels.Epilogue()).shape == (1, 0, 4)

@@ -187,8 +187,9 @@ FASTCOMB_INLINE void moments_of(const Elementwise& e, int64_t c, int n, float* p
   for (int64_t i = 0; i < pixels; ++i) first = first + take_at((const T*)e.x + i * step + c);
   const F p = first / (float)pixels;
   store_n(pivot + c, p, n);
+  const int64_t once[kMaxDims] = {e.size[0], e.size[1], e.size[2], e.size[3], 1, e.size[5]};
   Elementwise lines = e;
-  lines.size[4] = 1;
+  lines.size = once;
   double total[W] = {}, total2[W] = {};
   for_runs<T>(lines, [&](const T* x, const T*, T*) {
     F s[chains] = {}, q[chains] = {};
@@ -242,8 +243,8 @@ static void moments(const fastcomb::Moments& m, int dtype, const fastcomb::Chann
 static void convert(const fastcomb::Convert& c) {
   for (int64_t i = 0; i < c.count; i += W) {
     const int n = (int)smaller(W, c.count - i);
-    const F v = c.from == fastcomb::kFloat32 ? load_n((const float*)c.in + i, n) : load_n((const bf16*)c.in + i, n);
-    if (c.to == fastcomb::kFloat32) store_n((float*)c.out + i, v, n);
+    const F v = c.from_dtype == fastcomb::kFloat32 ? load_n((const float*)c.x + i, n) : load_n((const bf16*)c.x + i, n);
+    if (c.to_dtype == fastcomb::kFloat32) store_n((float*)c.out + i, v, n);
     else store_n((bf16*)c.out + i, v, n);
   }
 }

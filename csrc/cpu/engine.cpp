@@ -296,7 +296,7 @@ void Engine::stages(const Team& team, const Pass& pass, Combination& c, Frame& f
 // Whole combinations side by side where there are enough of them, else the pool shares each one.
 template <class Body>
 void Engine::each_combination(int64_t count, double work, int threads, const Body& body) {
-  Pool& pool = Pool::get();
+  ThreadPool& pool = ThreadPool::get();
   std::lock_guard<std::mutex> lock(pool.in_use());
   constexpr double kWorthwhile = 2e6;  // operations below which waking threads costs more than it saves
   if (work * count < kWorthwhile) threads = 1;

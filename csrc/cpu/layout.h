@@ -45,7 +45,7 @@ static void fold_batch_norm(const fastcomb::FoldBatchNorm& f) {
 
 static void transpose(const fastcomb::Transpose& t) {
   for (int64_t r = 0; r < t.rows; ++r)
-    for (int64_t c = 0; c < t.columns; ++c) t.out[c * t.rows + r] = t.in[r * t.columns + c];
+    for (int64_t c = 0; c < t.columns; ++c) t.out[c * t.rows + r] = t.x[r * t.columns + c];
 }
 
 }  // namespace FASTCOMB_LEVEL

@@ -142,7 +142,7 @@ static void matmul_as(const Matmul& c) {
                  (int)smaller(vectors * W, c.outputs - o), c.relu, c.out_float};
     for (int64_t n = 0; n < c.batch; ++n)
       for (int64_t line = 0; line < c.lines; ++line) {
-        const T* in = (const T*)c.in + n * c.in_batch + line * c.in_line;
+        const T* in = (const T*)c.x + n * c.in_batch + line * c.in_line;
         const int64_t to = n * c.out_batch + line * c.out_line + o;
         const T* residual = c.residual ? (const T*)c.residual + n * c.res_batch + line * c.res_line + o : nullptr;
         int64_t r = 0;

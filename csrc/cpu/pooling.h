@@ -32,7 +32,7 @@ static void pool_as(const Pool& p) {
           if (!p.count_padding) count = larger(y1 - y0, 0) * larger(x1 - x0, 0);
           if (p.divisor) count = p.divisor;
         }
-        const T* in = (const T*)p.in + n * p.in_batch;
+        const T* in = (const T*)p.x + n * p.in_batch;
         T* out = (T*)p.out + n * p.out_batch + oy * p.out_row + ox * p.out_pixel;
         for (int64_t c = 0; c < p.channels; c += W) {
           const int some = (int)smaller(W, p.channels - c);
@@ -53,7 +53,7 @@ static void depthwise_as(const Depthwise& d) {
   for (int64_t n = 0; n < d.batch; ++n)
     for (int64_t oy = 0; oy < d.out_h; ++oy)
       for (int64_t ox = 0; ox < d.out_w; ++ox) {
-        const T* in = (const T*)d.in + n * d.in_batch + oy * d.stride_h * d.in_row + ox * d.stride_w * d.in_pixel;
+        const T* in = (const T*)d.x + n * d.in_batch + oy * d.stride_h * d.in_row + ox * d.stride_w * d.in_pixel;
         T* out = (T*)d.out + n * d.out_batch + oy * d.out_row + ox * d.out_pixel;
         for (int64_t c = 0; c < d.channels; c += W) {
           const int some = (int)smaller(W, d.channels - c);

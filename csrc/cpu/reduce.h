@@ -33,7 +33,7 @@ FASTCOMB_INLINE float squares_row(const T* x, int64_t n, float mean) {
 template <class T>
 static void layer_norm_as(const LayerNorm& r) {
   for (int64_t i = 0; i < r.count; ++i) {
-    const T* x = (const T*)r.in + i * r.width;
+    const T* x = (const T*)r.x + i * r.width;
     T* out = (T*)r.out + i * r.width;
     const float mean = sum_row(x, r.width) / r.width;
     const float factor = 1.0f / sqrtf(squares_row(x, r.width, mean) / r.width + r.eps);
@@ -71,7 +71,7 @@ FASTCOMB_INLINE float exponentials(const T* x, int64_t n, float* out, float& top
 template <class T>
 static void softmax_as(const Softmax& r) {
   for (int64_t i = 0; i < r.count; ++i) {
-    const T* x = (const T*)r.in + i * r.width;
+    const T* x = (const T*)r.x + i * r.width;
     T* out = (T*)r.out + i * r.width;
     float top;
     const float s = exponentials(x, r.width, nullptr, top), low = top + logf(s);
@@ -88,7 +88,7 @@ static void group_norm_as(const GroupNorm& g) {
   const int64_t own = g.channels / g.groups;
   for (int64_t n = 0; n < g.batch; ++n)
     for (int64_t group = 0; group < g.groups; ++group) {
-      const T* in = (const T*)g.in + n * g.in_batch + group * own;
+      const T* in = (const T*)g.x + n * g.in_batch + group * own;
       T* out = (T*)g.out + n * g.out_batch + group * own;
       double sum = 0, squares = 0;
       for (int64_t y = 0; y < g.pixels_h; ++y)
@@ -125,7 +125,7 @@ FASTCOMB_INLINE void for_over(const Reduce& r, const Use& use) {
 
 template <class T>
 static void reduce_as(const Reduce& r) {
-  const Elementwise outer{r.outer, r.in, nullptr, r.out, r.outer_in, kNoStride, r.outer_out};
+  const Elementwise outer{r.outer, r.x, nullptr, r.out, r.outer_in, kNoStride, r.outer_out};
   const int64_t n = outer.size[5], xs = outer.x_stride[5], os = outer.out_stride[5];
   for_runs<T>(outer, [&](const T* x, const T*, T* out) {
     for (int64_t i = 0; i < n; i += W) {

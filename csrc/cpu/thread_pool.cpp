@@ -15,21 +15,21 @@ inline void relax() {
 }
 }  // namespace
 
-Pool& Pool::get() {
-  static Pool* pool = new Pool;  // never destroyed: threads may outlive static objects
+ThreadPool& ThreadPool::get() {
+  static ThreadPool* pool = new ThreadPool;  // never destroyed: threads may outlive static objects
   static pid_t owner = getpid();
   static std::mutex guard;
   std::lock_guard<std::mutex> lock(guard);
   if (owner != getpid()) {  // after a fork the threads are gone
-    pool = new Pool;
+    pool = new ThreadPool;
     owner = getpid();
   }
   return *pool;
 }
 
-Pool::~Pool() { resize(1); }
+ThreadPool::~ThreadPool() { resize(1); }
 
-void Pool::resize(int threads) {
+void ThreadPool::resize(int threads) {
   if (threads == size()) return;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -40,10 +40,10 @@ void Pool::resize(int threads) {
   for (auto& thread : threads_) thread.join();
   threads_.clear();
   stop_ = false;
-  for (int w = 1; w < threads; ++w) threads_.emplace_back(&Pool::loop, this, w, generation_.load());
+  for (int w = 1; w < threads; ++w) threads_.emplace_back(&ThreadPool::loop, this, w, generation_.load());
 }
 
-void Pool::run(int64_t count, const Work& work) {
+void ThreadPool::run(int64_t count, const Work& work) {
   if (threads_.empty() || count <= 1) {
     for (int64_t i = 0; i < count; ++i) work(i, 0);
     return;
@@ -64,11 +64,11 @@ void Pool::run(int64_t count, const Work& work) {
   }
 }
 
-void Pool::take(int worker) {
+void ThreadPool::take(int worker) {
   for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*work_)(i, worker);
 }
 
-void Pool::loop(int worker, uint64_t seen) {
+void ThreadPool::loop(int worker, uint64_t seen) {
   for (;;) {
     for (int spins = 0; spins < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spins) relax();
     {

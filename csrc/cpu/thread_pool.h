@@ -13,18 +13,18 @@
 namespace fastcomb {
 
 // Calls of `work(item, worker)` for items [0, count), taken in order by whichever thread is free.
-class Pool {
+class ThreadPool {
  public:
   using Work = std::function<void(int64_t item, int worker)>;
 
   // The process's pool; a forked process gets its own. One call at a time: hold `in_use`.
-  static Pool& get();
+  static ThreadPool& get();
   std::mutex& in_use() { return in_use_; }
 
   void resize(int threads);  // the calling thread counts
   int size() const { return (int)threads_.size() + 1; }
   void run(int64_t count, const Work& work);
-  ~Pool();
+  ~ThreadPool();
 
  private:
   void loop(int worker, uint64_t seen);
@@ -43,9 +43,9 @@ class Pool {
 
 // Either the whole pool or the calling thread alone, for loops inside one combination.
 struct Team {
-  Pool* pool;  // null: alone
+  ThreadPool* pool;  // null: alone
   int worker;
-  void each(int64_t count, const Pool::Work& work) const {
+  void each(int64_t count, const ThreadPool::Work& work) const {
     if (pool && count > 1) return pool->run(count, work);
     for (int64_t i = 0; i < count; ++i) work(i, worker);
   }

@@ -135,10 +135,10 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kConvertOp: {
       const Convert c = read_convert(i, nowhere);
-      for (const int dtype : {c.from, c.to})
+      for (const int dtype : {c.from_dtype, c.to_dtype})
         if (dtype != kFloat32 && dtype != kBfloat16) refuse(i.op, "a dtype that is neither float32 nor bfloat16");
-      check.touch(0, {}, c.count, c.from == kFloat32 ? 4 : 2);
-      return check.touch(1, {}, c.count, c.to == kFloat32 ? 4 : 2);
+      check.touch(0, {}, c.count, c.from_dtype == kFloat32 ? 4 : 2);
+      return check.touch(1, {}, c.count, c.to_dtype == kFloat32 ? 4 : 2);
     }
     case kPoolOp: {
       const Pool p = read_pool(i, nowhere);

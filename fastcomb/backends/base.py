@@ -11,10 +11,10 @@ from torch import Tensor
 from fastcomb.mixing import Mixture
 from fastcomb.statistics.sequential_decision import Answer, Question
 
-#: Losses that kernels compute, by the numbers that they have for them.
-LOSS_KINDS = {"cross_entropy": 0, "nll": 1, "mse": 2}
+#: Losses that kernels compute (csrc/ops.def).
+LOSSES = ("cross_entropy", "nll", "mse")
 
-__all__ = ["LOSS_KINDS", "Backend", "Score", "Scores", "Unsupported", "place"]
+__all__ = ["LOSSES", "Backend", "Score", "Scores", "Unsupported", "place"]
 
 #: A score of K combinations on S samples: (outputs [K, S, ...], y [S, ...]) -> [K, S].
 Score = Callable[[Any, Tensor], Tensor]

@@ -70,7 +70,7 @@ def mixed_linear(
             epilogue = kernels.Epilogue()
             found: Tensor = kernels.linear(flat if own else flat[0], many, weight, bias, laws, epilogue)
         return found.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
-    fits = x.dtype in native.STORAGE and inputs.numel() and weight_a.numel() and index.numel()
+    fits = x.dtype in native.DTYPES and inputs.numel() and weight_a.numel() and index.numel()
     if not (fits and native.serves(x.device)):
         return _one_by_one(F.linear, {}, x, index, weight, bias, laws, own)
     inputs = inputs.reshape(-1, rows, x.shape[-1])  # a row of inputs is a sample
@@ -177,8 +177,8 @@ def _machine(weight: Mixed, bias: Mixed | None, laws: Laws, x: Tensor) -> Machin
         _machines[key] = Machine(
             _linear_program(bias is not None),
             {n: Mixed(p.a.detach(), p.others.detach(), p.unit) for n, p in zip(names, parts, strict=False)},
-            native.laws(*laws),
-            native.seed(laws.draw),
+            native.laws(laws),
+            laws.seed,
             dtype=x.dtype,
             x=x,
             buffers={},

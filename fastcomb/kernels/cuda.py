@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from fastcomb.kernels import native
-from fastcomb.kernels.native import address
 from fastcomb.kernels.operands import Laws, Mixed
 from fastcomb.utils.notice import notify
 
-#: Compute dtypes, by the numbers that the kernels have for them.
-NUMBERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+#: Compute dtypes of the kernels.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @functools.cache
@@ -54,41 +53,25 @@ def kernels(device: torch.device) -> ModuleType | None:
     return compiled.host if compiled else None
 
 
-def laws(given: Laws) -> list[tuple[Any, ...]]:
-    """Laws as the kernels take them; the tables must outlive them."""
-    _, _, bits, ends = given.draw
-    found = []
-    for step, table in enumerate(given.tables):
-        kind, low, span, threshold = given.rules[4 * step : 4 * step + 4]
-        place = address(table, torch.float32, device=table.device)
-        found.append((int(kind), bits, bool(ends), low, span, int(threshold), place))
-    return found
-
-
-def parameter(mixed: Mixed | None) -> tuple[int, ...]:
-    """A mixed parameter, contiguous, as the kernels take it; the tensors must outlive it."""
-    if mixed is None:
-        return (0, 0, 0, 0, 1, 0)
-    a, others, unit = mixed
-    count = a.numel()
-    row = count // (a.shape[0] if a.ndim else 1)
-    places = (
-        address(a, torch.float32, device=a.device),
-        address(others, torch.float32, (len(others), *a.shape), a.device),
-    )
-    return (*places, unit[0], count, max(row, 1), native.sharing(unit, count))
+def parameter(module: ModuleType, mixed: Mixed) -> Any:
+    """A mixed parameter as the kernels take it."""
+    a, others = mixed.a.contiguous(), mixed.others.contiguous()
+    return module.Mixed(a=a, others=others, unit=mixed.unit[0], sharing=mixed.sharing)
 
 
 def mix(module: ModuleType, index: Tensor, mixed: Mixed, given: Laws, dtype: torch.dtype) -> Tensor:
     """One parameter of each of K combinations: [K, *a.shape]."""
-    ready = Mixed(mixed.a.contiguous(), mixed.others.contiguous(), mixed.unit)
     out = torch.empty((len(index), *mixed.a.shape), dtype=dtype, device=index.device)
     if out.numel():
-        index = index.contiguous()
-        numbers = NUMBERS[dtype], native.seed(given.draw), laws(given), parameter(ready)
         with torch.cuda.device_of(index):
-            place = address(index, torch.int64, device=index.device)
-            module.mix(*numbers, place, len(index), out.data_ptr(), stream(index.device))
+            module.mix(
+                laws=native.laws(given, module),
+                seed=given.seed,
+                parameter=parameter(module, mixed),
+                index=index.contiguous(),
+                out=out,
+                stream=stream(index.device),
+            )
     return out
 
 

@@ -17,6 +17,7 @@ from fastcomb.kernels.operands import Laws, Mixed
 from fastcomb.mixing import endpoints
 from fastcomb.mixing.endpoints import Endpoint, Theta, same
 from fastcomb.mixing.ops import coefficients, spread
+from fastcomb.sampling.rules import encoded
 from fastcomb.sampling.samplers import Granularity, Sampler
 from fastcomb.sampling.stream import as_signed, step_unit
 from fastcomb.utils.notice import notify
@@ -110,7 +111,7 @@ class Mixture:
         self.device = next(iter(self.a.parameters.values())).device
         tables = [step.table() for step in self.steps]
         self._tables = (tables[0][None] if len(tables) == 1 else torch.stack(tables)).to(self.device)
-        self._rules = [number for step in self.steps for number in step.rule()]
+        self._rules = encoded([step.rule() for step in self.steps])
         ends = len(self.steps) > 1 or bool(((self._tables == 0) | (self._tables == 1)).any())
         self._draw = [seed & 0xFFFFFFFF, seed >> 32, sampler.bits, int(ends)]
         self._values = {name: self._copied(name) for name in self.a.parameters}
@@ -232,7 +233,7 @@ class Mixture:
 
     def laws(self) -> list[Any]:
         """The steps as the compiled kernels take them; needs the extension, and this mixture on a CPU."""
-        return native.laws(*self.law_arguments)
+        return native.laws(self.law_arguments)
 
     def values(self, name: str) -> tuple[Tensor, Tensor]:
         """One mixed parameter of the first network and of the others [s, ...], float32."""

@@ -78,22 +78,14 @@ def mix(
         Tensor of shape ``index.shape + a.shape``.
     """
     many = index.reshape(-1)
+    mixed, laws = Mixed(a, others, unit), Laws(tables, rules, draw)
     if native.serves(a.device):
-        out = native.mix(
-            [as_unsigned(i) for i in many.tolist()],
-            a.contiguous(),
-            others.contiguous(),
-            native.laws(tables, rules, draw),
-            seed=native.seed(draw),
-            unit=unit,
-            dtype=dtype,
-        )
-    elif cuda.able(a.device) and dtype in cuda.NUMBERS and (module := cuda.built()):
-        laws = Laws(tables, rules, draw)
-        out = cuda.mix(module, many, Mixed(a, others, unit), laws, dtype)
+        out = native.mix([as_unsigned(i) for i in many.tolist()], mixed, laws, dtype)
+    elif cuda.able(a.device) and dtype in cuda.DTYPES and (module := cuda.built()):
+        out = cuda.mix(module, many, mixed, laws, dtype)
     elif triton.serves(a.device):
         with torch.cuda.device_of(a):
-            out = triton.load().mix(many, a, others, tables, rules, draw, unit, dtype)
+            out = triton.load().mix(many, mixed, laws, dtype)
     else:
         out = reference(many, a, others, tables, draw, unit, dtype)
     return out.view((*index.shape, *a.shape))
@@ -110,7 +102,8 @@ def reference(
 ) -> Tensor:
     """What :func:`mix` computes for ``index`` [K], in torch operations: [K, *a.shape]."""
     number, count, per_row = unit
-    seed, bits, ends = native.seed(draw), draw[2], bool(draw[3])
+    laws = Laws(tables, [], draw)
+    seed, bits, ends = laws.seed, laws.bits, laws.ends
     out = torch.empty((len(index), *a.shape), dtype=dtype, device=a.device)
     units = [step_unit(number, step) for step in range(len(others))]
     if count == a.numel():

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from fastcomb.sampling.fma import fma
+from fastcomb.sampling.rules import Rule
 from fastcomb.sampling.stream import grid
 
 Granularity = Literal["element", "neuron", "layer", "model"]
@@ -104,13 +105,9 @@ class ScalarSampler(Sampler):
         """Coefficients that the stream assigns to ``u`` (float64 tensor, exact in float32)."""
         return torch.from_numpy(np.asarray(self.ppf(u.numpy()), dtype=np.float64)).float()
 
-    def rule(self) -> list[float]:
-        """How kernels compute the table's entries: [kind, low, range, threshold].
-
-        Kind 0 is u itself, 1 ``fma(u, range, low)``, 2 whether the draw is below the threshold, and 3 the
-        table.
-        """
-        return [3.0, 0.0, 0.0, 0.0]
+    def rule(self) -> Rule:
+        """How kernels compute the table's entries."""
+        return Rule("table")
 
     def table(self) -> Tensor:
         """Coefficient of every draw: float32 tensor [65536] or [8388608]. Cached; don't write to it."""
@@ -143,10 +140,10 @@ class Uniform(ScalarSampler):
     def mean(self) -> float:
         return (self.low + self.high) / 2
 
-    def rule(self) -> list[float]:
+    def rule(self) -> Rule:
         low = np.float32(self.low)
         span = np.float32(self.high) - low
-        return [0.0 if low == 0 and span == 1 else 1.0, float(low), float(span), 0.0]
+        return Rule("unit" if low == 0 and span == 1 else "uniform", float(low), float(span))
 
     def ppf(self, u: Any) -> Any:
         return self.low + np.asarray(u, dtype=np.float64) * (self.high - self.low)
@@ -170,8 +167,8 @@ class Bernoulli(ScalarSampler):
     def mean(self) -> float:
         return self.p
 
-    def rule(self) -> list[float]:
-        return [2.0, 0.0, 0.0, float(self.table().sum())]
+    def rule(self) -> Rule:
+        return Rule("bernoulli", threshold=int(self.table().sum()))
 
     def ppf(self, u: Any) -> Any:
         return np.where(np.asarray(u, dtype=np.float64) <= 1 - self.p, 0.0, 1.0)

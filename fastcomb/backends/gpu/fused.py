@@ -8,17 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcomb.backends.base import LOSS_KINDS, Unsupported, place
+from fastcomb.backends.base import Unsupported, place
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.gpu.engine import Prepared, Triton
-from fastcomb.backends.gpu.mlp import ACTIVATIONS, NORMS, Link, match_mlp
-from fastcomb.kernels import cuda
-from fastcomb.kernels.native import address
+from fastcomb.backends.gpu.mlp import Link, match_mlp
+from fastcomb.kernels import cuda, native
 from fastcomb.mixing import Mixture
 from fastcomb.program import Weight
 
 #: Combinations of a launch, and most samples that it takes.
 _BLOCK, _SAMPLES = 1 << 15, 1 << 16
+
+#: Activations that csrc/ops.def calls otherwise.
+_FUNCTIONS = {"": "identity", "gelu tanh": "gelu_tanh"}
 
 
 class Fused(Triton):
@@ -50,8 +52,9 @@ class Fused(Triton):
             raise Unsupported(f"mixtures of more than {module.max_steps + 1} networks in one kernel")
         self._chain = match_mlp(self._program, module.max_layers)
         self._steps = 8 if dtype == torch.float32 else 16  # inputs of one matrix instruction
-        laws = cuda.laws(mixture.law_arguments)
-        self._kernel = module.Plan(cuda.NUMBERS[dtype], mixture.seed, laws)
+        self._module = module
+        laws = native.laws(mixture.law_arguments, module)
+        self._kernel = module.Plan(dtype=native.dtype_name(dtype), seed=mixture.seed, laws=laws)
         self._means: list[tuple[str, str] | None] = []
         inputs = _divided(self._shape(0)[1], self._steps)
         for at, link in enumerate(self._chain.links):
@@ -119,30 +122,20 @@ class Fused(Triton):
     def _sums(self, index: Tensor, statistics: Tensor, x: Tensor, targets: Tensor) -> Tensor:
         sums = torch.empty(2, len(index), dtype=torch.float64, device=index.device)
         own = self.recomputed(Prepared(index, statistics))
-        places = []
-        for names in self._means:
-            mean, variance = ((self._fixed | own)[name] for name in names) if names else (None, None)
-            shared = names is None or names[0] not in own
-            apart = 0 if shared or mean is None else mean.stride(0)
-            places.append((_address(mean), _address(variance), apart))
-        classes, _ = self._shape(-1)
+        known = self._fixed | own
+        given = [names and tuple(known[name].contiguous() for name in names) for names in self._means]
         targets, index = targets.contiguous(), index.contiguous()
-        squares = self._loss == "mse"
-        shape = (len(targets), classes) if squares else (len(targets),)
-        if x.shape[0] != _divided(len(targets), 16):
-            raise ValueError(f"{len(targets)} targets for {x.shape[0]} tiles of 16 samples")
+        if self._loss == "mse":
+            targets = targets.flatten(1)
         with torch.cuda.device_of(index):
             self._kernel.run(
-                address(x, self.dtype, device=index.device),
-                address(targets, torch.float32 if squares else torch.int64, shape, index.device),
-                address(index, torch.int64, device=index.device),
-                sums.data_ptr(),
-                len(targets),
-                len(index),
-                LOSS_KINDS[self._loss],
-                classes,
-                places,
-                cuda.stream(index.device),
+                x=x,
+                targets=targets,
+                index=index,
+                sums=sums,
+                loss=self._loss,
+                statistics=given,
+                stream=cuda.stream(index.device),
             )
         return sums
 
@@ -155,19 +148,23 @@ class Fused(Triton):
         layer, norm = link.epilogue.node, link.epilogue.norm
         weights = [layer.arguments["weight"], layer.arguments["bias"]]
         weights += [norm.arguments[key] if norm else None for key in ("weight", "bias")]
-        kind = norm.op if norm else ""
+        kind = norm.op if norm else "none"
         eps = norm.arguments["eps"] if norm else 0.0
+        weight, bias, gamma, beta = (self._parameter(weight) for weight in weights)
         self._kernel.add(
-            *(self._parameter(weight) for weight in weights),
-            inputs,
-            outputs,
-            steps,
-            tiles,
-            NORMS[kind],
-            eps,
-            ACTIVATIONS[link.epilogue.activation],
-            link.save,
-            link.add is not None,
+            weight=weight,
+            bias=bias,
+            gamma=gamma,
+            beta=beta,
+            inputs=inputs,
+            outputs=outputs,
+            steps=steps,
+            tiles=tiles,
+            norm=kind,
+            eps=eps,
+            activation=_FUNCTIONS.get(link.epilogue.activation, link.epilogue.activation),
+            save=link.save,
+            adds=link.add is not None,
         )
         if norm is not None and kind == "batch_norm":
             keys = ("running_mean", "running_var")
@@ -177,12 +174,12 @@ class Fused(Triton):
             self._means.append(None)
         return tiles // per_step
 
-    def _parameter(self, weight: Weight | None) -> tuple[int, ...]:
+    def _parameter(self, weight: Weight | None) -> Any:
         if weight is None:
-            return cuda.parameter(None)
+            return None
         if weight.kind != "parameter":
             raise Unsupported(f"{weight.name!r}, which is not mixed, in one kernel")
-        return cuda.parameter(self.mixture.mixed(weight.name))
+        return cuda.parameter(self._module, self.mixture.mixed(weight.name))
 
     def _shape(self, at: int) -> tuple[int, int]:
         """Outputs and inputs of a link."""
@@ -199,7 +196,3 @@ def _number(device: torch.device) -> int:
     if device.index is not None or device.type != "cuda":
         return device.index or 0
     return torch.cuda.current_device()
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

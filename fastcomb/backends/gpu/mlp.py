@@ -10,8 +10,8 @@ from fastcomb.program import Node, Program
 
 #: Widest layer's outputs.
 WIDEST = 128
-ACTIVATIONS = {"": 0, "relu": 1, "gelu": 2, "gelu tanh": 3, "silu": 4}
-NORMS = {"": 0, "batch_norm": 1, "layer_norm": 2}
+_ACTIVATIONS = ("relu", "gelu", "gelu tanh", "silu")
+_NORMS = ("batch_norm", "layer_norm")
 
 
 @dataclass
@@ -98,10 +98,10 @@ def _link(program: Program, node: Node, links: list[Link], results: dict[str, in
     def kept(name: str) -> bool:
         return name in results and links[results[name]].epilogue.node.shape == node.shape
 
-    norms, activations = (tuple(filter(None, names)) for names in (NORMS, ACTIVATIONS))
-    link = Link(
-        match_epilogue(program, node, norms=norms, residual=kept, activations=activations, through=True)
+    matched = match_epilogue(
+        program, node, norms=_NORMS, residual=kept, activations=_ACTIVATIONS, through=True
     )
+    link = Link(matched)
     if link.epilogue.residual is not None:
         link.add = results[link.epilogue.residual]
         links[link.add].save = True

@@ -33,11 +33,8 @@ class Weights:
 
     def values(self, name: str) -> Tensor:
         """A parameter [G, ...] in the compute dtype."""
-        a, others, unit = self.mixture.mixed(name)
-        laws = self.mixture.law_arguments
-        return self._once(
-            "values", name, lambda: self._kernels.mix(self.index, a, others, *laws, unit, self.dtype)
-        )
+        mixed, laws = self.mixture.mixed(name), self.mixture.law_arguments
+        return self._once("values", name, lambda: self._kernels.mix(self.index, mixed, laws, self.dtype))
 
     def linear(self, name: str) -> Tensor:
         """The weight of a linear layer as ``contract`` reads it."""

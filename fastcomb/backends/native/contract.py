@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from fastcomb.backends.base import Unsupported
-from fastcomb.backends.native.instructions import ADD, IDENTITY, RELU, Instruction, Op, at
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Buffer, Value, images, loops
 from fastcomb.backends.native.normalise import folded
@@ -44,8 +43,8 @@ def _linear(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     if run != inner:
         wide = low.new(x.meta.numel() // inner * run)
         rows = torch.empty(*x.shape[:-1], run, dtype=low.dtype, device="meta")
-        low.emit(Op.ZERO, low.dtype, [(wide, 0)], [wide.count])
-        x = low.element(IDENTITY, Value(wide, rows[..., :inner]), x)
+        low.emit("zero", low.dtype, out=wide, count=wide.count)
+        x = low.unary("identity", Value(wide, rows[..., :inner]), x)
     grid = _rows(low, x)
     if grid is None:
         x = low.dense(x, node.name)
@@ -63,8 +62,9 @@ def _linear(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
             to = (count // grid[0][0], count // grid[0][0] // grid[0][1])
             steps = [to[0] * outputs, to[1] * outputs, outputs]
             low.emit(
-                Op.CONTRACT, low.dtype, [x, (packed, 0), out, residual, at(scale), at(shift)],
-                [*grid[0], *grid[1], *steps, *steps, outputs, relu, low.is_float(out), run, 1, 0],
+                "matmul", low.dtype, x=x, weights=packed, out=out, residual=residual, scale=scale,
+                shift=shift, **_rows_of(grid[0], grid[1], steps, steps), outputs=outputs, relu=relu,
+                out_float=low.is_float(out), run=run, segment=[0],
             )  # fmt: skip
 
         return out, emit
@@ -121,28 +121,31 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
         def emit(residual: Value | None, scale: Buffer | None, shift: Buffer | None, relu: bool) -> None:
             if depthwise:
                 plain = low.weights.plain(weight.name, torch.float32)
-                turned, new = low.weights.derived(("turned", weight.name), outputs * kh * kw)
+                transposed, new = low.weights.derived(("transposed", weight.name), outputs * kh * kw)
                 if new:
                     low.shared.setup.append(
-                        Instruction(Op.TRANSPOSE, 0, [(plain, 0), (turned, 0)], [outputs, kh * kw], [])
+                        low.instruction(
+                            "transpose", torch.float32, x=plain, out=transposed, rows=outputs, columns=kh * kw
+                        )
                     )
                 fused = relu and residual is None
                 low.emit(
-                    Op.DEPTHWISE, low.dtype,
-                    [(x.buffer, origin), (turned, 0), out, None, at(scale), at(shift)],
-                    [fused, n, outputs, oh, ow, kh, kw, batch, row, pixel,
-                     out.strides[0], out.strides[2], out.strides[3], sh, sw, dh, dw],
+                    "depthwise", low.dtype, x=x.at(origin), weights=transposed, out=out, scale=scale,
+                    shift=shift, relu=fused, batch=n, channels=outputs, out_h=oh, out_w=ow, kernel_h=kh,
+                    kernel_w=kw, in_batch=batch, in_row=row, in_pixel=pixel, out_batch=out.strides[0],
+                    out_row=out.strides[2], out_pixel=out.strides[3], stride_h=sh, stride_w=sw, dilation_h=dh,
+                    dilation_w=dw,
                 )  # fmt: skip
                 if residual is not None:
-                    low.element(ADD, out, out, residual, 1, 0, Op.BINARY)
+                    low.binary("add", out, out, residual)
                     if relu:
-                        low.element(RELU, out, out)
+                        low.unary("relu", out, out)
                 return
             for group in range(groups):
                 layout = conv_layout(shape, wide, group, groups)
                 packed = low.weights.packed(weight.name, layout)
                 start = group * layout.outputs
-                res = (residual.buffer, residual.offset + start) if residual is not None else None
+                res = residual.at(residual.offset + start) if residual is not None else None
                 like = residual if residual is not None else out
                 nest = _pixels(
                     [n, oh, ow], [batch, sh * row, sw * pixel],
@@ -150,10 +153,10 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
                     [like.strides[0], like.strides[2], like.strides[3]],
                 )  # fmt: skip
                 low.emit(
-                    Op.CONTRACT, low.dtype,
-                    [(x.buffer, origin + group * own), (packed, 0), (out.buffer, out.offset + start), res,
-                     at(scale, start), at(shift, start)],
-                    [*nest, layout.outputs, relu, low.is_float(out), run, len(segments), *segments],
+                    "matmul", low.dtype, x=x.at(origin + group * own), weights=packed,
+                    out=out.at(out.offset + start), residual=res, scale=scale and (scale, start),
+                    shift=shift and (shift, start), **_rows_of(*nest), outputs=layout.outputs, relu=relu,
+                    out_float=low.is_float(out), run=run, segment=segments,
                 )  # fmt: skip
 
         return out, emit
@@ -174,15 +177,24 @@ def _padded(low: Lowering, value: Value, pad: tuple[int, int], key: str, *, even
     n, c, h, w = value.shape
     meta = images(value.shape, low.dtype, pad, c + even)
     buffer = low.new(n * (c + even) * (h + 2 * pad[0]) * (w + 2 * pad[1]))
-    low.emit(Op.ZERO, low.dtype, [(buffer, 0)], [buffer.count])
-    return low.element(IDENTITY, Value(buffer, meta, key + "/padded"), value)
+    low.emit("zero", low.dtype, out=buffer, count=buffer.count)
+    return low.unary("identity", Value(buffer, meta, key + "/padded"), value)
 
 
-def _pixels(size: list[int], *strides: list[int]) -> list[int]:
+def _pixels(size: list[int], *strides: list[int]) -> tuple[list[int], ...]:
     """[batch, lines, rows] and each operand's strides, lines merged to longer ones where all allow it."""
     (n, h, w), steps = size, [list(s) for s in strides]
     if all(s[1] == w * s[2] for s in steps):
         h, w = 1, h * w
         if all(s[0] == w * s[2] for s in steps):
             n, w = 1, n * w
-    return [n, h, w, *(s for step in steps for s in step)]
+    return [n, h, w], *steps
+
+
+def _rows_of(size: list[int], x: list[int], out: list[int], residual: list[int]) -> dict[str, int]:
+    """The fields of a matrix product that say which rows: sizes and strides of batch, lines and rows."""
+    strides = {"in": x, "out": out, "res": residual}
+    found = dict(zip(("batch", "lines", "rows"), size, strict=True))
+    for name, steps in strides.items():
+        found |= dict(zip((f"{name}_batch", f"{name}_line", f"{name}_row"), steps, strict=True))
+    return found

@@ -48,7 +48,7 @@ class Native:
     """
 
     name = "native"
-    dtypes = tuple(native.STORAGE)
+    dtypes = native.DTYPES
     slots = 1
 
     def __init__(
@@ -175,7 +175,7 @@ class Native:
 
     def generate(self, indices: Sequence[int], threads: int) -> None:
         """Generate the weights of combinations and nothing else, to measure it."""
-        self._machine.engine.collect(list(indices), [], [], 0, 0, threads)
+        self._machine.engine.generate(index=list(indices), threads=threads)
 
     def call(self, index: Tensor, x: Tensor) -> Tensor:
         """Outputs [K, N, ...] of combinations ``index`` [K] in the compute dtype."""

@@ -1,41 +1,12 @@
-"""The engine's instructions, as csrc/engine.h numbers them, and what a pass consists of."""
+"""The engine's instructions, whose fields csrc/ops.def lists, and what a pass consists of."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from typing import Any
 
-from fastcomb.backends.native.memory import Buffer, Space
-
-#: Numbers of element-wise operations (csrc/kernels.h).
-RELU, IDENTITY = 0, 17
-ADD, SUB, MUL, DIV = range(4)
-
-Place = tuple[Buffer | None, int]
-
-
-class Op(IntEnum):
-    """What an instruction does."""
-
-    CONTRACT = 0
-    UNARY = 1
-    BINARY = 2
-    AFFINE = 3
-    CONVERT = 4
-    POOL = 5
-    DEPTHWISE = 6
-    LAYER_NORM = 7
-    SOFTMAX = 8
-    GROUP_NORM = 9
-    REDUCE = 10
-    ATTENTION = 11
-    MOMENTS = 12
-    LOSS = 13
-    BORDER = 14
-    EMBEDDING = 15
-    FOLD = 16
-    TRANSPOSE = 17
-    ZERO = 18
+from fastcomb.backends.native.memory import Buffer, Operand, Place
 
 
 @dataclass(frozen=True)
@@ -44,7 +15,7 @@ class Goal:
 
     Attributes:
         kind: "loss", "outputs" or "collect".
-        loss: of LOSS_KINDS, for "loss".
+        loss: of :data:`fastcomb.backends.base.LOSSES`, for "loss".
         classes: whether to count correct classifications.
         rounded: whether outputs are in the compute dtype instead of float32.
     """
@@ -57,7 +28,7 @@ class Goal:
 
 @dataclass
 class Norm:
-    """A stage of calibration ends with this layer's moments (csrc/engine.h, Collected)."""
+    """A stage of calibration ends with this layer's moments (csrc/cpu/engine.h, Collected)."""
 
     channels: int
     per_sample: int
@@ -68,34 +39,46 @@ class Norm:
     scale: Buffer
     shift: Buffer
 
+    def given(self) -> tuple[Any, ...]:
+        """As the engine takes it."""
+        buffers = (self.gamma, self.beta, self.scale, self.shift)
+        places = (None if buffer is None else buffer.place() for buffer in buffers)
+        return (self.channels, self.per_sample, self.statistics, self.eps, *places)
+
 
 @dataclass
 class Instruction:
-    op: int
-    storage: int
-    places: list[Place]
-    numbers: list[int]
-    factors: list[float]
+    """One operation.
 
-    def given(self) -> tuple[int, int, list[tuple[int, int, int]], list[int], list[float]]:
-        """As the engine takes it."""
-        return self.op, self.storage, [place(*p) for p in self.places], self.numbers, self.factors
+    Attributes:
+        op: its name.
+        dtype: name of the dtype of values that have none of their own.
+        operands: by field; those that are missing are left out.
+        fields: all other fields.
+    """
 
+    op: str
+    dtype: str
+    operands: Mapping[str, Operand]
+    fields: Mapping[str, Any]
 
-def place(buffer: Buffer | None, elements: int = 0) -> tuple[int, int, int]:
-    if buffer is None:
-        return (Space.NONE, 0, 0)
-    return (buffer.space, buffer.offset + elements * buffer.dtype.itemsize, buffer.step)
-
-
-def at(buffer: Buffer | None, elements: int = 0) -> Place:
-    """A place some elements into a buffer; None stands for no operand."""
-    return (buffer, elements)
+    def given(self) -> tuple[str, str, dict[str, Any]]:
+        """As the engine takes it, now that buffers have their places."""
+        places: dict[str, Place] = {n: buffer.place(at) for n, (buffer, at) in self.operands.items()}
+        return self.op, self.dtype, {**places, **self.fields}
 
 
 @dataclass
 class Lowered:
-    """Instructions for blocks of so many samples."""
+    """Instructions for blocks of so many samples.
+
+    Attributes:
+        ends: of stages, as numbers of instructions.
+        norms: what ends a stage.
+        arena, lasting: bytes of values of one stage; of values that later ones read.
+        output: shape of a sample's result.
+        inputs: names of the dtypes of what it reads.
+    """
 
     samples: int
     instructions: list[Instruction]
@@ -104,3 +87,4 @@ class Lowered:
     arena: int
     lasting: int
     output: tuple[int, ...]
+    inputs: list[str]

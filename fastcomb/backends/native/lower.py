@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fastcomb.backends.base import LOSS_KINDS, Unsupported
+from fastcomb.backends.base import Unsupported
 from fastcomb.backends.epilogue import Epilogue, match_epilogue
-from fastcomb.backends.native.instructions import IDENTITY, Goal, Instruction, Lowered, Norm, Op, Place
-from fastcomb.backends.native.memory import STORAGE, Buffer, Space, Value, allocate, images, loops
+from fastcomb.backends.native.instructions import Goal, Instruction, Lowered, Norm
+from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, allocate, images, loops
 from fastcomb.backends.native.weights import Constants, Weights
+from fastcomb.kernels.native import dtype_name
 from fastcomb.program import Node, Program, Weight
 from fastcomb.program import Value as Ref
 
@@ -181,61 +182,67 @@ class Lowering:
         buffer = self.new(n * c * (h + 2 * pad[0]) * (w + 2 * pad[1]), dtype)
         buffer.pad = pad
         if pad != (0, 0):
-            self.emit(Op.BORDER, dtype, [(buffer, 0)], [n, h, w, c, *pad])
+            self.emit(
+                "border", dtype, out=buffer, batch=n, height=h, width=w, channels=c, top=pad[0], left=pad[1]
+            )
         return Value(buffer, meta, key, whole=True)
 
     def like(self, value: Value, key: str) -> Value:
         return self.make(value.shape, key, image=value.images and value.shape[1] > 1)
 
-    def emit(
-        self,
-        op: int,
-        dtype: torch.dtype,
-        places: Sequence[Place | Value | None],
-        numbers: Sequence[int] = (),
-        factors: Sequence[float] = (),
-    ) -> None:
-        found: list[Place] = []
-        for place in places:
-            if isinstance(place, Value):
-                place = (place.buffer, place.offset)
-            found.append(place or (None, 0))
-        for buffer, _ in found:
-            if buffer is not None:
-                buffer.touch(len(self.code))
-        self.code.append(Instruction(op, STORAGE[dtype], found, list(numbers), [float(f) for f in factors]))
+    def emit(self, op: str, dtype: torch.dtype, **fields: Any) -> None:
+        """Add an instruction; operands are values, buffers, or buffers and elements; None is none."""
+        self.code.append(self.instruction(op, dtype, **fields))
+        for buffer, _ in self.code[-1].operands.values():
+            buffer.touch(len(self.code) - 1)
 
-    def element(
-        self,
-        op: int,
-        out: Value,
-        x: Value,
-        y: Value | None = None,
-        alpha: float = 0,
-        beta: float = 0,
-        kind: int = Op.UNARY,
-    ) -> Value:
-        """Emit an element-wise operation into ``out``, operands broadcast to its shape."""
-        operands = [x.meta.expand(out.shape), *([y.meta.expand(out.shape)] if y else []), out.meta]
+    def instruction(self, op: str, dtype: torch.dtype, **fields: Any) -> Instruction:
+        """An instruction by itself."""
+        operands: dict[str, Operand] = {}
+        numbers: dict[str, Any] = {}
+        for name, given in fields.items():
+            if isinstance(given, Value):
+                operands[name] = (given.buffer, given.offset)
+            elif isinstance(given, Buffer):
+                operands[name] = (given, 0)
+            elif isinstance(given, tuple) and isinstance(given[0], Buffer):
+                operands[name] = given
+            elif given is not None:
+                numbers[name] = given
+        return Instruction(op, dtype_name(dtype), operands, numbers)
+
+    def unary(self, function: str, out: Value, x: Value, alpha: float = 0, beta: float = 0) -> Value:
+        """Emit a function of one value into ``out``, to whose shape x is broadcast."""
+        size, (xs, to) = self._loops(out, x)
+        self.emit(
+            "unary", out.meta.dtype, x=x, out=out, function=function, size=size, x_stride=xs, out_stride=to,
+            alpha=alpha, beta=beta,
+        )  # fmt: skip
+        return out
+
+    def binary(self, function: str, out: Value, x: Value, y: Value, alpha: float = 1) -> Value:
+        """Emit arithmetic into ``out``, to whose shape both operands are broadcast."""
+        size, (xs, ys, to) = self._loops(out, x, y)
+        self.emit(
+            "binary", out.meta.dtype, x=x, y=y, out=out, function=function, size=size, x_stride=xs,
+            y_stride=ys, out_stride=to, alpha=alpha,
+        )  # fmt: skip
+        return out
+
+    def _loops(self, out: Value, *operands: Value) -> tuple[list[int], list[list[int]]]:
+        """Sizes of loops over ``out``, and the strides of operands broadcast to it and of itself."""
+        metas = [*(one.meta.expand(out.shape) for one in operands), out.meta]
         try:
-            nest = loops(out.shape, *(o.stride() for o in operands))
+            nest = loops(out.shape, *(meta.stride() for meta in metas))
         except ValueError:
             raise Unsupported("an element-wise operation over more than 6 dimensions") from None
-        xs, *ys, os = nest.strides
-        self.emit(
-            kind,
-            out.meta.dtype,
-            [x, y, out],
-            [op, *nest.size, *xs, *(ys[0] if ys else [0] * 6), *os],
-            [alpha, beta],
-        )
-        return out
+        return nest.size, nest.strides
 
     def copied(self, value: Value, key: str, *, image: bool = False) -> Value:
         dtype = value.meta.dtype
         if not dtype.is_floating_point:
             raise Unsupported(f"moving values of {dtype}")
-        return self.element(IDENTITY, self.make(value.shape, key, image=image, dtype=dtype), value)
+        return self.unary("identity", self.make(value.shape, key, image=image, dtype=dtype), value)
 
     def dense(self, value: Value, key: str) -> Value:
         """The value, contiguous."""
@@ -272,7 +279,8 @@ class Lowering:
             count = meta.numel()
             self.shared.prepare = Tensor.contiguous
         each = int(count // self.samples * x.dtype.itemsize)
-        buffer = Buffer(count, x.dtype, Space.INPUTS, 0, each * self.step, pad=pad)
+        buffer = Buffer(count, x.dtype, Space.INPUT, 0, each * self.step, pad=pad)
+        self.inputs = [dtype_name(x.dtype)]
         self.values[name] = Value(buffer, meta, name, whole=meta.ndim == 4 and meta.stride(1) == 1)
 
     def vector(self, weight: Any) -> Buffer | None:
@@ -333,21 +341,26 @@ class Lowering:
                 output.buffer.space, output.buffer.step = Space.OUTPUT, step  # made in its place
                 return
             to = Buffer(count, dtype, Space.OUTPUT, 0, step)
-            self.emit(
-                Op.CONVERT, self.dtype, [output, (to, 0)], [count, STORAGE[output.meta.dtype], STORAGE[dtype]]
-            )
+            self._convert(output, to, dtype)
             return
         if output.meta.dtype != torch.float32:
             wide = self.new(count, torch.float32)
-            self.emit(Op.CONVERT, self.dtype, [output, (wide, 0)], [count, STORAGE[output.meta.dtype], 0])
+            self._convert(output, wide, torch.float32)
             output = Value(wide, output.meta.float())
         width = count // self.samples
         each = 8 if self.goal.loss != "mse" else 4 * width
-        targets = Buffer(self.samples, torch.int64, Space.INPUTS + 1, 0, each * self.step)
+        kind = torch.float32 if self.goal.loss == "mse" else torch.int64
+        targets = Buffer(self.samples, kind, Space.INPUT, 0, each * self.step, which=1)
+        self.inputs.append(dtype_name(kind))
         self.emit(
-            Op.LOSS, self.dtype, [output, (targets, 0)],
-            [LOSS_KINDS[self.goal.loss], self.goal.classes, self.samples, width],
+            "loss", self.dtype, outputs=output, targets=targets, kind=self.goal.loss,
+            classes=self.goal.classes, samples=self.samples, width=width,
         )  # fmt: skip
+
+    def _convert(self, value: Value, to: Buffer, dtype: torch.dtype) -> None:
+        own, wanted = dtype_name(value.meta.dtype), dtype_name(dtype)
+        count = value.meta.numel()
+        self.emit("convert", self.dtype, x=value, out=to, count=count, from_dtype=own, to_dtype=wanted)
 
     def _place(self, output: tuple[int, ...]) -> Lowered:
         ends = self.ends
@@ -355,12 +368,14 @@ class Lowering:
         used = [b for b in self.made if b.first >= 0 and b.space == Space.ARENA]
         lasting = [b for b in used if stage[b.first] != stage[b.last]]
         for buffer in lasting:
-            buffer.space = Space.LONG
+            buffer.space = Space.LASTING
         long_bytes = allocate(lasting)
         for buffer in lasting:
             buffer.step = self.whole.lasting if self.whole else long_bytes
         arena = allocate([b for b in used if b.space == Space.ARENA])
-        return Lowered(self.samples, self.code, ends, self.norms, arena, long_bytes, tuple(output))
+        return Lowered(
+            self.samples, self.code, ends, self.norms, arena, long_bytes, tuple(output), self.inputs
+        )
 
 
 def lower(shared: Shared, x: Tensor, samples: int, goal: Goal, whole: Lowered | None = None) -> Lowered:

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from fastcomb.backends.base import Unsupported
-from fastcomb.backends.native.instructions import Goal, Norm, place
+from fastcomb.backends.native.instructions import Goal
 from fastcomb.backends.native.lower import Shared, lower
-from fastcomb.backends.native.weights import PACKED, Constants, Generated, Weights
+from fastcomb.backends.native.weights import Constants, Generated, Weights
 from fastcomb.kernels import native
-from fastcomb.kernels.native import address
 from fastcomb.kernels.operands import Mixed
 from fastcomb.program import Program
 from fastcomb.statistics.sequential_decision import BLOCK, Answer, Question
@@ -72,14 +71,13 @@ class Machine:
         self._arena = lowered.arena / 2
         self._passes: dict[tuple[Goal, int], int] = {}
         self._laws = laws
-        self.engine = extension.Engine(level, seed, laws)
-        self._constants = self._shared.constants.block()
+        self.engine = extension.Engine(level=level, seed=seed, laws=laws)
         setup = [instruction.given() for instruction in self._shared.setup]
         with _verified():
             for generated in weights.generated:
-                self._add(generated, int(generated.form == PACKED and dtype == torch.bfloat16))
-            constants = address(self._constants, torch.uint8)
-            self.engine.finish(weights.bytes, setup, constants, self._constants.nbytes)
+                self._add(generated)
+            constants = self._shared.constants.block()
+            self.engine.finish(weight_bytes=weights.bytes, setup=setup, constants=constants)
 
     def prepared(self, x: Tensor) -> Tensor:
         """Samples in the engine's own layout.
@@ -117,24 +115,15 @@ class Machine:
             sums: float64 [K, 2] to fill with sums of losses and of correct answers.
             outputs: float32 [K, samples, ...] to fill.
         """
-        count = len(indices)
-        step = inputs[0].nbytes // count if own_inputs else 0
-        sizes = [tensor.nbytes for tensor in inputs]
-        if own_inputs:
-            sizes[0] = step
-        wanted = None if outputs is None else (count, samples, *self.output)
         self.engine.run(
-            indices,
-            self._pass(goal, samples),
-            [address(tensor, tensor.dtype) for tensor in inputs],
-            sizes,
-            step,
-            address(statistics, torch.float32, None if statistics is None else (count, statistics.shape[1])),
-            0 if statistics is None else statistics.shape[1],
-            address(sums, torch.float64, (count, 2)),
-            address(outputs, self._dtype if goal.rounded else torch.float32, wanted),
-            0 if outputs is None else outputs[0].nbytes,
-            torch.get_num_threads(),
+            index=indices,
+            number=self._pass(goal, samples),
+            inputs=inputs,
+            own_inputs=own_inputs,
+            statistics=statistics,
+            sums=sums,
+            outputs=outputs,
+            threads=torch.get_num_threads(),
         )
 
     def decide(
@@ -151,34 +140,31 @@ class Machine:
         assert extension is not None
         together = min(BLOCK, samples)
         asked = extension.Question(
-            samples,
-            question.low.ctypes.data,
-            question.width.ctypes.data,
-            question.low_sum,
-            question.below,
-            question.above,
-            question.capital,
-            question.decide.sign,
-            question.decide.metric == "accuracy",
-            question.seed,
-            question.expected,
-            question.variance,
+            low=torch.from_numpy(question.low),
+            width=torch.from_numpy(question.width),
+            low_sum=question.low_sum,
+            below=question.below,
+            above=question.above,
+            capital=question.capital,
+            sign=question.decide.sign,
+            correct=question.decide.metric == "accuracy",
+            seed=question.seed,
+            expected=question.expected,
+            variance=question.variance,
         )
         answers = torch.empty(len(indices), dtype=torch.int32)
         taken, means = torch.empty_like(answers), torch.empty(len(indices), dtype=torch.float64)
         self.engine.decide(
-            indices,
-            self._pass(goal, together),
-            self._pass(goal, samples % together or together),
-            [address(tensor, tensor.dtype) for tensor in inputs],
-            [tensor.nbytes // samples for tensor in inputs],
-            address(statistics, torch.float32),
-            0 if statistics is None else statistics.shape[1],
-            asked,
-            answers.data_ptr(),
-            taken.data_ptr(),
-            means.data_ptr(),
-            torch.get_num_threads(),
+            index=indices,
+            whole=self._pass(goal, together),
+            rest=self._pass(goal, samples % together or together),
+            inputs=inputs,
+            statistics=statistics,
+            question=asked,
+            answers=answers,
+            taken=taken,
+            means=means,
+            threads=torch.get_num_threads(),
         )
         found = zip(answers.tolist(), taken.tolist(), means.tolist(), strict=True)
         exact = question.decide.holds
@@ -187,32 +173,34 @@ class Machine:
     def collect(self, indices: Sequence[int], batches: Sequence[Tensor], floats: int) -> Tensor:
         """Running statistics over calibration batches (prepared): float32 [K, floats]."""
         record = torch.empty(len(indices), floats)
-        passes = [self._pass(Goal("collect"), len(batch)) for batch in batches]
-        addresses = [[address(batch, batch.dtype)] for batch in batches]
-        sizes = [[batch.nbytes] for batch in batches]
-        threads = torch.get_num_threads()
-        self.engine.collect(indices, passes, addresses, sizes, floats, record.data_ptr(), threads)
+        self.engine.collect(
+            index=indices,
+            passes=[self._pass(Goal("collect"), len(batch)) for batch in batches],
+            batches=batches,
+            statistics=record,
+            threads=torch.get_num_threads(),
+        )
         return record
 
-    def _add(self, generated: Generated, storage: int) -> None:
-        a, others, unit = self._mixed[generated.name]
-        layout = generated.layout
+    def _add(self, generated: Generated) -> None:
+        mixed = self._mixed[generated.name]
+        a, layout = mixed.a, generated.layout
         rows = a.shape[0] if a.ndim else 1
+        packed = generated.form == "packed"
         self.engine.add(
-            address(a, torch.float32),
-            address(others, torch.float32, (len(self._laws), *a.shape)),
-            a.numel(),
-            layout.outputs if layout else rows,
-            layout.inner if layout else a.numel() // max(rows, 1),
-            layout.first if layout else 0,
-            generated.form,
-            storage,
-            native.sharing(unit, a.numel()),
-            unit[0],
-            unit[1],
-            generated.buffer.offset,
-            layout.place if layout else [],
-            layout.inverse if layout else [],
+            a=a,
+            others=mixed.others,
+            form=generated.form,
+            dtype=native.dtype_name(self._dtype if packed else torch.float32),
+            sharing=mixed.sharing,
+            unit=mixed.unit[0],
+            draws=mixed.unit[1],
+            offset=generated.buffer.offset,
+            outputs=layout.outputs if layout else rows,
+            inner=layout.inner if layout else a.numel() // max(rows, 1),
+            first=layout.first if layout else 0,
+            place=layout.place if layout else [],
+            inverse=layout.inverse if layout else [],
         )
 
     def _pass(self, goal: Goal, samples: int) -> int:
@@ -226,27 +214,24 @@ class Machine:
             last = whole if rest == size else lower(self._shared, self._x, rest, goal, whole)
             with _verified():
                 self._passes[key] = self.engine.add_pass(
-                    samples,
-                    size,
-                    [i.given() for i in whole.instructions],
-                    [i.given() for i in last.instructions],
-                    whole.ends,
-                    [_collected(norm) for norm in whole.norms],
-                    max(whole.arena, last.arena),
-                    whole.lasting,
+                    samples=samples,
+                    block=size,
+                    whole=[i.given() for i in whole.instructions],
+                    last=[i.given() for i in last.instructions],
+                    ends=whole.ends,
+                    norms=[norm.given() for norm in whole.norms],
+                    arena=max(whole.arena, last.arena),
+                    lasting=whole.lasting,
+                    inputs=whole.inputs,
+                    output=native.dtype_name(self._dtype if goal.rounded else torch.float32),
                 )
         return self._passes[key]
 
 
 @contextlib.contextmanager
 def _verified() -> Iterator[None]:
-    """What the engine refuses to run (csrc/verify.h) is not run by it."""
+    """What the engine refuses to run (csrc/cpu/verify.h) is not run by it."""
     try:
         yield
     except ValueError as error:
         raise Unsupported(f"what the engine refuses ({error})") from error
-
-
-def _collected(norm: Norm) -> tuple[Any, ...]:
-    buffers = (norm.gamma, norm.beta, norm.scale, norm.shift)
-    return (norm.channels, norm.per_sample, norm.statistics, norm.eps, *(place(b) for b in buffers))

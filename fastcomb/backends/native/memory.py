@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
-from fastcomb.kernels import native
-
 ALIGNMENT = 64
 
-#: Numbers that the engine knows storage types by; integers only pass through.
-STORAGE = {**native.STORAGE, torch.int64: 2}
+#: Where a value starts: memory, which of the inputs (0 elsewhere), bytes into it, bytes between blocks.
+Place = tuple[str, int, int, int]
 
 
-class Space(IntEnum):
-    """Memories that addresses refer to (csrc/engine.h)."""
+class Space(StrEnum):
+    """Memories that operands lie in, as csrc/ops.def names them."""
 
-    NONE = -1
-    ARENA = 0
-    LONG = 1
-    WEIGHTS = 2
-    CONSTANTS = 3
-    STATISTICS = 4
-    OUTPUT = 5
-    INPUTS = 6
+    ARENA = "arena"
+    LASTING = "lasting"
+    WEIGHTS = "weights"
+    CONSTANTS = "constants"
+    STATISTICS = "statistics"
+    OUTPUT = "output"
+    INPUT = "input"
 
 
 @dataclass(eq=False)
@@ -36,21 +33,27 @@ class Buffer:
 
     Attributes:
         count: elements.
-        space: :class:`Space`, or INPUTS + number.
+        space: where it lies.
         offset: bytes into the space.
         step: bytes between blocks.
         first, last: numbers of the instructions that write it first and touch it last.
         pad: zeros around the image on each side (rows, columns), for channels-last values.
+        which: number of the input that it is.
     """
 
     count: int
     dtype: torch.dtype
-    space: int = Space.ARENA
+    space: Space = Space.ARENA
     offset: int = 0
     step: int = 0
     first: int = -1
     last: int = -1
     pad: tuple[int, int] = (0, 0)
+    which: int = 0
+
+    def place(self, elements: int = 0) -> Place:
+        """Where it starts, or some elements on."""
+        return (self.space.value, self.which, self.offset + elements * self.dtype.itemsize, self.step)
 
     @property
     def bytes(self) -> int:
@@ -95,9 +98,17 @@ class Value:
     def view(self, meta: Tensor) -> Value:
         return Value(self.buffer, meta)
 
+    def at(self, elements: int) -> Operand:
+        """Some elements from the start of its buffer."""
+        return (self.buffer, elements)
+
     def shares(self, meta: Tensor) -> bool:
         """Whether a tensor derived from ``meta`` is a view of it."""
         return bool(meta.untyped_storage()._cdata == self.meta.untyped_storage()._cdata)
+
+
+#: A buffer, and elements into it.
+Operand = tuple[Buffer, int]
 
 
 def images(
@@ -111,6 +122,15 @@ def images(
     (top, left), wide = pad, channels or c
     frame = torch.empty(n, h + 2 * top, w + 2 * left, wide, dtype=dtype, device="meta")
     return frame[:, top : top + h, left : left + w, :c].permute(0, 3, 1, 2)
+
+
+def image_strides(x: Value, out: Value) -> dict[str, int]:
+    """The fields that say how images lie: strides of batch, rows and pixels."""
+    return {
+        f"{name}_{what}": value.strides[d]
+        for name, value in (("in", x), ("out", out))
+        for what, d in (("batch", 0), ("row", 2), ("pixel", 3))
+    }
 
 
 def allocate(buffers: Sequence[Buffer]) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from fastcomb.backends.base import Unsupported
-from fastcomb.backends.native.instructions import Instruction, Norm, Op, Place, at
+from fastcomb.backends.native.instructions import Norm
 from fastcomb.backends.native.lower import Lowering, rule
-from fastcomb.backends.native.memory import Buffer, Space, Value, loops
+from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, image_strides, loops
 from fastcomb.program import Node
 
 
@@ -33,8 +33,8 @@ def _batch_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
     nest = loops(views[0].shape, *(v.stride() for v in views), keep_last=True)
     xs, ys, os = nest.strides
     low.emit(
-        Op.AFFINE, low.dtype, [x, residual, out, (scale, 0), (shift, 0)],
-        [epilogue.activation == "relu", *nest.size, *xs, *ys, *os],
+        "affine", low.dtype, x=x, y=residual, out=out, scale=scale, shift=shift,
+        relu=epilogue.activation == "relu", size=nest.size, x_stride=xs, y_stride=ys, out_stride=os,
     )  # fmt: skip
     return low.took(epilogue, out)
 
@@ -52,21 +52,25 @@ def folded(low: Lowering, node: Node, bias: Any) -> tuple[Buffer, Buffer]:
         if mean.name in low.shared.statistics:
             start = low.shared.statistics[mean.name]
             record = Buffer(2 * channels, torch.float32, Space.STATISTICS, 4 * start)
-            places: list[Place] = [(record, 0), (record, channels)]
+            operands: dict[str, Operand] = {"mean": (record, 0), "variance": (record, channels)}
         else:
-            places = []
-            for key in ("running_mean", "running_var"):
+            operands = {}
+            for key, field in (("running_mean", "mean"), ("running_var", "variance")):
                 name = arguments[key].name
                 values = low.shared.fixed[name].float()
-                places.append((low.shared.constants.add(("fixed", name), values), 0))
-        gamma, beta = low.vector(arguments["weight"]), low.vector(arguments["bias"])
+                operands[field] = (low.shared.constants.add(("fixed", name), values), 0)
         low.shared.setup.append(
-            Instruction(
-                Op.FOLD,
-                0,
-                [at(gamma), at(beta), *places, at(low.vector(bias)), (scale, 0), (shift, 0)],
-                [channels],
-                [arguments["eps"]],
+            low.instruction(
+                "fold_batch_norm",
+                torch.float32,
+                gamma=low.vector(arguments["weight"]),
+                beta=low.vector(arguments["bias"]),
+                bias=low.vector(bias),
+                **operands,
+                scale=scale,
+                shift=shift,
+                channels=channels,
+                eps=arguments["eps"],
             )
         )
     return scale, shift
@@ -80,7 +84,7 @@ def _collected(low: Lowering, node: Node, x: Value) -> tuple[Buffer, Buffer]:
     channels = x.shape[1]
     view = x.meta.permute(_channels_last(x))
     nest = loops(view.shape, view.stride(), keep_last=True)
-    low.emit(Op.MOMENTS, low.dtype, [x], [0, *nest.size, *nest.strides[0], *[0] * 12])
+    low.emit("moments", low.dtype, x=x, size=nest.size, x_stride=nest.strides[0])
     low.ends.append(len(low.code))
     scale, _ = low.weights.derived(("collected scale", node.name), channels)
     shift, _ = low.weights.derived(("collected shift", node.name), channels)
@@ -106,8 +110,8 @@ def _layer_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
     out = low.make(x.shape, node.name)
     gamma, beta = low.vector(arguments["weight"]), low.vector(arguments["bias"])
     low.emit(
-        Op.LAYER_NORM, low.dtype, [x, out, at(gamma), at(beta)], [x.meta.numel() // width, width, 0],
-        [arguments["eps"]],
+        "layer_norm", low.dtype, x=x, out=out, scale=gamma, shift=beta, count=x.meta.numel() // width,
+        width=width, eps=arguments["eps"],
     )  # fmt: skip
     return out
 
@@ -118,10 +122,9 @@ def _group_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
     out = low.make(x.shape, node.name, image=True)
     gamma, beta = low.vector(arguments["weight"]), low.vector(arguments["bias"])
     n, c, h, w = x.shape
-    steps = [v.strides[d] for v in (x, out) for d in (0, 2, 3)]
     low.emit(
-        Op.GROUP_NORM, low.dtype, [x, out, at(gamma), at(beta)],
-        [n, c, arguments["num_groups"], h, w, *steps], [arguments["eps"]],
+        "group_norm", low.dtype, x=x, out=out, scale=gamma, shift=beta, batch=n, channels=c,
+        groups=arguments["num_groups"], pixels_h=h, pixels_w=w, **image_strides(x, out), eps=arguments["eps"],
     )  # fmt: skip
     return out
 

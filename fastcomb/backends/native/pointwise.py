@@ -9,31 +9,25 @@ import torch
 from torch import Tensor
 
 from fastcomb.backends.base import Unsupported
-from fastcomb.backends.native.instructions import ADD, DIV, IDENTITY, MUL, RELU, SUB, Op
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Space, Value
 from fastcomb.program import Node, Weight
 
-#: Canonical name -> engine's number, and its two parameters from the node's arguments.
-UNARY_OPS: dict[str, tuple[int, Callable[[Mapping[str, Any]], tuple[float, float]]]] = {
-    "relu": (RELU, lambda a: (0, 0)),
-    "leaky_relu": (1, lambda a: (a["negative_slope"], 0)),
-    "gelu": (2, lambda a: (0, 0)),
-    "silu": (4, lambda a: (0, 0)),
-    "tanh": (5, lambda a: (0, 0)),
-    "sigmoid": (6, lambda a: (0, 0)),
-    "elu": (7, lambda a: (a["alpha"], 0)),
-    "hardtanh": (8, lambda a: (a["min_val"], a["max_val"])),
-    "relu6": (8, lambda a: (0, 6)),
-    "hardswish": (9, lambda a: (0, 0)),
-    "hardsigmoid": (10, lambda a: (0, 0)),
-    "softplus": (11, lambda a: (a["beta"], a["threshold"])),
-    "exp": (12, lambda a: (0, 0)),
-    "neg": (13, lambda a: (0, 0)),
-    "abs": (14, lambda a: (0, 0)),
-    "sqrt": (15, lambda a: (0, 0)),
-    "rsqrt": (16, lambda a: (0, 0)),
-}
+#: Canonical name → the engine's function (csrc/ops.def), and its two parameters from the node's arguments.
+UNARY_OPS: dict[str, tuple[str, Callable[[Mapping[str, Any]], tuple[float, float]]]] = {
+    **{
+        name: (name, lambda a: (0, 0))
+        for name in (
+            "relu", "gelu", "silu", "tanh", "sigmoid", "hardswish", "hardsigmoid", "exp", "neg", "abs",
+            "sqrt", "rsqrt",
+        )
+    },
+    "leaky_relu": ("leaky_relu", lambda a: (a["negative_slope"], 0)),
+    "elu": ("elu", lambda a: (a["alpha"], 0)),
+    "hardtanh": ("hardtanh", lambda a: (a["min_val"], a["max_val"])),
+    "relu6": ("hardtanh", lambda a: (0, 6)),
+    "softplus": ("softplus", lambda a: (a["beta"], a["threshold"])),
+}  # fmt: skip
 _VIEWS = {
     "transpose",
     "permute",
@@ -60,14 +54,14 @@ def _view(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Any:
 
 @rule(*UNARY_OPS)
 def _unary(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    op, parameters = UNARY_OPS[node.op]
+    function, parameters = UNARY_OPS[node.op]
     if node.op == "gelu" and arguments.get("approximate") == "tanh":
-        op = 3
+        function = "gelu_tanh"
     if node.op == "elu" and (arguments["scale"] != 1 or arguments["input_scale"] != 1):
         raise Unsupported("a scaled elu")
     value = low.value(next(iter(arguments.values())))
     alpha, beta = parameters(arguments)
-    return low.element(op, low.like(value, node.name), value, None, alpha, beta)
+    return low.unary(function, low.like(value, node.name), value, alpha, beta)
 
 
 @rule("add", "sub", "mul", "div")
@@ -80,8 +74,7 @@ def _binary(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     shape = tuple(low.shapes[node.name].shape)
     image = any(v.images and v.shape == shape and shape[1] > 1 for v in (x, y))
     out = low.make(shape, node.name, image=image)
-    op = {"add": ADD, "sub": SUB, "mul": MUL, "div": DIV}[node.op]
-    return low.element(op, out, x, y, arguments.get("alpha", 1), 0, Op.BINARY)
+    return low.binary(node.op, out, x, y, arguments.get("alpha", 1))
 
 
 @rule("cat")
@@ -91,7 +84,7 @@ def _cat(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     dim, at = arguments["dim"], 0
     for part in parts:
         size = part.shape[dim]
-        low.element(IDENTITY, out.view(out.meta.narrow(dim, at, size)), part)
+        low.unary("identity", out.view(out.meta.narrow(dim, at, size)), part)
         at += size
     return out
 
@@ -100,7 +93,7 @@ def _cat(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 def _stack(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     out = low.make(low.shapes[node.name].shape, node.name)
     for i, part in enumerate(arguments["tensors"]):
-        low.element(IDENTITY, out.view(out.meta.select(arguments["dim"], i)), low.value(part))
+        low.unary("identity", out.view(out.meta.select(arguments["dim"], i)), low.value(part))
     return out
 
 
@@ -111,11 +104,14 @@ def _embedding(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value
     if not mixed or not ids.meta.is_contiguous() or ids.meta.dtype != torch.int64:
         raise Unsupported("this embedding")
     entries = low.weights.shapes[weight.name][0]
-    if ids.buffer.space == Space.INPUTS:
+    if ids.buffer.space == Space.INPUT:
         low.shared.entries = min(entries, low.shared.entries or entries)
     elif ids.buffer not in low.shared.constants or low.shared.constants.outside(ids.buffer, entries):
         raise Unsupported("an embedding of computed numbers, or of numbers beyond its table")
     table = low.weights.plain(weight.name, low.dtype)
     out = low.make(low.shapes[node.name].shape, node.name)
-    low.emit(Op.EMBEDDING, low.dtype, [ids, (table, 0), out], [ids.meta.numel(), out.shape[-1], entries])
+    low.emit(
+        "embedding", low.dtype, indices=ids, table=table, out=out, count=ids.meta.numel(),
+        width=out.shape[-1], entries=entries,
+    )  # fmt: skip
     return out

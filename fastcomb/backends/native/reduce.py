@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from fastcomb.backends.base import Unsupported
-from fastcomb.backends.native.instructions import Op
 from fastcomb.backends.native.lower import Lowering, rule
-from fastcomb.backends.native.memory import Value, loops
+from fastcomb.backends.native.memory import Value, image_strides, loops
 from fastcomb.program import Node
 
 
@@ -25,11 +24,11 @@ def _pooled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     inside = bool(arguments.get("count_include_pad", False))
     divisor = arguments.get("divisor_override") or 0
     n, c, h, w = x.shape
-    steps = [v.strides[d] for v in (x, out) for d in (0, 2, 3)]
     low.emit(
-        Op.POOL, low.dtype, [x, out],
-        [maximum, inside, adaptive, n, c, h, w, *out.shape[2:], *steps, *kernel, *stride, *padding, *dilation,
-         divisor],
+        "pool", low.dtype, x=x, out=out, maximum=maximum, count_padding=inside, adaptive=adaptive, batch=n,
+        channels=c, in_h=h, in_w=w, out_h=out.shape[2], out_w=out.shape[3], **image_strides(x, out),
+        kernel_h=kernel[0], kernel_w=kernel[1], stride_h=stride[0], stride_w=stride[1], pad_h=padding[0],
+        pad_w=padding[1], dilation_h=dilation[0], dilation_w=dilation[1], divisor=divisor,
     )  # fmt: skip
     return out
 
@@ -52,10 +51,9 @@ def _reduced(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     for d in over:
         count *= x.shape[d]
     low.emit(
-        Op.REDUCE, low.dtype, [x, out],
-        [node.op == "amax", *outer.size, *outer.strides[0], *outer.strides[1], *inner.size,
-         *inner.strides[0]],
-        [1 / count if node.op == "mean" else 1],
+        "reduce", low.dtype, x=x, out=out, maximum=node.op == "amax", outer=outer.size,
+        outer_in=outer.strides[0], outer_out=outer.strides[1], over=inner.size, over_in=inner.strides[0],
+        factor=1 / count if node.op == "mean" else 1.0,
     )  # fmt: skip
     return out
 
@@ -68,8 +66,9 @@ def _softmax(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     out = low.make(last.shape, node.name)
     width = last.shape[-1]
     low.emit(
-        Op.SOFTMAX, low.dtype, [last, out], [last.meta.numel() // width, width, node.op == "log_softmax"], [0]
-    )
+        "softmax", low.dtype, x=last, out=out, count=last.meta.numel() // width, width=width,
+        logarithm=node.op == "log_softmax",
+    )  # fmt: skip
     return out.view(out.meta.movedim(-1, dim))
 
 
@@ -86,14 +85,15 @@ def _scaled_dot_product_attention(low: Lowering, node: Node, arguments: Mapping[
     out = low.make(low.shapes[node.name].shape, node.name)
     to = out.meta if out.meta.ndim == 4 else out.meta.unsqueeze(1)
     q, k, v = four
-    steps = [s for m in (q, k, v, to) for s in m.stride()[:3]]
+    strides = {
+        f"{name}_stride": m.stride()[:3] for name, m in zip(("q", "k", "v", "out"), (*four, to), strict=True)
+    }
     scale = arguments.get("scale")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     low.emit(
-        Op.ATTENTION, low.dtype, [*parts, out],
-        [q.shape[0], q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3], *steps,
-         bool(arguments.get("is_causal"))],
-        [scale],
+        "attention", low.dtype, q=parts[0], k=parts[1], v=parts[2], out=out, batch=q.shape[0],
+        heads=q.shape[1], queries=q.shape[2], keys=k.shape[2], width=q.shape[3], value_width=v.shape[3],
+        **strides, causal=bool(arguments.get("is_causal")), scale=scale,
     )  # fmt: skip
     return out
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from fastcomb.backends.native.memory import Buffer, Space
 
-PACKED, FLOAT, ROUNDED, HALF = range(4)
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -55,10 +53,10 @@ def conv_layout(shape: tuple[int, ...], wide: int, group: int = 0, groups: int =
 
 @dataclass(eq=False)
 class Generated:
-    """A parameter in one form: where, and how."""
+    """A parameter in one form (of csrc/ops.def): where, and how."""
 
     name: str
-    form: int
+    form: str
     buffer: Buffer
     layout: Layout | None = None
 
@@ -91,12 +89,12 @@ class Weights:
         half = self.pairs and self.dtype == torch.bfloat16
         lanes = -(-layout.outputs // self.width) * self.width
         kind = torch.bfloat16 if half else torch.float32
-        return self._get((name, layout), name, PACKED, lanes * len(layout.inverse), kind, layout)
+        return self._get((name, layout), name, "packed", lanes * len(layout.inverse), kind, layout)
 
     def plain(self, name: str, dtype: torch.dtype) -> Buffer:
         """Row-major values as ``dtype``; float32 holds values rounded to the compute dtype."""
-        wide = FLOAT if self.dtype == torch.float32 else ROUNDED
-        form = HALF if dtype == torch.bfloat16 else wide
+        wide = "float" if self.dtype == torch.float32 else "rounded"
+        form = "half" if dtype == torch.bfloat16 else wide
         count = torch.Size(self.shapes[name]).numel()
         return self._get((name, form), name, form, count, dtype, None)
 
@@ -108,7 +106,7 @@ class Weights:
         return self._derived[key], new
 
     def _get(
-        self, key: object, name: str, form: int, count: int, dtype: torch.dtype, layout: Layout | None
+        self, key: object, name: str, form: str, count: int, dtype: torch.dtype, layout: Layout | None
     ) -> Buffer:
         if key not in self._generated:
             self._generated[key] = Generated(name, form, self._room(count, dtype), layout)

@@ -36,13 +36,13 @@ class Epilogue(NamedTuple):
         scale, shift, residual = (nothing if part is None else part.contiguous() for part in parts)
         return scale, shift, residual
 
-    def flags(self) -> dict[str, bool | int]:
+    def flags(self) -> dict[str, bool | str]:
         """The kernels' constants."""
         return {
             "SCALE": self.scale is not None,
             "SHIFT": self.shift is not None,
             "RESIDUAL": self.residual is not None,
-            "ACTIVATION": ACTIVATIONS.index(self.activation),
+            "ACTIVATION": self.activation,
         }
 
 
@@ -58,14 +58,14 @@ def finish(
         total += tl.load(shift + o, mask=o < outputs, other=0.0)[None, :]
     if RESIDUAL:
         total += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
-    if ACTIVATION == 1:
+    if ACTIVATION == "relu":
         # as torch.relu, which keeps NaN
         total = tl.where(total < 0.0, 0.0, total)
-    elif ACTIVATION == 2:
+    elif ACTIVATION == "gelu":
         total = 0.5 * total * (1.0 + tl.erf(total * 0.7071067811865476))
-    elif ACTIVATION == 3:
+    elif ACTIVATION == "gelu tanh":
         inner = 0.7978845608028654 * (total + 0.044715 * total * total * total)
         total = total * tl.sigmoid(tl.maximum(2.0 * inner, -87.0))  # where exp does not overflow
-    elif ACTIVATION == 4:
+    elif ACTIVATION == "silu":
         total = total * tl.sigmoid(tl.maximum(total, -87.0))
     return total

@@ -13,11 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcomb.kernels import native
 from fastcomb.kernels.operands import Laws, Mixed
 from fastcomb.kernels.triton.epilogue import Epilogue, finish
 from fastcomb.kernels.triton.implicit_gemm import precision, roomy
-from fastcomb.kernels.triton.law import Law
 from fastcomb.kernels.triton.philox import coefficient, convex, draw_at, draws_of_blocks, words
 
 #: Most samples of a tile, that is, of a layer.
@@ -37,13 +35,13 @@ def _weights(
     value = first
     for step in tl.static_range(STEPS):
         own = unit.to(tl.uint32) ^ (step << 24)
-        if SHARING == 0:
+        if SHARING == "element":
             if ALIGNED:
                 block = (o[:, None] * inputs + i) // PER + tl.arange(0, BK // PER)[None, :]
                 draw = tl.reshape(draws_of_blocks(block, own, low, high, seed, BITS), (BN, BK))
             else:
                 draw = draw_at(e, own, low, high, seed, BITS)
-        elif SHARING == 1:
+        elif SHARING == "row":
             draw = draw_at(o[:, None], own, low, high, seed, BITS)
         else:
             draw = draw_at(o[:, None] * 0, own, low, high, seed, BITS)
@@ -141,22 +139,21 @@ def mixed_linear(
         TF32 (``torch.set_float32_matmul_precision``).
     """
     a, others, unit = weight
-    tables, rules, draw = laws
     outputs, inputs = a.shape
     samples, combinations = x.shape[-2], len(index)
     shape = (combinations, samples, outputs)
     out = torch.empty(shape, dtype=epilogue.dtype or x.dtype, device=x.device)
     if not out.numel():
         return out
-    law = Law.of(tables, rules, draw)
+    law = laws.one
     bm, bn, bk = tiles(samples, outputs, inputs)
     pair = combinations > 1
     _linear[(triton.cdiv(outputs, bn), triton.cdiv(combinations, 2) if pair else 1)](
-        out, x.contiguous(), index, a.contiguous(), others.contiguous(), tables, *epilogue.pointers(x),
-        law.lowest, law.span, law.threshold, combinations, samples, inputs, outputs, unit[0],
-        native.seed(draw), PAIR=pair, OWN=x.ndim == 3, STEPS=len(others), DRAWS=tables.shape[1],
-        LAW=law.kind, BITS=law.bits, ENDS=law.ends, SHARING=native.sharing(unit, a.numel()),
-        ALIGNED=inputs % (128 // law.bits) == 0,
+        out, x.contiguous(), index, a.contiguous(), others.contiguous(), laws.tables, *epilogue.pointers(x),
+        law.low, law.span, law.threshold, combinations, samples, inputs, outputs, unit[0],
+        laws.seed, PAIR=pair, OWN=x.ndim == 3, STEPS=len(others), DRAWS=laws.tables.shape[1],
+        LAW=law.kind, BITS=laws.bits, ENDS=laws.ends, SHARING=weight.sharing,
+        ALIGNED=inputs % (128 // laws.bits) == 0,
         **epilogue.flags(), PRECISION=precision(), BM=bm, BN=bn, BK=bk,
         num_warps=8 if bm >= 128 else 4, num_stages=3 if roomy(x.device) else 2,
     )  # fmt: skip

@@ -23,17 +23,17 @@ def generates(samples: int) -> bool:
 
 def linear_weights(index: Tensor, weight: Mixed, laws: Laws, dtype: torch.dtype) -> Tensor:
     """Weights [K, O, 1, 1, I] as :func:`contract` reads them."""
-    return mix(index, weight.a, weight.others, *laws, weight.unit, dtype)[:, :, None, None]
+    return mix(index, weight, laws, dtype)[:, :, None, None]
 
 
 def conv2d_weights(index: Tensor, weight: Mixed, laws: Laws, dtype: torch.dtype) -> Tensor:
     """Weights [K, O, kh, kw, I] as :func:`contract` reads them."""
-    return mix(index, weight.a, weight.others, *laws, weight.unit, dtype, channels_last=True)
+    return mix(index, weight, laws, dtype, channels_last=True)
 
 
 def vectors(index: Tensor, parameter: Mixed, laws: Laws, dtype: torch.dtype) -> Tensor:
     """Values [K, ...] of a bias or a norm's weight as float32, rounded to the compute dtype."""
-    values: Tensor = mix(index, parameter.a, parameter.others, *laws, parameter.unit, dtype)
+    values: Tensor = mix(index, parameter, laws, dtype)
     return values.float()
 
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Losses by the kernel's numbers for them.
+#: Losses that the kernel computes.
 LOSSES = ("cross_entropy", "nll", "mse")
 
 
@@ -28,7 +28,7 @@ def _score(
     logits += k * samples * classes
     row = s.to(tl.int64) * classes
     right = tl.zeros((BS,), dtype=tl.float32)
-    if LOSS == 2:
+    if LOSS == "mse":
         loss = tl.zeros((BS,), dtype=tl.float32)
         for first in range(0, classes, BC):
             c = first + tl.arange(0, BC)
@@ -54,14 +54,14 @@ def _score(
             over = inside & ((found > own[:, None]) | (before & (found == own[:, None])))
             over = tl.where(unknown[:, None], nan & before, over | nan)
             ahead += tl.sum(over.to(tl.int32), axis=1)
-            if LOSS == 0:
+            if LOSS == "cross_entropy":
                 peak = tl.maximum(largest, tl.max(found, axis=1))
                 level = tl.where(peak == float("-inf"), 0.0, peak)
                 total = total * tl.exp(largest - level) + tl.sum(tl.exp(found - level[:, None]), axis=1)
                 largest = peak
         right = (ahead == 0).to(tl.float32)
         loss = -own
-        if LOSS == 0:
+        if LOSS == "cross_entropy":
             loss = tl.log(total) + (largest - own)
     at = out + (k * tl.num_programs(0) + tl.program_id(0)) * 2
     tl.store(at, tl.sum(tl.where(real, loss, 0.0).to(tl.float64), axis=0))
@@ -84,6 +84,6 @@ def score(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
     out = torch.empty(combinations, blocks, 2, dtype=torch.float64, device=outputs.device)
     _score[(blocks, combinations)](
         out, outputs.contiguous(), targets.contiguous(), samples, classes,
-        LOSS=LOSSES.index(loss), BS=bs, BC=bc,
+        LOSS=loss, BS=bs, BC=bc,
     )  # fmt: skip
     return out.sum(1).T

@@ -8,8 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcomb.kernels import native
-from fastcomb.kernels.triton.law import Law
+from fastcomb.kernels.operands import Laws, Mixed
 from fastcomb.kernels.triton.philox import coefficient, convex, draw_at, draws_of_blocks, words
 
 #: Philox blocks of one program, and the combinations that it mixes from one reading of the networks.
@@ -41,9 +40,9 @@ def _mix(
         value = first
         for step in tl.static_range(STEPS):
             own = unit.to(tl.uint32) ^ (step << 24)
-            if SHARING == 0:
+            if SHARING == "element":
                 draw = tl.reshape(draws_of_blocks(block, own, low, high, seed, BITS), (BLOCKS, PER))
-            elif SHARING == 1:
+            elif SHARING == "row":
                 draw = draw_at(e // row, own, low, high, seed, BITS)
             else:
                 draw = draw_at(e * 0, own, low, high, seed, BITS)
@@ -57,32 +56,24 @@ def _mix(
 
 
 def mix(
-    index: Tensor,
-    a: Tensor,
-    others: Tensor,
-    tables: Tensor,
-    rules: list[float],
-    draw: list[int],
-    unit: list[int],
-    dtype: torch.dtype,
-    *,
-    channels_last: bool = False,
+    index: Tensor, mixed: Mixed, laws: Laws, dtype: torch.dtype, *, channels_last: bool = False
 ) -> Tensor:
     """What :func:`fastcomb.mixing.ops.reference` computes, for ``index`` [K]: [K, *a.shape].
 
     With ``channels_last`` a convolution's weight [O, I, …] comes out as [K, O, …, I].
     """
+    a, others, unit = mixed
     shape = (a.shape[0], *a.shape[2:], a.shape[1]) if channels_last else a.shape
     out = torch.empty((len(index), *shape), dtype=dtype, device=a.device)
     if not out.numel():
         return out
-    law = Law.of(tables, rules, draw)
+    law = laws.one
     count, taps = a.numel(), a.shape[2:].numel() if channels_last else 1
-    runs = triton.cdiv(count, _BLOCKS * (128 // law.bits))
+    runs = triton.cdiv(count, _BLOCKS * (128 // laws.bits))
     _mix[(runs, triton.cdiv(len(index), _TOGETHER))](
-        out, index, a.contiguous(), others.contiguous(), tables, law.lowest, law.span, law.threshold,
-        len(index), count, count // (a.shape[0] if a.ndim else 1), taps, unit[0], native.seed(draw),
-        STEPS=len(others), DRAWS=tables.shape[1], LAW=law.kind, BITS=law.bits, ENDS=law.ends,
-        SHARING=native.sharing(unit, count), TAPS=taps > 1, TOGETHER=_TOGETHER, BLOCKS=_BLOCKS,
+        out, index, a.contiguous(), others.contiguous(), laws.tables, law.low, law.span, law.threshold,
+        len(index), count, count // (a.shape[0] if a.ndim else 1), taps, unit[0], laws.seed,
+        STEPS=len(others), DRAWS=laws.tables.shape[1], LAW=law.kind, BITS=laws.bits, ENDS=laws.ends,
+        SHARING=mixed.sharing, TAPS=taps > 1, TOGETHER=_TOGETHER, BLOCKS=_BLOCKS,
     )  # fmt: skip
     return out

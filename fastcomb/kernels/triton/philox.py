@@ -71,17 +71,17 @@ def draws_of_blocks(block, unit, low, high, seed, BITS: tl.constexpr):
 
 @triton.jit
 def coefficient(draw, table, lowest, span, threshold, LAW: tl.constexpr, BITS: tl.constexpr):
-    """The law's value for each draw, float32; laws by the kinds of ``ScalarSampler.rule``."""
-    if LAW == 3:
+    """The law's value for each draw, float32; laws by :data:`fastcomb.sampling.rules.KINDS`."""
+    if LAW == "table":
         return tl.load(table + draw)
-    elif LAW == 2:
+    elif LAW == "bernoulli":
         return (draw < threshold).to(tl.float32)
     else:
         # 0x4B000000 are the bits of 2²³ and the draw fills the fraction: no conversion, and the fma is exact
         scale: tl.constexpr = 1.0 / 65536.0 if BITS == 16 else 1.0 / 8388608.0
         whole = (draw | 0x4B000000).to(tl.float32, bitcast=True)
         u = tl.fma(whole, scale, (0.5 - 8388608.0) * scale)
-        if LAW == 1:
+        if LAW == "uniform":
             u = tl.fma(u, span, lowest)
         return u
 
