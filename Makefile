@@ -52,14 +52,18 @@ test-all: $(VENV)/installed-dev  ## run all of the test suite
 fuzz: $(VENV)/installed-dev  ## compare random networks with plain torch (2,000 take about an hour on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --networks $(FUZZ)
 
-lint: $(VENV)/installed-dev  ## check style and types
+CXX_FILES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+lint: $(VENV)/installed-dev  ## check style, types, and that imports go one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/installed-dev  ## put the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
 
 bench: $(VENV)/installed-dev  ## measure throughput beside the peers, one table (about 10 minutes)
 	$(BIN)/python -m benchmarks.table

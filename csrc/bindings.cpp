@@ -128,7 +128,8 @@ int add(Held& h, const py::object& a, const py::object& others, const std::strin
 
 void finish(Held& h, int64_t weight_bytes, const std::vector<Given>& setup, const py::object& constants) {
   const Tensor block = constants.cast<Tensor>();
-  h.engine.finish(weight_bytes, instructions(setup), any_values<const char>(block, "constants", "uint8"), block.nbytes());
+  h.engine.finish(weight_bytes, instructions(setup), any_values<const char>(block, "constants", "uint8"),
+                  block.nbytes());
   h.kept.push_back(constants);
 }
 
@@ -138,11 +139,21 @@ typedef std::tuple<int64_t, int64_t, int64_t, double, py::object, py::object, py
 int add_pass(Held& h, int64_t samples, int64_t block, const std::vector<Given>& whole, const std::vector<Given>& last,
              std::vector<int64_t> ends, const std::vector<Norm>& norms, int64_t arena, int64_t lasting,
              std::vector<std::string> inputs, const std::string& output) {
-  Pass p{samples, block, instructions(whole), instructions(last), std::move(ends), {}, arena, lasting,
-         output, std::move(inputs), {}, 0};
+  Pass p{samples,
+         block,
+         instructions(whole),
+         instructions(last),
+         std::move(ends),
+         {},
+         arena,
+         lasting,
+         output,
+         std::move(inputs),
+         {},
+         0};
   for (const auto& [channels, per_sample, statistics, eps, gamma, beta, scale, shift] : norms)
-    p.collected.push_back({channels, per_sample, statistics, eps, address(gamma), address(beta), address(scale),
-                           address(shift)});
+    p.collected.push_back(
+        {channels, per_sample, statistics, eps, address(gamma), address(beta), address(scale), address(shift)});
   return h.engine.add_pass(std::move(p));
 }
 
@@ -230,8 +241,7 @@ py::dict described() {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "fastcomb's compiled engine; fastcomb.backends.native says what goes in.";
   m.def("levels", &levels, "Instruction levels that this processor has, best first.");
-  m.def(
-      "width", [](const std::string& name) { return level(name)->width; }, "Lanes of a level's vectors.");
+  m.def("width", [](const std::string& name) { return level(name)->width; }, "Lanes of a level's vectors.");
   m.def(
       "pairs", [](const std::string& name) { return level(name)->pairs; },
       "Whether a level multiplies pairs of bfloat16.");
@@ -280,8 +290,8 @@ PYBIND11_MODULE(_native, m) {
            py::arg("inner"), py::arg("first"), py::arg("place"), py::arg("inverse"))
       .def("finish", &finish, py::kw_only(), py::arg("weight_bytes"), py::arg("setup"), py::arg("constants"))
       .def("add_pass", &add_pass, py::kw_only(), py::arg("samples"), py::arg("block"), py::arg("whole"),
-           py::arg("last"), py::arg("ends"), py::arg("norms"), py::arg("arena"), py::arg("lasting"),
-           py::arg("inputs"), py::arg("output"))
+           py::arg("last"), py::arg("ends"), py::arg("norms"), py::arg("arena"), py::arg("lasting"), py::arg("inputs"),
+           py::arg("output"))
       .def("run", &run, py::kw_only(), py::arg("index"), py::arg("number"), py::arg("inputs"),
            py::arg("own_inputs") = false, py::arg("statistics") = py::none(), py::arg("sums") = py::none(),
            py::arg("outputs") = py::none(), py::arg("threads"))

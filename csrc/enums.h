@@ -5,7 +5,9 @@ namespace fastcomb {
 
 #define ENUM(Name) enum Name : int {
 #define ENTRY(name, constant) constant,
-#define END_ENUM(Name) };
+#define END_ENUM(Name) \
+  }                    \
+  ;
 #include "ops.def"
 
 }  // namespace fastcomb

@@ -67,10 +67,10 @@ struct Fields {
   size_t operand = 0, number = 0, factor = 0;
 };
 
-#define OPERATION(name, Struct)                                  \
-  template <class At>                                            \
+#define OPERATION(name, Struct)                                      \
+  template <class At>                                                \
   Struct read_##name(const Instruction& instruction, const At& at) { \
-    Fields<At> fields{instruction, at};                          \
+    Fields<At> fields{instruction, at};                              \
     Struct found{};
 #define IN(T, name) found.name = (const T*)at(fields.operand++);
 #define OUT(T, name) found.name = (T*)at(fields.operand++);
@@ -79,7 +79,7 @@ struct Fields {
 #define CHOICE(Enum, name) found.name = (int)instruction.n[fields.number++];
 #define ARRAY(name, count) \
   for (int64_t& entry : found.name) entry = instruction.n[fields.number++];
-#define LIST(count, name)                                          \
+#define LIST(count, name)                                        \
   found.count = (int64_t)(instruction.n.size() - fields.number); \
   found.name = instruction.n.data() + fields.number;
 #define FACTOR(T, name) found.name = (T)instruction.f[fields.factor++];

@@ -24,8 +24,7 @@ struct Words {
 FASTCOMB_HOST_DEVICE inline Words philox4x32_10(Words c, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = (uint64_t)kPhiloxM0 * c.w[0], p1 = (uint64_t)kPhiloxM1 * c.w[2];
-    c = Words{{(uint32_t)(p1 >> 32) ^ c.w[1] ^ key0, (uint32_t)p1, (uint32_t)(p0 >> 32) ^ c.w[3] ^ key1,
-               (uint32_t)p0}};
+    c = Words{{(uint32_t)(p1 >> 32) ^ c.w[1] ^ key0, (uint32_t)p1, (uint32_t)(p0 >> 32) ^ c.w[3] ^ key1, (uint32_t)p0}};
     key0 += kPhiloxW0;
     key1 += kPhiloxW1;
   }
@@ -38,9 +37,9 @@ FASTCOMB_HOST_DEVICE inline uint32_t step_unit(uint32_t unit, size_t step) { ret
 // What all counters of one (seed, unit, combination) share: round keys, and the rounds that do not depend
 // on the block number worked out once.
 struct Stream {
-  uint64_t key0[10], key1[10];      // in 64 bits, ready to broadcast
-  uint64_t first1, first2;          // after the first round: word 1, and what is xored into word 2
-  uint64_t second2, second3;        // the same for the second round: into word 2, and word 3
+  uint64_t key0[10], key1[10];  // in 64 bits, ready to broadcast
+  uint64_t first1, first2;      // after the first round: word 1, and what is xored into word 2
+  uint64_t second2, second3;    // the same for the second round: into word 2, and word 3
 
   Stream(uint64_t seed, uint32_t unit, uint64_t index) {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);

@@ -9,7 +9,10 @@ namespace fastcomb {
 const std::vector<Enumeration>& enumerations() {
 #define ENUM(Name) {#Name, {
 #define ENTRY(name, constant) #name,
-#define END_ENUM(Name) }},
+#define END_ENUM(Name) \
+  }                    \
+  }                    \
+  ,
   static const std::vector<Enumeration> all = {
 #include "ops.def"
   };
@@ -54,7 +57,8 @@ const std::vector<Schema>& operations() {
 #define ARRAY(name, count) {Field::kArray, #name, count, ""},
 #define LIST(count, name) {Field::kList, #name, 0, ""},
 #define FACTOR(T, name) {Field::kFactor, #name, 1, ""},
-#define END_OPERATION(name, Struct) }),
+#define END_OPERATION(name, Struct) \
+  }),
   static const std::vector<Schema> all = {
 #include "ops.def"
   };

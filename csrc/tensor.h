@@ -16,7 +16,7 @@ struct Tensor {
   std::string device;  // "cpu", "cuda:0"
   std::vector<int64_t> shape;
   bool contiguous;
-  int64_t item;        // bytes of an element
+  int64_t item;  // bytes of an element
 
   int64_t numel() const {
     int64_t count = 1;

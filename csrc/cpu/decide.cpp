@@ -12,8 +12,8 @@ namespace {
 constexpr uint32_t kOrderUnit = 0xFFFFFFFEu;  // of the stream: no parameter's
 constexpr double kRounding = 1e-9;            // relative: what sums may be off by, generously
 
-constexpr double kBold = 0.9, kMost = 0.95;   // of the most that may be bet
-constexpr double kPrior = 10;                 // samples that what was expected counts as
+constexpr double kBold = 0.9, kMost = 0.95;  // of the most that may be bet
+constexpr double kPrior = 10;                // samples that what was expected counts as
 constexpr double kLeastVariance = 1e-3;
 
 // Multiplies both capitals for one sample: `edge` is the expected gain, `gain` the real one, at worst -`worst`.

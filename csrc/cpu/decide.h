@@ -19,7 +19,7 @@ struct Question {
   double below, above;  // sums of (value - low) that would deny "below", and "not below"
   double capital;       // at which a bet is won
   double sign;
-  bool correct;         // values are 1 for a right answer and 0 for a wrong one, not losses
+  bool correct;  // values are 1 for a right answer and 0 for a wrong one, not losses
   uint64_t seed;
   double expected, variance;  // of a sample's place between its bounds, over samples weighted by width
 };

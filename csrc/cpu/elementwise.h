@@ -111,8 +111,7 @@ static void unary_as(const Elementwise& e, int function) {
   using namespace fastcomb;
   switch (function) {
 #define FASTCOMB_CASE(op) \
-  case op:                \
-    return unary_op<T, op>(e)
+  case op: return unary_op<T, op>(e)
     FASTCOMB_CASE(kRelu);
     FASTCOMB_CASE(kLeakyRelu);
     FASTCOMB_CASE(kGelu);

@@ -106,8 +106,8 @@ int Engine::add(Parameter given) {
     for (int64_t step = 0; step < steps; ++step) {
       float* own_other = (float*)p.own_others[step].get(bytes);
       const int64_t skipped = p.packed.first * p.packed.inner;
-      k_->pack(p.a + skipped, p.b + step * p.elements + skipped, p.packed.outputs, p.packed.inner,
-               laws_[step].ends, own_a, own_other);
+      k_->pack(p.a + skipped, p.b + step * p.elements + skipped, p.packed.outputs, p.packed.inner, laws_[step].ends,
+               own_a, own_other);
       p.others.push_back(own_other);
     }
     p.packed.a = own_a;
@@ -119,7 +119,8 @@ int Engine::add(Parameter given) {
     scratch_floats_ = std::max(scratch_floats_, p.elements);
   }
   const int number = (int)parameters_.size() - 1;
-  const int64_t pieces = p.form == kPacked ? groups : 1, together = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, p.packed.inner * k_->width));
+  const int64_t pieces = p.form == kPacked ? groups : 1,
+                together = std::max<int64_t>(1, 65536 / std::max<int64_t>(1, p.packed.inner * k_->width));
   for (int64_t g = 0; g < pieces; g += together) tasks_.push_back({number, g, std::min(g + together, pieces)});
   unit_of_.push_back(-1);
   if (p.packed.sharing != kElement) {
@@ -207,9 +208,7 @@ const Pass& Engine::pass(int number) const {
 
 void Engine::generate(const Team& team, uint64_t index, Combination& c) {
   float* lam = (float*)c.coefficients.get(unit_floats_ * sizeof(float));
-  const auto stream = [&](uint32_t unit, size_t step) {
-    return Stream(seed_, step_unit(unit, step), index);
-  };
+  const auto stream = [&](uint32_t unit, size_t step) { return Stream(seed_, step_unit(unit, step), index); };
   for (size_t u = 0; u < units_.size(); ++u)
     for (size_t step = 0; step < laws_.size(); ++step)
       k_->coefficients(stream(units_[u].first, step), laws_[step], units_[u].second,
@@ -226,10 +225,8 @@ void Engine::generate(const Team& team, uint64_t index, Combination& c) {
                            u < 0 ? nullptr : lam + unit_offset_[u] + step * (units_[u].second + kBeyond)});
     float* scratch = (float*)w.scratch.get(scratch_floats_ * sizeof(float));
     char* out = weights + p.offset;
-    if (p.form == kPacked)
-      k_->generate(w.sources.data(), q, tasks_[t].first, tasks_[t].last, scratch, out);
-    else
-      k_->mix(w.sources.data(), q.steps, q.sharing, p.a, p.b, q.outputs, q.inner, p.form, scratch, out);
+    if (p.form == kPacked) k_->generate(w.sources.data(), q, tasks_[t].first, tasks_[t].last, scratch, out);
+    else k_->mix(w.sources.data(), q.steps, q.sharing, p.a, p.b, q.outputs, q.inner, p.form, scratch, out);
   });
 }
 
@@ -269,7 +266,9 @@ void Engine::stages(const Team& team, const Pass& pass, Combination& c, Frame& f
     begin = pass.ends[s];
     if (!collected) continue;
     // moments of the blocks, in order: Chan, Golub and LeVeque's update
-    const auto address = [&](const Address& a) { return a.space < 0 ? nullptr : (float*)(frame.base[a.space] + a.offset); };
+    const auto address = [&](const Address& a) {
+      return a.space < 0 ? nullptr : (float*)(frame.base[a.space] + a.offset);
+    };
     const float *gamma = address(collected->gamma), *beta = address(collected->beta);
     float *scale = address(collected->scale), *shift = address(collected->shift);
     for (int64_t ch = 0; ch < channels; ++ch) {

@@ -29,11 +29,11 @@ struct Buffer {
 
 // A parameter and what becomes of it for every combination.
 struct Parameter {
-  Packed packed;     // outputs, inner, sharing and unit serve all kinds
-  int form;          // of Form
-  int64_t elements;  // of the whole parameter
-  int64_t offset;    // in the weights, bytes
-  int64_t draws;     // coefficients of its unit, where shared
+  Packed packed;       // outputs, inner, sharing and unit serve all kinds
+  int form;            // of Form
+  int64_t elements;    // of the whole parameter
+  int64_t offset;      // in the weights, bytes
+  int64_t draws;       // coefficients of its unit, where shared
   const float *a, *b;  // row-major; b [steps][elements]
   Buffer own_a;
   std::vector<Buffer> own_others;
@@ -54,8 +54,8 @@ struct Pass {
   std::vector<Instruction> whole, last;
   std::vector<int64_t> ends;  // of stages; instructions of `whole` and `last` alike
   std::vector<Collected> collected;
-  int64_t arena, lasting;     // bytes: per worker; per block
-  std::string output;         // dtype of the outputs, "" where a pass has none
+  int64_t arena, lasting;           // bytes: per worker; per block
+  std::string output;               // dtype of the outputs, "" where a pass has none
   std::vector<std::string> inputs;  // dtypes of its inputs
   // what it takes of what a call gives, known once its instructions are verified
   std::vector<int64_t> needed = {};  // bytes by space, from kStatistics on
@@ -81,11 +81,11 @@ class Engine {
   // `statistics` [count][floats], or null. The first input of combination k starts at k * input_step bytes.
   // `input_bytes`: of each input, of one combination. Throws where a tensor is smaller than the pass needs.
   void run(const uint64_t* index, int64_t count, int pass, const Data& data, const std::vector<int64_t>& input_bytes,
-           int64_t input_step, const float* statistics, int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes, int threads);
+           int64_t input_step, const float* statistics, int64_t statistics_floats, double* sums, char* outputs,
+           int64_t output_bytes, int threads);
   // Running statistics [count][floats] over calibration passes, one per batch.
-  void collect(const uint64_t* index, int64_t count, const std::vector<int>& passes,
-               const std::vector<Data>& data, const std::vector<std::vector<int64_t>>& input_bytes, int64_t floats,
-               float* statistics, int threads);
+  void collect(const uint64_t* index, int64_t count, const std::vector<int>& passes, const std::vector<Data>& data,
+               const std::vector<std::vector<int64_t>>& input_bytes, int64_t floats, float* statistics, int threads);
   // For each of `count` combinations whether the mean value is below the question's level: samples are taken in
   // blocks of what the pass `whole` takes, the last ones by `rest`, until there is an answer. `inputs` are the
   // samples and the targets, of so many bytes each. Fills answers, samples taken and means [count].
@@ -111,11 +111,10 @@ class Engine {
     std::vector<double> sums;  // [block][2]
     double* moments;           // [block][3 * channels]
     const Data* data;
-    int64_t block = 0;     // samples in a block
-    float* each = nullptr; // [samples] values of single samples, where they are wanted
+    int64_t block = 0;      // samples in a block
+    float* each = nullptr;  // [samples] values of single samples, where they are wanted
     bool each_correct = false;
   };
-
 
   void check(const Pass& p, const std::vector<int64_t>& input_bytes, int64_t statistics_floats,
              int64_t output_bytes) const;

@@ -209,12 +209,10 @@ static void mix_elements(const Stream& s, const Law& law, const float* a, const 
 }
 
 template <class T, bool ROUND>
-static void mix_to(const Source& s, int sharing, const float* a, const float* b, int64_t rows, int64_t inner,
-                   T* out) {
+static void mix_to(const Source& s, int sharing, const float* a, const float* b, int64_t rows, int64_t inner, T* out) {
   if (sharing == fastcomb::kElement)
-    return with_law(*s.law, [&](auto d) {
-      mix_elements<decltype(d), T, ROUND>(s.stream, *s.law, a, b, rows * inner, out);
-    });
+    return with_law(*s.law,
+                    [&](auto d) { mix_elements<decltype(d), T, ROUND>(s.stream, *s.law, a, b, rows * inner, out); });
   for (int64_t r = 0; r < rows; ++r) {
     const F l = set1(s.lam[sharing == fastcomb::kRow ? r : 0]);
     for (int64_t i = 0; i < inner; i += W) {
@@ -271,9 +269,8 @@ FASTCOMB_INLINE int64_t pair_base(const Packed& p, int64_t g) { return g / 2 * 2
 // Two rows of weights as one vector of pairs: (row0[l], row1[l]) for each lane.
 FASTCOMB_INLINE void store_pair(void* p, F row0, F row1) {
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(row1, row0);
-  const __m512i order =
-      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-                       19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, both));
 }
 #endif
@@ -286,7 +283,8 @@ static void lay_out(const Packed& p, int64_t g, const float* natural, void* out)
     uint16_t* to = (uint16_t*)out + pair_base(p, g);
     for (int64_t r = 0; r < p.rows; r += 2) {
       const int64_t k0 = p.inverse[r], k1 = p.inverse[r + 1];
-      store_pair(to + r * at.step, k0 < 0 ? set1(0) : load(natural + k0 * W), k1 < 0 ? set1(0) : load(natural + k1 * W));
+      store_pair(to + r * at.step, k0 < 0 ? set1(0) : load(natural + k0 * W),
+                 k1 < 0 ? set1(0) : load(natural + k1 * W));
     }
     return;
   }
@@ -303,8 +301,8 @@ static void lay_out(const Packed& p, int64_t g, const float* natural, void* out)
 // Rows aligned with blocks: every block serves the same inner entries in all lanes. Row k goes to
 // to + place[k] * step (place null: k); with PAIRS two rows to one vector of pairs, in natural order.
 template <class D, bool PAIRS>
-static void generate_aligned(const Source& s, const Packed& p, int64_t g, const float* a, const float* other,
-                             void* out, int64_t step, const int32_t* place) {
+static void generate_aligned(const Source& s, const Packed& p, int64_t g, const float* a, const float* other, void* out,
+                             int64_t step, const int32_t* place) {
   const Law& law = *s.law;
   uint64_t number[2][W / 2];
   for (int l = 0; l < W; ++l) number[l % 2][l / 2] = (uint64_t)((p.first + g * W + l) * p.inner) / D::per_block;
@@ -369,8 +367,7 @@ static void generate_shared(const float* lam, const Packed& p, int64_t g, const 
                             float* natural) {
   F l = set1(lam[0]);
   if (p.sharing == fastcomb::kRow) l = load_n(lam + p.first + g * W, (int)smaller(W, p.outputs - g * W));
-  for (int64_t k = 0; k < p.inner; ++k)
-    store(natural + k * W, mixed<ENDS>(l, load(a + k * W), load(other + k * W)));
+  for (int64_t k = 0; k < p.inner; ++k) store(natural + k * W, mixed<ENDS>(l, load(a + k * W), load(other + k * W)));
 }
 
 // Step number `step` of a vector of outputs, in natural order at the start of `scratch`.

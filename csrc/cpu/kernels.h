@@ -12,7 +12,7 @@ namespace fastcomb {
 
 // Where the coefficients of one step towards a network come from.
 struct Source {
-  Stream stream;     // drawn for every entry
+  Stream stream;  // drawn for every entry
   const Law* law;
   const float* lam;  // or shared: [rows] or [1]; for packed weights with room for a vector more
 };
@@ -20,26 +20,26 @@ struct Source {
 // A weight [outputs, inner] as the contraction kernel wants it: panels of one or two vectors of outputs,
 // each panel with one row per inner entry. Source pairs lie in the order of generation.
 struct Packed {
-  int64_t outputs, inner;   // rows of the parameter, row-major, and entries in a row
-  int64_t first;            // number of the first of them in the parameter
-  int64_t rows;             // packed rows; even where pairs are multiplied
-  int64_t steps;            // networks after the first
-  const float* a;           // [groups of W outputs][inner][W]: first network, zero beyond outputs
+  int64_t outputs, inner;      // rows of the parameter, row-major, and entries in a row
+  int64_t first;               // number of the first of them in the parameter
+  int64_t rows;                // packed rows; even where pairs are multiplied
+  int64_t steps;               // networks after the first
+  const float* a;              // [groups of W outputs][inner][W]: first network, zero beyond outputs
   const float* const* others;  // [steps], laid out alike: the difference to it where there is one step and its
                                // law has no ends, else the network itself
-  const int32_t* place;     // packed row of each inner entry; null: the same number
-  const int32_t* inverse;   // inner entry of each packed row, -1 for a row of zeros
-  int dtype;                // whose rounding the values have
+  const int32_t* place;        // packed row of each inner entry; null: the same number
+  const int32_t* inverse;      // inner entry of each packed row, -1 for a row of zeros
+  int dtype;                   // whose rounding the values have
   int sharing;
   uint32_t unit;
 };
 
 // Where the kernel of a loss adds its sums, and what it needs.
 struct LossSums {
-  float* scratch;       // room for width and one more vector's lanes of vectors
-  double* loss;         // sum is added
+  float* scratch;  // room for width and one more vector's lanes of vectors
+  double* loss;    // sum is added
   double* correct;
-  float* each;          // [samples] every sample's loss, or with each_correct 1 or 0; or null
+  float* each;  // [samples] every sample's loss, or with each_correct 1 or 0; or null
   bool each_correct;
 };
 
@@ -53,13 +53,13 @@ struct ChannelMoments {
 // The kernels of one instruction level. `dtype` (of Dtype) is that of operands without a type of their own.
 struct Kernels {
   const char* name;
-  int width;           // lanes of a vector
-  bool pairs;          // bfloat16 weights lie in pairs of inner entries for the dot-product instruction
+  int width;   // lanes of a vector
+  bool pairs;  // bfloat16 weights lie in pairs of inner entries for the dot-product instruction
   void (*coefficients)(const Stream&, const Law&, int64_t count, float* out);
   // a [rows, inner] moved towards each of b [steps, rows, inner] in turn; scratch of rows * inner floats where
   // there are several
-  void (*mix)(const Source*, int64_t steps, int sharing, const float* a, const float* b, int64_t rows,
-              int64_t inner, int form, float* scratch, void* out);
+  void (*mix)(const Source*, int64_t steps, int sharing, const float* a, const float* b, int64_t rows, int64_t inner,
+              int form, float* scratch, void* out);
   void (*pack)(const float* a, const float* b, int64_t outputs, int64_t inner, bool ends, float* packed_a,
                float* packed_other);
   // vectors of outputs [first, last) of one packed weight; scratch of 2 * inner * W floats

@@ -40,9 +40,7 @@ struct Step<bf16> {
   typedef bf16 Weight;
   static FASTCOMB_INLINE_MEMBER F weight(const bf16* w) { return load_as<F>(w); }
   static FASTCOMB_INLINE_MEMBER F input(const bf16* x) { return (F)_mm512_set1_epi32(load_as<int32_t>(x)); }
-  static FASTCOMB_INLINE_MEMBER F product(F acc, F x, F w) {
-    return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)x);
-  }
+  static FASTCOMB_INLINE_MEMBER F product(F acc, F x, F w) { return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)x); }
 };
 #endif
 
@@ -138,8 +136,14 @@ static void matmul_as(const Matmul& c) {
     const int vectors = g + 1 < groups ? 2 : 1;
     const auto* w = weights + g * W * inner;
     const int64_t o = g * W;
-    const Tile t{c.in_row, c.out_row, c.res_row, c.scale ? c.scale + o : nullptr, c.shift ? c.shift + o : nullptr,
-                 (int)smaller(vectors * W, c.outputs - o), c.relu, c.out_float};
+    const Tile t{c.in_row,
+                 c.out_row,
+                 c.res_row,
+                 c.scale ? c.scale + o : nullptr,
+                 c.shift ? c.shift + o : nullptr,
+                 (int)smaller(vectors * W, c.outputs - o),
+                 c.relu,
+                 c.out_float};
     for (int64_t n = 0; n < c.batch; ++n)
       for (int64_t line = 0; line < c.lines; ++line) {
         const T* in = (const T*)c.x + n * c.in_batch + line * c.in_line;

@@ -70,9 +70,7 @@ static void depthwise_as(const Depthwise& d) {
       }
 }
 
-static void pool(const Pool& p, int dtype) {
-  dtype == fastcomb::kFloat32 ? pool_as<float>(p) : pool_as<bf16>(p);
-}
+static void pool(const Pool& p, int dtype) { dtype == fastcomb::kFloat32 ? pool_as<float>(p) : pool_as<bf16>(p); }
 static void depthwise(const Depthwise& d, int dtype) {
   dtype == fastcomb::kFloat32 ? depthwise_as<float>(d) : depthwise_as<bf16>(d);
 }

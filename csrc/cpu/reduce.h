@@ -7,8 +7,8 @@ namespace FASTCOMB_LEVEL {
 
 using fastcomb::Attention;
 using fastcomb::GroupNorm;
-using fastcomb::Reduce;
 using fastcomb::LayerNorm;
+using fastcomb::Reduce;
 using fastcomb::Softmax;
 
 template <class T>
@@ -172,8 +172,8 @@ static void attention_as(const Attention& a, float* scores) {
       }
 }
 
-#define FASTCOMB_BOTH(name, Struct)                                       \
-  static void name(const Struct& s, int dtype) {                        \
+#define FASTCOMB_BOTH(name, Struct)                                         \
+  static void name(const Struct& s, int dtype) {                            \
     dtype == fastcomb::kFloat32 ? name##_as<float>(s) : name##_as<bf16>(s); \
   }
 FASTCOMB_BOTH(layer_norm, LayerNorm)

@@ -58,13 +58,9 @@ FASTCOMB_INLINE L multiply(L x, L y) { return (L)_mm512_mul_epu32((__m512i)x, (_
 FASTCOMB_INLINE L exclusive_or(L x, L y, L z) {
   return (L)_mm512_ternarylogic_epi64((__m512i)x, (__m512i)y, (__m512i)z, 0x96);
 }
-FASTCOMB_INLINE F gather(const float* table, U index) {
-  return _mm512_i32gather_ps((__m512i)index, table, 4);
-}
+FASTCOMB_INLINE F gather(const float* table, U index) { return _mm512_i32gather_ps((__m512i)index, table, 4); }
 FASTCOMB_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
-FASTCOMB_INLINE F load(const bf16* p) {
-  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_as<__m256i>(p)), 16);
-}
+FASTCOMB_INLINE F load(const bf16* p) { return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_as<__m256i>(p)), 16); }
 FASTCOMB_INLINE void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 FASTCOMB_INLINE __m256i narrow(F v) {
   const __m512i x = (__m512i)v;

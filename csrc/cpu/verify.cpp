@@ -76,8 +76,14 @@ struct Checker {
 };
 
 void strided(const Checker& c, size_t which, const int64_t* size, const int64_t* stride, int64_t item) {
-  c.touch(which, {{size[0], stride[0]}, {size[1], stride[1]}, {size[2], stride[2]}, {size[3], stride[3]},
-                  {size[4], stride[4]}, {size[5], stride[5]}}, 1, item);
+  c.touch(which,
+          {{size[0], stride[0]},
+           {size[1], stride[1]},
+           {size[2], stride[2]},
+           {size[3], stride[3]},
+           {size[4], stride[4]},
+           {size[5], stride[5]}},
+          1, item);
 }
 
 }  // namespace
@@ -142,8 +148,8 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kPoolOp: {
       const Pool p = read_pool(i, nowhere);
-      for (const int64_t size : {p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.in_h,
-                                 p.in_w})
+      for (const int64_t size :
+           {p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.in_h, p.in_w})
         if (size < 1 || size > INT32_MAX) refuse(i.op, "a window without a size");
       for (const int64_t size : {p.pad_h, p.pad_w, p.out_h, p.out_w, p.batch, p.channels})
         if (size < 0 || size > INT32_MAX) refuse(i.op, "a negative size");
@@ -152,8 +158,13 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kDepthwiseOp: {
       const Depthwise d = read_depthwise(i, nowhere);
-      check.touch(0, {{d.batch, d.in_batch}, {d.out_h, d.stride_h * d.in_row}, {d.out_w, d.stride_w * d.in_pixel},
-                      {d.kernel_h, d.dilation_h * d.in_row}, {d.kernel_w, d.dilation_w * d.in_pixel}}, d.channels, item);
+      check.touch(0,
+                  {{d.batch, d.in_batch},
+                   {d.out_h, d.stride_h * d.in_row},
+                   {d.out_w, d.stride_w * d.in_pixel},
+                   {d.kernel_h, d.dilation_h * d.in_row},
+                   {d.kernel_w, d.dilation_w * d.in_pixel}},
+                  d.channels, item);
       check.vector(1, product(i.op, {d.kernel_h, d.kernel_w, d.channels}));
       check.touch(2, {{d.batch, d.out_batch}, {d.out_h, d.out_row}, {d.out_w, d.out_pixel}}, d.channels, item);
       check.vector(3, d.channels), check.vector(4, d.channels);
@@ -176,7 +187,8 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kGroupNormOp: {
       const GroupNorm g = read_group_norm(i, nowhere);
-      if (g.groups < 1 || g.channels < 1 || g.channels % g.groups) refuse(i.op, "groups that do not divide the channels");
+      if (g.groups < 1 || g.channels < 1 || g.channels % g.groups)
+        refuse(i.op, "groups that do not divide the channels");
       check.touch(0, {{g.batch, g.in_batch}, {g.pixels_h, g.in_row}, {g.pixels_w, g.in_pixel}}, g.channels, item);
       check.touch(1, {{g.batch, g.out_batch}, {g.pixels_h, g.out_row}, {g.pixels_w, g.out_pixel}}, g.channels, item);
       check.vector(2, g.channels), check.vector(3, g.channels);
@@ -194,8 +206,14 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
         last += (Wide)std::max<int64_t>(0, size[d] - 1) * stride[d];
       }
       if (last > kMost) refuse(i.op, "a size beyond all memory");
-      check.touch(0, {{size[0], stride[0]}, {size[1], stride[1]}, {size[2], stride[2]}, {size[3], stride[3]},
-                      {size[4], stride[4]}, {size[5], stride[5]}}, (int64_t)last + 1, item);
+      check.touch(0,
+                  {{size[0], stride[0]},
+                   {size[1], stride[1]},
+                   {size[2], stride[2]},
+                   {size[3], stride[3]},
+                   {size[4], stride[4]},
+                   {size[5], stride[5]}},
+                  (int64_t)last + 1, item);
       strided(check, 1, r.outer, r.outer_out, item);
       return;
     }
@@ -224,8 +242,7 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       const int64_t lines = b.height + 2 * b.top, pixels = b.width + 2 * b.left;
       return check.touch(0, {}, product(i.op, {b.batch, lines, pixels, b.channels}), item);
     }
-    case kZeroOp:
-      return check.touch(0, {}, read_zero(i, nowhere).count, item);
+    case kZeroOp: return check.touch(0, {}, read_zero(i, nowhere).count, item);
     case kEmbeddingOp: {
       const Embedding e = read_embedding(i, nowhere);
       check.touch(0, {}, e.count, 8), check.touch(1, {}, product(i.op, {e.entries, e.width}), item);

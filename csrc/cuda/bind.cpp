@@ -34,7 +34,10 @@ static HeldMixed held_mixed(const py::object& a, const py::object& others, uint3
   if (count >= INT64_C(1) << 32) throw std::invalid_argument("a: a parameter of 2**32 entries or more");
   const uint32_t row = (uint32_t)std::max<int64_t>(rows ? count / rows : 0, 1);
   const Mixed mixed{any_values<const float>(first, "a", "float32", first.device),
-                    values<const float>(rest, "others", "float32", many, first.device), unit, (uint32_t)count, row,
+                    values<const float>(rest, "others", "float32", many, first.device),
+                    unit,
+                    (uint32_t)count,
+                    row,
                     entry("Sharing", sharing)};
   return {mixed, first.device, (size_t)rest.shape[0], a, others};
 }
@@ -116,7 +119,8 @@ struct Plan {
            const std::vector<std::optional<std::pair<Tensor, Tensor>>>& statistics, uintptr_t stream) {
     Network now = net;
     if (!now.layers) throw std::invalid_argument("a network without layers");
-    if (statistics.size() != (size_t)now.layers) throw std::invalid_argument("statistics: not one entry for each layer");
+    if (statistics.size() != (size_t)now.layers)
+      throw std::invalid_argument("statistics: not one entry for each layer");
     const int64_t combinations = index.numel();
     const Layer &bottom = now.layer[0], &top = now.layer[now.layers - 1];
     for (int l = 0; l < now.layers; ++l) {
@@ -136,8 +140,9 @@ struct Plan {
     const int64_t samples = targets.shape.empty() ? 0 : targets.shape[0], tiles = (samples + 15) / 16;
     if (samples < 1 || samples > INT32_MAX - 16 || combinations > INT32_MAX)
       throw std::invalid_argument("targets, index: too few or too many");
-    now.targets = now.loss == kMse ? (const void*)values<const float>(targets, "targets", "float32", {samples, now.classes}, device)
-                                   : (const void*)values<const int64_t>(targets, "targets", "int64", {samples}, device);
+    now.targets = now.loss == kMse
+                      ? (const void*)values<const float>(targets, "targets", "float32", {samples, now.classes}, device)
+                      : (const void*)values<const int64_t>(targets, "targets", "int64", {samples}, device);
     now.x = any_values<const void>(x, "x", dtype, device);
     if (x.nbytes() < tiles * bottom.steps * 32 * 16) throw std::invalid_argument("x: fewer samples than targets");
     now.index = values<const int64_t>(index, "index", "int64", {-1}, device);

@@ -13,7 +13,7 @@ struct Job {
   Mixed parameter;
   const int64_t* index;  // [combinations]
   int combinations;
-  void* out;             // [combinations, count]
+  void* out;  // [combinations, count]
 };
 
 // The eight entries from ``first`` on of combinations [group · kTogether, …).

@@ -81,7 +81,8 @@ FASTCOMB_HOST_DEVICE inline float float16_value(uint32_t bits) {
 #else
   const uint32_t exponent = bits >> 10 & 31u, fraction = bits & 1023u;
   float size = exponent == 31 ? (fraction ? NAN : INFINITY)
-                              : exponent ? as_float((exponent + 112u) << 23 | fraction << 13) : fraction * 0x1p-24f;
+               : exponent     ? as_float((exponent + 112u) << 23 | fraction << 13)
+                              : fraction * 0x1p-24f;
   return bits & 0x8000u ? -size : size;
 #endif
 }
@@ -109,7 +110,8 @@ struct Bfloat16 {
   __device__ static void multiply(Lane<Accumulator>& c, const Lane<FragmentA>& a, const Lane<FragmentB>& b) {
     float* v = c[0].v;
     const uint32_t *x = a[0].r, *y = b[0].r;
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3])
         : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]));
   }
@@ -125,7 +127,8 @@ struct Float16 {
   __device__ static void multiply(Lane<Accumulator>& c, const Lane<FragmentA>& a, const Lane<FragmentB>& b) {
     float* v = c[0].v;
     const uint32_t *x = a[0].r, *y = b[0].r;
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3])
         : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]));
   }
@@ -147,7 +150,8 @@ struct Float32 {
     return found;
   }
   __device__ static void once(float* v, const uint32_t* x, const uint32_t* y) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(v[0]), "+f"(v[1]), "+f"(v[2]), "+f"(v[3])
         : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y[0]), "r"(y[1]));
   }
@@ -206,19 +210,18 @@ FASTCOMB_HOST_DEVICE inline void multiply(Lane<Accumulator>& c, const Lane<Fragm
 // Accumulator of one or two tiles of eight columns as the left operand of the next layer's step.
 template <class Type>
 FASTCOMB_HOST_DEVICE inline FragmentA packed(const float* first, const float* second) {
-  if (Type::kStep == 8)
-    return FragmentA{{as_bits(first[0]), as_bits(first[2]), as_bits(first[1]), as_bits(first[3])}};
-  return FragmentA{{Type::bits(first[0]) | Type::bits(first[1]) << 16, Type::bits(first[2]) | Type::bits(first[3]) << 16,
-               Type::bits(second[0]) | Type::bits(second[1]) << 16,
-               Type::bits(second[2]) | Type::bits(second[3]) << 16}};
+  if (Type::kStep == 8) return FragmentA{{as_bits(first[0]), as_bits(first[2]), as_bits(first[1]), as_bits(first[3])}};
+  return FragmentA{
+      {Type::bits(first[0]) | Type::bits(first[1]) << 16, Type::bits(first[2]) | Type::bits(first[3]) << 16,
+       Type::bits(second[0]) | Type::bits(second[1]) << 16, Type::bits(second[2]) | Type::bits(second[3]) << 16}};
 }
 // The sums back from there: those of tile ``which`` of the step.
 template <class Type>
 FASTCOMB_HOST_DEVICE inline Accumulator unpacked(const FragmentA& x, int which) {
-  if (Type::kStep == 8)
-    return Accumulator{{as_float(x.r[0]), as_float(x.r[2]), as_float(x.r[1]), as_float(x.r[3])}};
+  if (Type::kStep == 8) return Accumulator{{as_float(x.r[0]), as_float(x.r[2]), as_float(x.r[1]), as_float(x.r[3])}};
   const uint32_t one = which ? x.r[2] : x.r[0], two = which ? x.r[3] : x.r[1];
-  return Accumulator{{Type::value(one & 0xFFFFu), Type::value(one >> 16), Type::value(two & 0xFFFFu), Type::value(two >> 16)}};
+  return Accumulator{
+      {Type::value(one & 0xFFFFu), Type::value(one >> 16), Type::value(two & 0xFFFFu), Type::value(two >> 16)}};
 }
 
 }  // namespace fastcomb::cuda

@@ -13,8 +13,7 @@ template <int TILES>
 constexpr int kBlocks = TILES <= 8 ? 2 : 1;
 
 template <class Type, int TILES, int PARTS, bool SAVES>
-__global__ void __launch_bounds__(kThreads<TILES>, kBlocks<TILES>)
-    network(const __grid_constant__ Network net) {
+__global__ void __launch_bounds__(kThreads<TILES>, kBlocks<TILES>) network(const __grid_constant__ Network net) {
   constexpr int kOwn = kThreads<TILES>, kWarps = kOwn / 32;
   extern __shared__ __align__(16) unsigned char memory[];
   float* vectors = (float*)(memory + net.weight_bytes);
@@ -29,8 +28,7 @@ __global__ void __launch_bounds__(kThreads<TILES>, kBlocks<TILES>)
     Lane<Found> found;
     found[0] = Found{0, 0};
     Pass<Type, TILES, PARTS, SAVES> pass;
-    for (int tile = warp * PARTS; tile < net.tiles; tile += kWarps * PARTS)
-      pass.run(net, tile, memory, vectors, found);
+    for (int tile = warp * PARTS; tile < net.tiles; tile += kWarps * PARTS) pass.run(net, tile, memory, vectors, found);
     for (int mask = 16; mask; mask /= 2) {
       found[0].loss += __shfl_xor_sync(0xFFFFFFFFu, found[0].loss, mask);
       found[0].correct += __shfl_xor_sync(0xFFFFFFFFu, found[0].correct, mask);
@@ -60,7 +58,7 @@ static void launch(const Network& net, cudaStream_t stream) {
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, kOwn, shared));
   const int most = processors * together;
-  kernel<<<net.combinations < most ? net.combinations : most, kOwn, shared, stream>>>(net);
+  kernel < <<net.combinations<most ? net.combinations : most, kOwn, shared, stream>>>(net);
   check(cudaGetLastError());
 }
 

@@ -12,13 +12,13 @@ constexpr int kMaxLayers = 12;
 // activation(norm(weight · x + bias) + saved)
 struct Layer {
   Mixed weight, bias, gamma, beta;
-  const float* mean;      // of a batch norm, and its variance: [outputs] for every combination, or for all
+  const float* mean;  // of a batch norm, and its variance: [outputs] for every combination, or for all
   const float* variance;
-  int64_t apart;          // entries from one combination's statistics to the next, 0 for all
+  int64_t apart;                      // entries from one combination's statistics to the next, 0 for all
   int inputs, outputs, steps, tiles;  // steps of the inputs, tiles of 8 outputs
-  int norm, activation;   // of NormKind; of Function: identity, relu, gelu, gelu_tanh or silu
+  int norm, activation;               // of NormKind; of Function: identity, relu, gelu, gelu_tanh or silu
   float eps;
-  int save, add;          // keep the result; add what was kept
+  int save, add;                  // keep the result; add what was kept
   uint32_t weight_at, vector_at;  // bytes, floats
 };
 
@@ -26,10 +26,10 @@ struct Network {
   Mixing mixing;
   Layer layer[kMaxLayers];
   int layers, loss, classes, samples, tiles, combinations;
-  const void* x;          // [tiles][steps][32 lanes] of FragmentA
-  const void* targets;    // int64 [samples], or float [samples, classes] for kMse
-  const int64_t* index;   // [combinations]
-  double* sums;           // [2, combinations]: loss and correct answers
+  const void* x;                   // [tiles][steps][32 lanes] of FragmentA
+  const void* targets;             // int64 [samples], or float [samples, classes] for kMse
+  const int64_t* index;            // [combinations]
+  double* sums;                    // [2, combinations]: loss and correct answers
   uint32_t weight_bytes, vectors;  // of shared memory: bytes, floats
 };
 
@@ -107,7 +107,7 @@ template <class Type, int TILES, int PARTS, bool SAVES>
 struct Pass {
   static constexpr int kPerStep = Type::kStep / 8, kSteps = TILES / kPerStep;
   Lane<Accumulator> sums[PARTS][TILES];
-  Lane<FragmentA> held[PARTS][kSteps];                // the layer's input, in later layers
+  Lane<FragmentA> held[PARTS][kSteps];  // the layer's input, in later layers
   Lane<FragmentA> saved[SAVES ? PARTS : 1][kSteps];
 
   FASTCOMB_HOST_DEVICE void run(const Network& net, int tile, const unsigned char* weights, const float* vectors,
@@ -120,58 +120,57 @@ struct Pass {
       if (l == 0) {
         for (int step = 0; step < layer.steps; ++step) {
           Lane<FragmentA> left[PARTS];
-FASTCOMB_UNROLL
+          FASTCOMB_UNROLL
           for (int p = 0; p < PARTS; ++p)
             for (int e = 0; e < kLanes; ++e)
               left[p][e] = tile + p < net.tiles
-                  ? ((const FragmentA*)net.x)[((size_t)(tile + p) * layer.steps + step) * 32 + lane_of(e)]
-                  : FragmentA{{0, 0, 0, 0}};
+                               ? ((const FragmentA*)net.x)[((size_t)(tile + p) * layer.steps + step) * 32 + lane_of(e)]
+                               : FragmentA{{0, 0, 0, 0}};
           products(left, own, step, layer.tiles);
         }
       } else {
-FASTCOMB_UNROLL
+        FASTCOMB_UNROLL
         for (int step = 0; step < kSteps; ++step)
           if (step < layer.steps) {
             Lane<FragmentA> left[PARTS];
-FASTCOMB_UNROLL
+            FASTCOMB_UNROLL
             for (int p = 0; p < PARTS; ++p) left[p] = held[p][step];
             products(left, own, step, layer.tiles);
           }
       }
-FASTCOMB_UNROLL
+      FASTCOMB_UNROLL
       for (int p = 0; p < PARTS; ++p) finish(layer, vectors + layer.vector_at, p);
       if (last) {
-FASTCOMB_UNROLL
+        FASTCOMB_UNROLL
         for (int p = 0; p < PARTS; ++p) score(net, layer, tile + p, p, found);
       } else {
-FASTCOMB_UNROLL
-        for (int p = 0; p < PARTS; ++p)
-FASTCOMB_UNROLL
-          for (int step = 0; step < kSteps; ++step)
-            for (int e = 0; e < kLanes; ++e) {
-              held[p][step][e] = packed<Type>(sums[p][step * kPerStep][e].v, sums[p][step * kPerStep + kPerStep - 1][e].v);
-              if (SAVES && layer.save) saved[SAVES ? p : 0][step][e] = held[p][step][e];
-            }
+        FASTCOMB_UNROLL
+        for (int p = 0; p < PARTS; ++p) FASTCOMB_UNROLL
+        for (int step = 0; step < kSteps; ++step)
+          for (int e = 0; e < kLanes; ++e) {
+            held[p][step][e] =
+                packed<Type>(sums[p][step * kPerStep][e].v, sums[p][step * kPerStep + kPerStep - 1][e].v);
+            if (SAVES && layer.save) saved[SAVES ? p : 0][step][e] = held[p][step][e];
+          }
       }
     }
   }
 
  private:
   FASTCOMB_HOST_DEVICE void clear() {
-FASTCOMB_UNROLL
-    for (int p = 0; p < PARTS; ++p)
-FASTCOMB_UNROLL
-      for (int n = 0; n < TILES; ++n)
-        for (int e = 0; e < kLanes; ++e) sums[p][n][e] = Accumulator{{0, 0, 0, 0}};
+    FASTCOMB_UNROLL
+    for (int p = 0; p < PARTS; ++p) FASTCOMB_UNROLL
+    for (int n = 0; n < TILES; ++n)
+      for (int e = 0; e < kLanes; ++e) sums[p][n][e] = Accumulator{{0, 0, 0, 0}};
   }
 
   FASTCOMB_HOST_DEVICE void products(const Lane<FragmentA>* left, const FragmentB* weights, int step, int tiles) {
-FASTCOMB_UNROLL
+    FASTCOMB_UNROLL
     for (int n = 0; n < TILES; ++n)
       if (n < tiles) {
         Lane<FragmentB> right;
         for (int e = 0; e < kLanes; ++e) right[e] = weights[(step * tiles + n) * 32 + lane_of(e)];
-FASTCOMB_UNROLL
+        FASTCOMB_UNROLL
         for (int p = 0; p < PARTS; ++p) multiply<Type>(sums[p][n], left[p], right);
       }
   }
@@ -180,20 +179,20 @@ FASTCOMB_UNROLL
     const int padded = layer.tiles * 8;
     Lane<Rows> mean, scale;
     for (int e = 0; e < kLanes; ++e) mean[e] = Rows{{0, 0}}, scale[e] = Rows{{1, 1}};
-FASTCOMB_UNROLL
+    FASTCOMB_UNROLL
     for (int n = 0; n < TILES; ++n)
       if (n < layer.tiles)
         for (int e = 0; e < kLanes; ++e)
           for (int v = 0; v < 4; ++v) sums[p][n][e].v[v] += vectors[column(n, e, v)];
     if (layer.norm == kLayerNorm) {
-FASTCOMB_UNROLL
+      FASTCOMB_UNROLL
       for (int n = 0; n < TILES; ++n)  // padding is zero
         if (n < layer.tiles)
           for (int e = 0; e < kLanes; ++e)
             for (int v = 0; v < 4; ++v) mean[e].v[v / 2] += sums[p][n][e].v[v] / layer.outputs;
       add_over_row(mean);
       for (int e = 0; e < kLanes; ++e) scale[e] = Rows{{0, 0}};
-FASTCOMB_UNROLL
+      FASTCOMB_UNROLL
       for (int n = 0; n < TILES; ++n)
         if (n < layer.tiles)
           for (int e = 0; e < kLanes; ++e)
@@ -205,7 +204,7 @@ FASTCOMB_UNROLL
       for (int e = 0; e < kLanes; ++e)
         for (int h = 0; h < 2; ++h) scale[e].v[h] = 1.0f / sqrtf(scale[e].v[h] + layer.eps);
     }
-FASTCOMB_UNROLL
+    FASTCOMB_UNROLL
     for (int n = 0; n < TILES; ++n)
       if (n < layer.tiles)
         for (int e = 0; e < kLanes; ++e)
@@ -214,8 +213,7 @@ FASTCOMB_UNROLL
             const int c = column(n, e, v);
             if (layer.norm == kLayerNorm) x = (x - mean[e].v[v / 2]) * scale[e].v[v / 2];
             x = fmaf(x, vectors[padded + c], vectors[2 * padded + c]);
-            if (SAVES && layer.add)
-              x += unpacked<Type>(saved[SAVES ? p : 0][n / kPerStep][e], n % kPerStep).v[v];
+            if (SAVES && layer.add) x += unpacked<Type>(saved[SAVES ? p : 0][n / kPerStep][e], n % kPerStep).v[v];
             x = activated(x, layer.activation);
           }
   }
@@ -268,7 +266,7 @@ FASTCOMB_UNROLL
   // f(lane, which of its rows, sample, class, value) for every value that belongs to a sample and a class.
   template <class Function>
   FASTCOMB_HOST_DEVICE void each(const Network& net, const Layer& layer, int tile, int p, const Function& f) {
-FASTCOMB_UNROLL
+    FASTCOMB_UNROLL
     for (int n = 0; n < TILES; ++n)
       if (n < layer.tiles)
         for (int e = 0; e < kLanes; ++e)
