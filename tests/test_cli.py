@@ -532,3 +532,10 @@ def test_a_torchvision_set_from_its_folder(files, vision):
         read_data("torchvision:MINST:data")
     with pytest.raises(ValueError, match=r"MNIST:none' cannot be read: .*\(nothing is downloaded"):
         read_data("torchvision:MNIST:none")
+
+
+def test_the_methods_of_alignment_are_those_that_there_are():
+    from fastcomb.cli.align import METHODS as named
+    from fastcomb.rebasin.align import METHODS
+
+    assert sorted(named) == sorted(METHODS.names)

@@ -455,7 +455,7 @@ BAD = {
     "data of unequal lengths": (
         lambda a, b: align(a, b, "activations", data=(torch.ones(4, 20), torch.ones(3))),
         ValueError,
-        "4 inputs and 3 targets",
+        "x has 4 samples but y has 3",
     ),
     "data that are not finite": (
         lambda a, b: align(a, b, "activations", data=torch.full((4, 20), float("nan"))),

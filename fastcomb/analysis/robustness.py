@@ -12,7 +12,7 @@ import numpy as np
 from fastcomb.analysis.evaluation import Evaluation, Options, means
 from fastcomb.mixing.endpoints import Theta
 from fastcomb.rebasin import Alignment, Method, perturb
-from fastcomb.rebasin.align import resolve
+from fastcomb.rebasin.align import METHODS
 from fastcomb.rebasin.method import check_count
 from fastcomb.rebasin.perturb import KINDS, check
 from fastcomb.sampling.samplers import Sampler, Uniform
@@ -184,7 +184,7 @@ def robustness(
         evaluation, alignment = Evaluation.of(data, options, a, b.model), b
     else:
         evaluation = Evaluation.of(data, options, a, b)
-        chosen, module = resolve(method, {}), evaluation.module(a)
+        chosen, module = METHODS.resolve(method, {}), evaluation.module(a)
         alignment = evaluation.align(module, b, chosen, matching_data, seed, progress)
     cells = [*((kind, float(fraction)) for kind in kinds for fraction in fractions), UNALIGNED]
     ends = evaluation.own(a, alignment.state_dict)

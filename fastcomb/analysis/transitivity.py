@@ -14,7 +14,7 @@ from fastcomb.analysis.barrier import LINE, Barrier, Points, along, line
 from fastcomb.analysis.evaluation import Evaluation, Options
 from fastcomb.mixing.endpoints import Theta
 from fastcomb.rebasin import Method, Symmetries
-from fastcomb.rebasin.align import resolve
+from fastcomb.rebasin.align import METHODS
 from fastcomb.rebasin.symmetries import Matching
 from fastcomb.statistics.density import Array
 from fastcomb.utils.plotting import metric_label, new_figure, save
@@ -136,7 +136,7 @@ def transitivity(
         ValueError: the method needs data and there are none.
         TypeError, ValueError: as :func:`fastcomb.barrier` and :func:`fastcomb.rebasin.align`.
     """
-    chosen = resolve(method, {})
+    chosen = METHODS.resolve(method, {})
     t = line(points)
     evaluation = Evaluation.of(data, options, a, b, reference)
     first, centre = evaluation.module(a), evaluation.module(reference)

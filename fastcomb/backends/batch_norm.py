@@ -26,11 +26,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
+from fastcomb.data.reading import calibration_batches
 from fastcomb.mixing import Mixture
 from fastcomb.mixing.endpoints import RUNNING_STATISTICS, same
 from fastcomb.utils.state_dicts import few
@@ -112,7 +111,7 @@ class Normalisation:
                     'batch_norm="recompute" needs calibration=: inputs, typically some hundred training '
                     "samples (a tensor, a Dataset or a DataLoader)"
                 )
-            return Normalisation(choice, batches=_inputs(calibration))
+            return Normalisation(choice, batches=calibration_batches(calibration))
         if choice == "a":
             missing = [name for name in _names(layers) if name not in mixture.a.carried]
             if missing:
@@ -233,32 +232,3 @@ def collecting(model: nn.Module) -> Iterator[Calls]:
 def _names(layers: Iterable[str]) -> list[str]:
     """Names of the running statistics of these modules."""
     return [f"{layer}.{name}".lstrip(".") for layer in layers for name in RUNNING_STATISTICS]
-
-
-def _inputs(calibration: Any) -> tuple[Tensor, ...]:
-    if isinstance(calibration, np.ndarray):
-        calibration = torch.from_numpy(calibration)
-    if isinstance(calibration, Tensor):
-        batches = [calibration]
-    elif isinstance(calibration, DataLoader):
-        batches = [_first(batch) for batch in calibration]
-    elif isinstance(calibration, Dataset):
-        samples = [_first(batch) for batch in DataLoader(calibration, batch_size=256)]
-        batches = [torch.cat(samples)] if samples else []
-    elif isinstance(calibration, (tuple, list)) and calibration and isinstance(calibration[0], Tensor):
-        batches = [calibration[0]]
-    else:
-        raise TypeError(
-            f"calibration is a {type(calibration).__name__}; pass a tensor of inputs, (x, y), a Dataset or "
-            "a DataLoader"
-        )
-    if not batches or any(len(batch) == 0 for batch in batches):
-        raise ValueError("calibration is empty; pass some hundred samples")
-    return tuple(batches)
-
-
-def _first(batch: Any) -> Tensor:
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"a calibration batch holds a {type(inputs).__name__}, not a tensor of inputs")
-    return inputs

@@ -13,7 +13,8 @@ import fastcomb as fc
 from fastcomb.cli.arguments import networks
 from fastcomb.cli.errors import about
 
-_METHODS = "weights activations ste sinkhorn frank_wolfe random identity".split()
+#: Names of fastcomb.rebasin's methods, which this need not import to show its help.
+METHODS = "weights activations ste sinkhorn frank_wolfe random identity".split()
 _SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
@@ -48,7 +49,7 @@ def _option(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> di
     callback=_checkpoint,
     help="Checkpoint to write: .safetensors, or .pt or .pth for torch.save.",
 )
-@click.option("--method", type=click.Choice(_METHODS), default="weights", show_default=True)
+@click.option("--method", type=click.Choice(METHODS), default="weights", show_default=True)
 @click.option(
     "--option",
     "options",

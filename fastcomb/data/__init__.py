@@ -1,1 +1,1 @@
-"""Readers of data sets."""
+"""Data as users have them: read in one way (``reading``), held or streamed for sweeps (``samples``)."""

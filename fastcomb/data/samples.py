@@ -6,11 +6,11 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
+from fastcomb.data.reading import Reader
 from fastcomb.utils.digest import Digest
 
 #: Bytes of a data set that are held in memory before it is streamed instead.
@@ -19,7 +19,6 @@ DATA_BUDGET = 2 << 30
 #: Samples that tell how a network is run.
 FIRST = 6
 
-_LOADER_BATCH = 256
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
@@ -44,25 +43,20 @@ class Data:
     """
 
     def __init__(self, source: Any, budget: int = DATA_BUDGET) -> None:
-        self._loader: DataLoader[Any]
+        self._reader: Reader | None = Reader(source, "data", pairs=True)  # of what is streamed
         self._held: tuple[Tensor, Tensor] | None = None
         self._mark = ""  # of the first pass over what is streamed
         self.samples = 0
         self.shuffled = isinstance(source, DataLoader) and _draws(source)
         self.lowest: int | None = None
         self.highest: int | None = None
-        if isinstance(source, (tuple, list)):
-            self._held = _pair(source)
+        if self._reader.loader is None:
+            (self._held,) = self._pairs()
             self._count(*self._held)
-        elif isinstance(source, (DataLoader, Dataset)):
-            self._loader = (
-                source if isinstance(source, DataLoader) else DataLoader(source, batch_size=_LOADER_BATCH)
-            )
-            self._hold_or_stream(budget)
         else:
-            raise TypeError(
-                f"data is a {type(source).__name__}; pass (x, y), a Dataset of pairs or a DataLoader"
-            )
+            self._hold_or_stream(budget)
+        if self._held is not None:
+            self._reader = None
         if not self.samples:
             raise ValueError("data is empty; at least one sample is needed")
 
@@ -76,7 +70,7 @@ class Data:
             x, y = self._held
             return x[:count], y[:count]
         found: list[tuple[Tensor, Tensor]] = []
-        for x, y in map(_pair, self._loader):
+        for x, y in self._pairs():
             found.append((x, y))
             if sum(len(x) for x, _ in found) >= count:
                 break
@@ -122,11 +116,17 @@ class Data:
             yield from zip(x.split(size), y.split(size), strict=True)
             return
         mark = _Mark()
-        for x, y in map(_pair, self._loader):
+        for x, y in self._pairs():
             mark.add(x, y)
             yield from zip(x.split(size), y.split(size), strict=True)
         if mark.hex != self._mark:
             raise RuntimeError(f"{_CHANGED}; the results of this pass are not used")
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One reading of the source."""
+        for x, y in self._reader or ():
+            assert y is not None  # the reader demands pairs
+            yield x, y
 
     def _count(self, x: Tensor, y: Tensor) -> None:
         for name, value in (("x", x), ("y", y)):
@@ -145,8 +145,7 @@ class Data:
         taken = 0
         mark = _Mark()
         first: tuple[Tensor, Tensor] | None = None
-        for batch in self._loader:
-            x, y = _pair(batch)
+        for x, y in self._pairs():
             first = first or (x, y)
             self._count(x, y)
             mark.add(x, y)
@@ -174,7 +173,7 @@ class Data:
                 "raise "
                 "data_budget="
             )
-        again = next(map(_pair, self._loader), None)
+        again = next(self._pairs(), None)
         if again is None:
             raise ValueError(
                 f"{streamed}these can be read only once; pass a Dataset, or raise data_budget= to hold them"
@@ -209,46 +208,3 @@ def _draws(loader: DataLoader[Any]) -> bool:
     """Whether a loader's order is drawn anew on every pass."""
     samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
     return any(isinstance(sampler, _RANDOM) for sampler in samplers)
-
-
-def as_tensor(name: str, value: Any) -> Tensor:
-    """A tensor, array, or list of numbers as a tensor.
-
-    Raises:
-        TypeError: it is none of these.
-    """
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, (np.ndarray, list, tuple)):
-        try:
-            array = np.asarray(value)
-            if array.dtype.kind in "biuf":
-                wide = (
-                    array.astype(np.float32)
-                    if isinstance(value, (list, tuple)) and array.dtype.kind == "f"
-                    else array
-                )
-                return torch.from_numpy(np.ascontiguousarray(wide))
-        except (ValueError, TypeError):
-            pass
-        if isinstance(value, (list, tuple)) and value and all(isinstance(one, Tensor) for one in value):
-            try:
-                return torch.stack(list(value))
-            except RuntimeError as error:
-                raise TypeError(f"{name} is a list of tensors of different shapes: {error}") from error
-    raise TypeError(f"{name} is a {type(value).__name__}, not a tensor or array of numbers")
-
-
-def _pair(batch: Any) -> tuple[Tensor, Tensor]:
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        what = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise TypeError(f"data must come as pairs (x, y), not as {what}")
-    x, y = (as_tensor(name, value) for name, value in zip("xy", batch, strict=True))
-    for name, value in (("x", x), ("y", y)):
-        if value.ndim == 0:
-            raise ValueError(f"{name} is a single number; the first dimension must count samples")
-    if len(x) != len(y):
-        raise ValueError(f"x has {len(x)} samples but y has {len(y)}")
-    if not y.is_floating_point():
-        y = y.long()
-    return x, y

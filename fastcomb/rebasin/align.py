@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from fastcomb.data.batches import in_batches
+from fastcomb.data.reading import in_batches
 from fastcomb.mixing import endpoints
 from fastcomb.mixing.endpoints import Endpoint, Theta
 from fastcomb.program import Program, example_inputs, private_copy
@@ -23,19 +23,13 @@ from fastcomb.rebasin.ste import StraightThrough
 from fastcomb.rebasin.trials import Trials
 from fastcomb.rebasin.verified import misread, verified
 from fastcomb.rebasin.weights import WeightMatching
+from fastcomb.utils.registry import Registry
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        WeightMatching,
-        ActivationMatching,
-        StraightThrough,
-        Sinkhorn,
-        FrankWolfe,
-        Random,
-        Identity,
-    )
-}
+#: The methods that ``method=`` names.
+METHODS = Registry(
+    Method,  # type: ignore[type-abstract]
+    (WeightMatching, ActivationMatching, StraightThrough, Sinkhorn, FrankWolfe, Random, Identity),
+)
 
 
 def align(
@@ -82,7 +76,7 @@ def align(
         BackendNotice: parameters that neither the example nor training mode reaches, so that nothing is
             known of the units that they may read.
     """
-    chosen = resolve(method, options)
+    chosen = METHODS.resolve(method, options)
     structure = _structure(model, model_a, model_b)
     task = _task(chosen, structure, model_a, model_b, data, example, seed, progress)
     return _finish(chosen, chosen.match(task.problem), task)
@@ -115,7 +109,7 @@ def align_all(
     """
     if len(models) < 2:
         raise ValueError(f"{len(models)} networks given; at least two are needed")
-    chosen = resolve("frank_wolfe", options)
+    chosen = METHODS.resolve("frank_wolfe", options)
     assert isinstance(chosen, FrankWolfe)
     structure = _structure(model, *models)
     tasks = [
@@ -126,27 +120,6 @@ def align_all(
     ]
     matches = universe([task.problem for task in tasks], chosen)
     return [_finish(chosen, match, task) for match, task in zip(matches, tasks, strict=True)]
-
-
-def resolve(method: str | Method, options: Mapping[str, Any]) -> Method:
-    """The method by its name and options.
-
-    Raises:
-        ValueError: unknown name or option, or options beside a method that has its own.
-    """
-    if isinstance(method, Method):
-        if options:
-            raise ValueError(f"options {', '.join(options)} belong into {type(method).__name__}(...)")
-        return method
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is none of {', '.join(map(repr, METHODS))}")
-    kind = METHODS[method]
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in options:
-        if name not in known:
-            has = f"has {', '.join(sorted(known))}" if known else "has none"
-            raise ValueError(f"method={method!r} has no option {name!r}; it {has}")
-    return kind(**options)
 
 
 def _structure(model: nn.Module | None, *networks: Theta) -> nn.Module:

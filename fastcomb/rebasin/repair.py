@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastcomb.data.batches import in_batches
+from fastcomb.data.reading import in_batches
 from fastcomb.mixing import endpoints
 from fastcomb.mixing.endpoints import Theta
 from fastcomb.program import Node, Program, Value, Weight, private_copy

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastcomb.data.batches import in_batches
+from fastcomb.data.reading import in_batches
 from fastcomb.program import Layer, Program, check_apart, find, layers
 from fastcomb.program.cache import captured
 from fastcomb.program.layers import VIEWS

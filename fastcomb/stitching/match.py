@@ -21,11 +21,12 @@ from fastcomb.stitching.direct import (
 from fastcomb.stitching.gather import Gathered, Pair, gather
 from fastcomb.stitching.lasso import Lasso
 from fastcomb.stitching.stitched import Stitched
+from fastcomb.utils.registry import Registry
 
-#: Methods by name.
-METHODS: dict[str, type[Direct]] = {
-    method.name: method
-    for method in (
+#: The methods that ``method=`` names.
+METHODS = Registry(
+    Direct,  # type: ignore[type-abstract]
+    (
         LeastSquares,
         WeightedLeastSquares,
         Procrustes,
@@ -36,8 +37,8 @@ METHODS: dict[str, type[Direct]] = {
         DiagonalMatching,
         IdentityMatching,
         RandomMatching,
-    )
-}
+    ),
+)
 
 
 def match(
@@ -71,7 +72,7 @@ def match(
 
     Source: Csiszárik et al., "Similarity and Matching of Neural Network Representations" (NeurIPS 2021).
     """
-    chosen = resolve(method, **options)
+    chosen = METHODS.resolve(method, options)
     return match_all([(a, b)], data, [chosen], resize=resize, progress=progress)[0][str(chosen)]
 
 
@@ -96,29 +97,13 @@ def match_all(
     Raises:
         ValueError, TypeError: as :func:`match`.
     """
-    chosen = [resolve(method) for method in methods]
+    chosen = [METHODS.resolve(method, {}) for method in methods]
     third = any(method.third for method in chosen)
     gathered = gather(pairs, data, resize=resize, third=third, progress=progress)
     return [
         {str(method): _stitched(a, b, method, found, resize) for method in chosen}
         for (a, b), found in zip(pairs, gathered, strict=True)
     ]
-
-
-def resolve(method: str | Direct, **options: Any) -> Direct:
-    """The method behind ``method=``.
-
-    Raises:
-        ValueError: an unknown name.
-        TypeError: an option that the method does not have, or options beside a method that has its own.
-    """
-    if isinstance(method, Direct):
-        if options:
-            raise TypeError(f"options {', '.join(options)} belong inside {type(method).__name__}(...)")
-        return method
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is none of {', '.join(map(repr, METHODS))}")
-    return METHODS[method](**options)
 
 
 def _stitched(a: Cut, b: Cut, method: Direct, gathered: Gathered, resize: str | None) -> Stitched:
