@@ -87,7 +87,7 @@ def _layer(node: Node, weight: tuple[int, ...], samples: int) -> list[Cost]:
         read *= stride[0] * stride[1] / taps * (1 + (weight[2] - 1) * wide / 128)
     return [
         Cost("mix", 0, PER_WEIGHT * weights, (8 / MIX_TOGETHER + 2) * weights),
-        Cost("contract", flop, 0, read + stored + written, near),
+        Cost("implicit_gemm", flop, 0, read + stored + written, near),
     ]
 
 

@@ -51,7 +51,10 @@ CONV = {
 
 def compiled(kernel, constants, dtype, target, options, asm):
     """Matrix instructions, registers, bytes of stack (of spills, here) and shared memory of a kernel."""
-    types = {"weight": f"*{dtype}" if kernel is implicit_gemm._contract else "*fp32", "residual": f"*{dtype}"}
+    types = {
+        "weight": f"*{dtype}" if kernel is implicit_gemm._implicit_gemm else "*fp32",
+        "residual": f"*{dtype}",
+    }
     types |= {"out": "*fp64" if kernel is loss._score else f"*{dtype}", "x": f"*{dtype}"}
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else (types | TYPES).get(n, "i32") for n in names}
@@ -100,10 +103,10 @@ def kernels():
             yield f"linear {dtype} law {law}", generated_linear._linear, {**LINEAR, "LAW": law}, dtype, 8, 3
     for dtype, inner, outputs in (("bf16", 64, 256), ("fp16", 64, 256), ("fp32", 32, 128)):
         wide = {**CONTRACT, "BN": outputs, "BK": inner}
-        yield f"contract {dtype}", implicit_gemm._contract, wide, dtype, 8, 3
-        yield f"conv {dtype}", implicit_gemm._contract, {**CONV, "BK": inner}, dtype, 4, 3
+        yield f"gemm {dtype}", implicit_gemm._implicit_gemm, wide, dtype, 8, 3
+        yield f"conv {dtype}", implicit_gemm._implicit_gemm, {**CONV, "BK": inner}, dtype, 4, 3
     few = {**CONV, "FLAT": True, "BK": 32}
-    yield "conv of few channels bf16", implicit_gemm._contract, few, "bf16", 4, 3
+    yield "conv of few channels bf16", implicit_gemm._implicit_gemm, few, "bf16", 4, 3
     yield "score", loss._score, {"LOSS": "cross_entropy", "BS": 256, "BC": 16}, "fp32", 4, 3
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import fastcomb as fc
 from fastcomb.backends import base
-from fastcomb.backends.native import machine, memory, pointwise
+from fastcomb.backends.native import compiled, memory, pointwise
 from fastcomb.kernels import cuda, native
 from fastcomb.models import MLP, Tiny10
 from fastcomb.sampling import rules
@@ -86,7 +86,7 @@ def recorded(monkeypatch):
             return (lambda: altered) if name == "extension" else getattr(native, name)
 
     def run(name):
-        monkeypatch.setattr(machine, "native", Compiled())
+        monkeypatch.setattr(compiled, "native", Compiled())
         make, x = NETWORKS[name]
         torch.manual_seed(0)
         a, b = make().eval(), make().eval()

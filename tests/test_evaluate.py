@@ -107,11 +107,11 @@ def test_network_families(make, images, backend):
 @pytest.mark.parametrize("chunk", [1 << 10, 1 << 27])
 def test_awkward_numbers_of_samples(pair, samples, chunk, monkeypatch, backend):
     from fastcomb.backends import torch_reference
-    from fastcomb.backends.native import engine, machine
+    from fastcomb.backends.native import compiled, engine
 
     monkeypatch.setattr(torch_reference, "_SAMPLE_BYTES", chunk)
     monkeypatch.setattr(engine, "_CHUNK_BYTES", chunk)
-    monkeypatch.setattr(machine, "ARENA_BYTES", chunk)
+    monkeypatch.setattr(compiled, "ARENA_BYTES", chunk)
     x, y = torch.randn(samples, 7), torch.randint(0, 5, (samples,))
     sweep = fc.evaluate(*pair, fc.Uniform(), data=(x, y), n=3, backend=backend)
     for k in range(3):

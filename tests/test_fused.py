@@ -126,7 +126,7 @@ def test_half_precision(dtype, widths):
     model = copy.deepcopy(a).to(DEVICE)
     kernel = Fused(mixture, model, x[:2], dtype=dtype, normalisation=Normalisation())
     scores = Scores((losses.cross_entropy, losses.top_class), "cross_entropy", classes=True)
-    sums = kernel.sums(kernel.prepare(mixture.index_tensor(range(4))), x, y, scores)
+    sums = kernel.summed_metrics(kernel.prepare(mixture.index_tensor(range(4))), x, y, scores)
     options = {"data": (x, y), "n": 4, "device": DEVICE, "backend": "torch_reference"}
     exact = fc.evaluate(a, b, fc.Uniform(), dtype=torch.float64, **options)
     rtol = 3e-3 if dtype == torch.float16 else 3e-2
@@ -272,7 +272,7 @@ def said(*command, cwd=None):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Machine code of the objects that the extension is linked from, by architecture: files."""
+    """CompiledProgram code of the objects that the extension is linked from, by architecture: files."""
     nvcc = objects.nvcc()
     if nvcc is None:
         pytest.skip("no nvcc")

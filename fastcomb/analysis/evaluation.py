@@ -55,7 +55,7 @@ class Evaluation:
     def of(data: Any, options: Options, *thetas: Theta) -> Evaluation:
         """Read the data once, and find the module that mappings and files are weights of."""
         samples = Data(data, options.get("data_budget", DATA_BUDGET))
-        if samples.held:
+        if samples.in_memory:
             data = samples.first(samples.samples)
         calibration = options.get("calibration")
         if isinstance(calibration, DataLoader):  # a shuffled one gives every network the same batches

@@ -63,7 +63,7 @@ def start(
     normalisation: Normalisation,
     x: Tensor,
     samples: int,
-    held: bool,
+    in_memory: bool,
 ) -> Started:
     """A backend ready for a data set.
 
@@ -72,7 +72,7 @@ def start(
         mixture, model, dtype, normalisation: what to run.
         x: the first few samples of the data.
         samples: how many there are.
-        held: whether they are in memory and stay as they are.
+        in_memory: whether they are in memory and stay as they are.
 
     Raises:
         ValueError: the backend asked for cannot run this.
@@ -82,7 +82,7 @@ def start(
         try:
             backend = kind(mixture, model, x, dtype=dtype, normalisation=normalisation)
             output = backend.check(model, x)
-            return Started(backend, output, backend.plan(samples, held=held), False)
+            return Started(backend, output, backend.plan(samples, in_memory=in_memory), False)
         except Unsupported as error:
             reason = str(error)
     if name == "auto" and mixture.device.type == "cpu" and dtype not in Native.dtypes:

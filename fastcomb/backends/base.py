@@ -66,10 +66,10 @@ class Backend(Protocol):
     def prepare(self, index: Tensor) -> Any:
         """What is computed once for a block of combinations (int64 [K]) before any sample."""
 
-    def sums(self, prepared: Any, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+    def summed_metrics(self, prepared: Any, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         """Sums of the measures over samples x [S, ...] with targets y [S, ...]: float64 [measures, K]."""
 
-    def each(self, prepared: Any, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+    def per_sample_metric(self, prepared: Any, x: Tensor, y: Tensor, measure: Score) -> Tensor:
         """One measure on every sample of x [S, ...] with targets y [S, ...]: [K, S]."""
 
     def decide(

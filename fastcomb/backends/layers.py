@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcomb.backends.native.compiled import CompiledProgram
 from fastcomb.backends.native.instructions import Goal
-from fastcomb.backends.native.machine import Machine
 from fastcomb.kernels import native, triton
 from fastcomb.kernels.operands import Laws, Mixed
 from fastcomb.program import Node, Program, Value, Weight
@@ -38,8 +38,8 @@ def mixed_linear(
     bias_a: Tensor | None,
     bias_others: Tensor | None,
     tables: Tensor,
-    rules: list[float],
-    draw: list[int],
+    law_rules: list[float],
+    stream_key: list[int],
     weight_unit: list[int],
     bias_unit: list[int],
     own: bool,
@@ -51,7 +51,7 @@ def mixed_linear(
         index: int64, shape [] or [K].
         weight_a, weight_others: float32 [O, I] and [s, O, I].
         bias_a, bias_others: float32 [O] and [s, O], or None.
-        tables, rules, draw: as for ``fastcomb::mix``.
+        tables, law_rules, stream_key: as for ``fastcomb::mix``.
         weight_unit, bias_unit: its ``unit`` for weight and bias.
         own: whether x has a leading K.
 
@@ -59,7 +59,7 @@ def mixed_linear(
         [..., O], with a leading K for an index [K]; dtype of x.
     """
     weight, bias = Mixed(weight_a, weight_others, weight_unit), _bias(bias_a, bias_others, bias_unit)
-    laws = Laws(tables, rules, draw)
+    laws = Laws(tables, law_rules, stream_key)
     inputs = x if own else x[None]
     rows = inputs.shape[1:-1].numel()
     many = index.reshape(-1)
@@ -75,7 +75,7 @@ def mixed_linear(
         return _one_by_one(F.linear, {}, x, index, weight, bias, laws, own)
     inputs = inputs.reshape(-1, rows, x.shape[-1])  # a row of inputs is a sample
     out = torch.empty(len(many), rows, len(weight_a), dtype=x.dtype)
-    _machine(weight, bias, laws, inputs[0]).run(
+    _compiled_layer(weight, bias, laws, inputs[0]).run(
         Goal("outputs", rounded=True),
         rows,
         [as_unsigned(i) for i in many.tolist()],
@@ -95,8 +95,8 @@ def mixed_conv2d(
     bias_a: Tensor | None,
     bias_others: Tensor | None,
     tables: Tensor,
-    rules: list[float],
-    draw: list[int],
+    law_rules: list[float],
+    stream_key: list[int],
     weight_unit: list[int],
     bias_unit: list[int],
     own: bool,
@@ -117,7 +117,7 @@ def mixed_conv2d(
         [N, O, H', W'], with a leading K for an index [K]; dtype of x.
     """
     weight, bias = Mixed(weight_a, weight_others, weight_unit), _bias(bias_a, bias_others, bias_unit)
-    laws = Laws(tables, rules, draw)
+    laws = Laws(tables, law_rules, stream_key)
     if groups == 1 and triton.serves(x.device, x) and index.numel() <= _MOST:
         kernels = triton.load()
         kernel = kernels.Geometry(weight_a.shape[2:], *map(tuple, (stride, padding, dilation)))
@@ -163,18 +163,26 @@ def _values(index: Tensor, parameter: Mixed, laws: Laws, dtype: torch.dtype) -> 
 
 
 #: Engines of layers, by the tensors they mix; each goes when its tensors do.
-_machines: dict[Any, Machine] = {}
+_programs: dict[Any, CompiledProgram] = {}
 
 
-def _machine(weight: Mixed, bias: Mixed | None, laws: Laws, x: Tensor) -> Machine:
+def _compiled_layer(weight: Mixed, bias: Mixed | None, laws: Laws, x: Tensor) -> CompiledProgram:
     parts = [part for part in (weight, bias) if part is not None]
     tensors = [tensor for part in parts for tensor in (part.a, part.others)]
     stamps = tuple((t.data_ptr(), t._version) for t in (*tensors, laws.tables))
     units = tuple(tuple(part.unit) for part in parts)
-    key = (stamps, units, len(laws.tables), tuple(laws.rules), tuple(laws.draw), x.dtype, native.level())
-    if key not in _machines:
+    key = (
+        stamps,
+        units,
+        len(laws.tables),
+        tuple(laws.law_rules),
+        tuple(laws.stream_key),
+        x.dtype,
+        native.cpu_capability(),
+    )
+    if key not in _programs:
         names = ("weight", "bias")
-        _machines[key] = Machine(
+        _programs[key] = CompiledProgram(
             _linear_program(bias is not None),
             {n: Mixed(p.a.detach(), p.others.detach(), p.unit) for n, p in zip(names, parts, strict=False)},
             native.laws(laws),
@@ -185,8 +193,8 @@ def _machine(weight: Mixed, bias: Mixed | None, laws: Laws, x: Tensor) -> Machin
             fixed={},
             statistics={},
         )
-        weakref.finalize(weight.a, _machines.pop, key, None)
-    return _machines[key]
+        weakref.finalize(weight.a, _programs.pop, key, None)
+    return _programs[key]
 
 
 @functools.cache

@@ -47,7 +47,7 @@ _BATCHED, _BATCHED_FLOAT = {torch.bfloat16: 0.1, torch.float16: 0.02}, 1e-3
 State = dict[str, Tensor]
 
 
-class Prepared(NamedTuple):
+class ReferenceBlock(NamedTuple):
     """A block of K combinations before any sample.
 
     Attributes:
@@ -182,16 +182,16 @@ class TorchReference:
         return found
 
     @torch.no_grad()
-    def prepare(self, index: Tensor) -> Prepared:
-        return self._collected(Prepared(index, None if self._virtual else self._mixed(index), {}))
+    def prepare(self, index: Tensor) -> ReferenceBlock:
+        return self._collected(ReferenceBlock(index, None if self._virtual else self._mixed(index), {}))
 
     @torch.no_grad()
-    def given(self, mixed: State) -> Prepared:
+    def given(self, mixed: State) -> ReferenceBlock:
         """Networks that are no combinations: their parameters [K, ...] by name, in the compute dtype."""
         count = len(next(iter(mixed.values())))
-        return self._collected(Prepared(self.mixture.index_tensor(range(count)), mixed, {}))
+        return self._collected(ReferenceBlock(self.mixture.index_tensor(range(count)), mixed, {}))
 
-    def _collected(self, prepared: Prepared) -> Prepared:
+    def _collected(self, prepared: ReferenceBlock) -> ReferenceBlock:
         """With statistics recomputed, where they are to be."""
         count = len(prepared.indices)
         totals: State = {}
@@ -223,20 +223,20 @@ class TorchReference:
             finally:
                 self._pristine, self._calls = pristine, None
 
-    def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+    def summed_metrics(self, prepared: ReferenceBlock, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         y = y.to(self.mixture.device)
         return torch.cat([scores.of(outputs, y) for outputs in self._wide(prepared, x)], dim=1)
 
-    def each(self, prepared: Prepared, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+    def per_sample_metric(self, prepared: ReferenceBlock, x: Tensor, y: Tensor, measure: Score) -> Tensor:
         y = y.to(self.mixture.device)
         return torch.cat([measure(outputs, y) for outputs in self._wide(prepared, x)])
 
     def decide(
-        self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores, question: Question
+        self, prepared: ReferenceBlock, x: Tensor, y: Tensor, scores: Scores, question: Question
     ) -> list[Answer] | None:
         return None
 
-    def _wide(self, prepared: Prepared, x: Tensor) -> Iterator[Any]:
+    def _wide(self, prepared: ReferenceBlock, x: Tensor) -> Iterator[Any]:
         """Outputs [k, S, ...] of successive parts of a block, half precision widened to float32."""
         for outputs in self._outputs(prepared, (self._ready(x),), {}):
             yield mapped(
@@ -264,7 +264,9 @@ class TorchReference:
     def output(self, index: Tensor, statistics: State, x: Tensor) -> Any:
         """Output on samples x [S, ...] of the one combination in ``index`` with given running statistics."""
         own = {name: self._ready(value)[None] for name, value in statistics.items()}
-        (output,) = self._outputs(Prepared(index, self._mixed(index), own), (_copied(self._ready(x)),), {})
+        (output,) = self._outputs(
+            ReferenceBlock(index, self._mixed(index), own), (_copied(self._ready(x)),), {}
+        )
         return mapped(lambda t: t[0], output)
 
     @torch.no_grad()
@@ -343,7 +345,7 @@ class TorchReference:
         """Dtype of a parameter."""
         return self.mixture.a.parameters[name].dtype if self._several else self.dtype
 
-    def _outputs(self, block: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+    def _outputs(self, block: ReferenceBlock, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Outputs [k, ...] of successive parts of a block; its statistics are updated by collecting."""
         done = 0
         given = (args, kwargs)

@@ -33,7 +33,7 @@ class Data:
 
     Attributes:
         samples: N.
-        held: whether the samples are in memory.
+        in_memory: whether the samples are in memory.
         lowest, highest: extremes of integer targets, else None.
         shuffled: whether they come from a DataLoader that draws its order.
 
@@ -61,7 +61,7 @@ class Data:
             raise ValueError("data is empty; at least one sample is needed")
 
     @property
-    def held(self) -> bool:
+    def in_memory(self) -> bool:
         return self._held is not None
 
     def first(self, count: int = FIRST) -> tuple[Tensor, Tensor]:

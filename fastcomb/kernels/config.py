@@ -26,7 +26,7 @@ def configuration() -> dict[str, str]:
     )
     return {
         "fastcomb": f"{importlib.metadata.version('fastcomb')}, stream version {STREAM_VERSION}",
-        "compiled engine": native.level() + levels,
+        "compiled engine": native.cpu_capability() + levels,
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,

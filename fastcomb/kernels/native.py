@@ -46,7 +46,7 @@ def serves(device: torch.device) -> bool:
     return device.type == "cpu" and extension() is not None
 
 
-def level() -> str:
+def cpu_capability() -> str:
     """Instruction level in use: the best this processor has, or what FASTCOMB_LEVEL asks for.
 
     "none" without the extension.
@@ -91,7 +91,7 @@ def laws(given: Laws, module: ModuleType | None = None) -> list[Any]:
 def coefficients(index: int, law: Any, seed: int, unit: int, count: int) -> Tensor:
     """Coefficients of one unit of one combination: float32 [count]."""
     out = torch.empty(count)
-    _module().coefficients(level=level(), law=law, seed=seed, unit=unit, index=index, out=out)
+    _module().coefficients(level=cpu_capability(), law=law, seed=seed, unit=unit, index=index, out=out)
     return out
 
 
@@ -100,7 +100,7 @@ def mix(indices: list[int], mixed: Mixed, given: Laws, dtype: torch.dtype) -> Te
     a, others, unit = mixed
     out = torch.empty((len(indices), *a.shape), dtype=dtype if dtype in DTYPES else torch.float32)
     _module().mix(
-        level=level(),
+        level=cpu_capability(),
         laws=laws(given),
         seed=given.seed,
         unit=unit[0],

@@ -26,28 +26,28 @@ class Laws(NamedTuple):
     """The laws and stream of a mixture (:func:`fastcomb.mixing.ops.mix`)."""
 
     tables: Tensor
-    rules: list[float]
-    draw: list[int]
+    law_rules: list[float]
+    stream_key: list[int]
 
     @property
     def steps(self) -> list[Rule]:
         """The rule of each step towards another network."""
-        return decoded(self.rules)
+        return decoded(self.law_rules)
 
     @property
     def seed(self) -> int:
         """Of the stream."""
-        return self.draw[0] | self.draw[1] << 32
+        return self.stream_key[0] | self.stream_key[1] << 32
 
     @property
     def bits(self) -> int:
         """Of a draw: 16 or 32."""
-        return self.draw[2]
+        return self.stream_key[2]
 
     @property
     def ends(self) -> bool:
         """Whether a coefficient may be exactly 0 or 1, or there are several steps."""
-        return bool(self.draw[3])
+        return bool(self.stream_key[3])
 
     @property
     def one(self) -> Rule:

@@ -16,7 +16,7 @@ from fastcomb.kernels import native
 from fastcomb.kernels.operands import Laws, Mixed
 from fastcomb.mixing import endpoints
 from fastcomb.mixing.endpoints import Endpoint, Theta, same
-from fastcomb.mixing.ops import coefficients, spread
+from fastcomb.mixing.ops import broadcastable, coefficients
 from fastcomb.sampling.rules import encoded
 from fastcomb.sampling.samplers import Granularity, Sampler
 from fastcomb.sampling.stream import as_signed, step_unit
@@ -210,7 +210,7 @@ class Mixture:
                     lam = native.coefficients(int(index), fast[step], self.seed, number, unit.count)[None]
                 else:
                     lam = coefficients(one, table, self.seed, number, unit.count, self.sampler.bits)
-                lam = spread(lam, a.shape, per_row=unit.per_row)
+                lam = broadcastable(lam, a.shape, per_row=unit.per_row)
                 steps.append(lam.expand(1, *a.shape)[0].clone())
             result[name] = steps[0] if len(steps) == 1 else _weights(steps)
         return result

@@ -54,8 +54,8 @@ def mix(
     a: Tensor,
     others: Tensor,
     tables: Tensor,
-    rules: list[float],
-    draw: list[int],
+    law_rules: list[float],
+    stream_key: list[int],
     unit: list[int],
     dtype: torch.dtype,
 ) -> Tensor:
@@ -67,9 +67,10 @@ def mix(
         others: that of the s other networks, float32 [s, *a.shape]; a combination moves from ``a`` towards
             one after the other.
         tables: the laws of these steps (:meth:`~fastcomb.ScalarSampler.table`), float32 [s, draws].
-        rules: the same laws in a few numbers (:meth:`~fastcomb.ScalarSampler.rule`), in a row.
-        draw: lower and upper 32 bits of the seed (an operator's int is signed), bits per draw (16 or 32),
-            and whether a law has coefficients of exactly 0 or 1 (:func:`convex`) or there are several steps.
+        law_rules: the same laws in a few numbers (:meth:`~fastcomb.ScalarSampler.rule`), in a row.
+        stream_key: lower and upper 32 bits of the seed (an operator's int is signed), bits per draw (16 or
+            32), and whether a law has coefficients of exactly 0 or 1 (:func:`convex`) or there are several
+            steps.
         unit: the stream's unit of this parameter; number of draws (the parameter's size, its rows, or 1);
             and whether draw ``e`` serves row ``e`` of the parameter (granularity "neuron").
         dtype: of the result; the mixing itself is float32 with one rounding at the end.
@@ -78,7 +79,7 @@ def mix(
         Tensor of shape ``index.shape + a.shape``.
     """
     many = index.reshape(-1)
-    mixed, laws = Mixed(a, others, unit), Laws(tables, rules, draw)
+    mixed, laws = Mixed(a, others, unit), Laws(tables, law_rules, stream_key)
     if native.serves(a.device):
         out = native.mix([as_unsigned(i) for i in many.tolist()], mixed, laws, dtype)
     elif cuda.able(a.device) and dtype in cuda.DTYPES and (module := cuda.built()):
@@ -87,7 +88,7 @@ def mix(
         with torch.cuda.device_of(a):
             out = triton.load().mix(many, mixed, laws, dtype)
     else:
-        out = reference(many, a, others, tables, draw, unit, dtype)
+        out = reference(many, a, others, tables, stream_key, unit, dtype)
     return out.view((*index.shape, *a.shape))
 
 
@@ -96,13 +97,13 @@ def reference(
     a: Tensor,
     others: Tensor,
     tables: Tensor,
-    draw: list[int],
+    stream_key: list[int],
     unit: list[int],
     dtype: torch.dtype,
 ) -> Tensor:
     """What :func:`mix` computes for ``index`` [K], in torch operations: [K, *a.shape]."""
     number, count, per_row = unit
-    laws = Laws(tables, [], draw)
+    laws = Laws(tables, [], stream_key)
     seed, bits, ends = laws.seed, laws.bits, laws.ends
     out = torch.empty((len(index), *a.shape), dtype=dtype, device=a.device)
     units = [step_unit(number, step) for step in range(len(others))]
@@ -117,7 +118,7 @@ def reference(
             flat[rows, columns] = value
         return out
     lams = [
-        spread(coefficients(index, table, seed, one, count, bits), a.shape, per_row=bool(per_row))
+        broadcastable(coefficients(index, table, seed, one, count, bits), a.shape, per_row=bool(per_row))
         for one, table in zip(units, tables, strict=True)
     ]
     for k in range(len(index)):
@@ -128,7 +129,7 @@ def reference(
     return out
 
 
-def spread(lam: Tensor, shape: torch.Size, *, per_row: bool) -> Tensor:
+def broadcastable(lam: Tensor, shape: torch.Size, *, per_row: bool) -> Tensor:
     """Shape [K, count] coefficients so that they broadcast to [K, *shape].
 
     ``count`` is the number of elements, of rows (``per_row``) or 1.
@@ -141,7 +142,7 @@ def spread(lam: Tensor, shape: torch.Size, *, per_row: bool) -> Tensor:
 
 
 @mix.register_fake
-def _mix_fake(index, a, others, tables, rules, draw, unit, dtype):  # type: ignore[no-untyped-def]
+def _mix_fake(index, a, others, tables, law_rules, stream_key, unit, dtype):  # type: ignore[no-untyped-def]
     return a.new_empty((*index.shape, *a.shape), dtype=dtype)
 
 

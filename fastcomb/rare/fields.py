@@ -13,7 +13,7 @@ from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.data.samples import Data
 from fastcomb.functional import Mixture
-from fastcomb.mixing.ops import convex, spread
+from fastcomb.mixing.ops import broadcastable, convex
 from fastcomb.program import private_copy
 from fastcomb.sampling.stream import RESOLUTION, pieces, step_unit
 from fastcomb.statistics.density import Array
@@ -118,7 +118,7 @@ class Fields:
             unit, shape = mixture.units[name], mixture.shape(name)
             value, others = mixture.values(name)
             for step, other in enumerate(others):
-                lam = spread(lams[unit.number, step][:, : unit.count], shape, per_row=unit.per_row)
+                lam = broadcastable(lams[unit.number, step][:, : unit.count], shape, per_row=unit.per_row)
                 value = convex(lam, value, other, ends=self._ends)
             result[name] = value.to(self._runner.dtype)
         return result
@@ -128,7 +128,7 @@ class Fields:
         column = self._job.names.index(self._metric)
         total = torch.zeros(len(points), dtype=torch.float64, device=self.device)
         for x, y in self._job.data.batches(self._job.chunk):
-            total += self._runner.sums(prepared, x, y, self._job.scores)[column]
+            total += self._runner.summed_metrics(prepared, x, y, self._job.scores)[column]
         mean = (total / self._job.data.samples).float()  # in the precision of a sweep's results
         return np.asarray(self._sign * mean.double().cpu().numpy())
 

@@ -71,7 +71,7 @@ def resolve(engine: str | Ray | None) -> Ray | None:
     return engine if isinstance(engine, Ray) else Ray()
 
 
-def spread(options: Ray, experiment: Experiment, job: Job, todo: Sequence[Span]) -> Generator[Piece]:
+def distribute(options: Ray, experiment: Experiment, job: Job, todo: Sequence[Span]) -> Generator[Piece]:
     """Pieces of results as tasks finish, in any order.
 
     Raises:

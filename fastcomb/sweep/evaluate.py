@@ -19,7 +19,7 @@ from fastcomb.sampling.samplers import Sampler
 from fastcomb.statistics.confidence_sequence import Precision
 from fastcomb.statistics.sequential_decision import Decide
 from fastcomb.sweep import losses
-from fastcomb.sweep.cluster import Ray, resolve, spread
+from fastcomb.sweep.cluster import Ray, distribute, resolve
 from fastcomb.sweep.decided import Decided
 from fastcomb.sweep.experiment import Experiment
 from fastcomb.sweep.job import Job, Piece
@@ -180,7 +180,7 @@ def evaluate(
                     "fewer samples without decide="
                 )
             job = DecidingJob.of(job, run_pilot(decide, job, progress))
-        pieces = job.timed(todo) if cluster is None else spread(cluster, experiment, job, todo)
+        pieces = job.timed(todo) if cluster is None else distribute(cluster, experiment, job, todo)
         with contextlib.closing(pieces):
             return _collect(experiment, job, pieces, todo, wanted, writer, watch, progress)
 

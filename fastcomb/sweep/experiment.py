@@ -118,7 +118,7 @@ class Experiment:
             normalisation=self.normalisation,
             x=x,
             samples=self.data.samples,
-            held=self.data.held,
+            in_memory=self.data.in_memory,
         )
         target = y.to(mixture.device)
         data = self.data
@@ -153,7 +153,7 @@ class Experiment:
         """
         what = f"in {', '.join(joint)}" if joint else f"in {type(self.module).__name__}"
         cause = f"samples influence one another {what}, so results depend on which are evaluated together"
-        if not self.data.held:
+        if not self.data.in_memory:
             raise ValueError(f"{cause}; raise data_budget= to evaluate all of them as one batch")
         if self.decide:
             raise ValueError(f"{cause}; decide= looks at a few samples at a time, so leave it out")

@@ -48,7 +48,7 @@ class Job:
         about = {
             "backend": self.runner.name,
             "device": str(self.runner.mixture.device),
-            "instructions": native.level(),
+            "instructions": native.cpu_capability(),
             "threads": torch.get_num_threads(),
         }
         for start, stop in spans:
@@ -66,7 +66,7 @@ class Job:
         runner = self.runner
         first = start - start % runner.slots
         end = stop + -stop % runner.slots
-        together = runner.block if self.data.held else max(runner.block, _STREAMED_GROUP)
+        together = runner.block if self.data.in_memory else max(runner.block, _STREAMED_GROUP)
         for low in range(first, end, together):
             high = min(low + together, end)
             blocks = [
@@ -76,7 +76,7 @@ class Job:
             totals: list[Any] = [0] * len(blocks)
             for x, y in self.data.batches(self.chunk):
                 for i, prepared in enumerate(blocks):
-                    totals[i] = totals[i] + runner.sums(prepared, x, y, self.scores)
+                    totals[i] = totals[i] + runner.summed_metrics(prepared, x, y, self.scores)
             means = (torch.cat(totals, dim=1) / self.data.samples).float().cpu().numpy()
             wanted = means[:, max(start - low, 0) : stop - low]
             yield max(start, low), dict(zip(self.names, np.ascontiguousarray(wanted), strict=True))

@@ -23,7 +23,7 @@ _LEAST_WIDTH = 0.02
 
 def check(decide: Decide, job: Job) -> None:
     """Raise ValueError where the question cannot be asked about this job."""
-    if not job.data.held:
+    if not job.data.in_memory:
         raise ValueError("decide= takes samples in random order, so they must be held; raise data_budget=")
     if decide.metric == "accuracy" and not job.scores.classes:
         raise ValueError("decide: this task has no accuracy; its targets are not class numbers")
@@ -93,7 +93,7 @@ class DecidingJob(Job):
 
                     def values(some: NDArray[np.int64], prepared: Any = prepared) -> NDArray[np.float32]:
                         at = torch.from_numpy(some).to(x.device)
-                        each = runner.each(prepared, x[at], y[at], score)[0]
+                        each = runner.per_sample_metric(prepared, x[at], y[at], score)[0]
                         return each.float().cpu().numpy()
 
                     found.append(self.question.answer(index, values))
@@ -118,7 +118,7 @@ def _every(job: Job, decide: Decide, start: int, stop: int) -> Iterator[NDArray[
         index = torch.tensor([as_signed(i) for i in range(low, min(low + together, stop))])
         prepared = runner.prepare(index.to(runner.mixture.device))
         parts = [
-            runner.each(prepared, some, target, score)
+            runner.per_sample_metric(prepared, some, target, score)
             for some, target in zip(x.split(job.chunk), y.split(job.chunk), strict=True)
         ]
         yield decide.sign * torch.cat(parts, 1).double().cpu().numpy()

@@ -29,7 +29,7 @@ _MOST_TOGETHER, _MOST_OPERATIONS = 1 << 10, 1 << 12
 _FEWEST_SAMPLES = 64
 
 
-class Prepared(NamedTuple):
+class DeviceBlock(NamedTuple):
     """Combinations before any sample: numbers int64 [K], and recomputed statistics float32 [K, floats]."""
 
     numbers: Tensor
@@ -94,7 +94,7 @@ class Triton:
         """Compare combination 0 with the module itself (:func:`fastcomb.backends.captured.check`)."""
         return check(self, model, x)
 
-    def plan(self, samples: int, *, held: bool) -> int:
+    def plan(self, samples: int, *, in_memory: bool) -> int:
         """Choose how many combinations pass together; the samples to hand over at a time.
 
         From sizes and the device only, so that results do not depend on what else it is doing, unless memory
@@ -113,14 +113,14 @@ class Triton:
         return chunk
 
     @torch.no_grad()
-    def prepare(self, index: Tensor) -> Prepared:
+    def prepare(self, index: Tensor) -> DeviceBlock:
         if not self._calibration:
-            return Prepared(index, torch.empty(len(index), 0, device=index.device))
+            return DeviceBlock(index, torch.empty(len(index), 0, device=index.device))
         with torch.cuda.device_of(index):
-            return Prepared(index, self._collected(index))
+            return DeviceBlock(index, self._collected(index))
 
     @torch.no_grad()
-    def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+    def summed_metrics(self, prepared: DeviceBlock, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         x, y = self._ready(x), y.to(self.mixture.device)
         if not self._fuses(scores, x, y):
             return torch.cat([scores.of(outputs, y) for outputs in self._outputs(*prepared, x)], dim=1)
@@ -133,21 +133,21 @@ class Triton:
         return sums
 
     @torch.no_grad()
-    def each(self, prepared: Prepared, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+    def per_sample_metric(self, prepared: DeviceBlock, x: Tensor, y: Tensor, measure: Score) -> Tensor:
         y = y.to(self.mixture.device)
         return torch.cat([measure(outputs, y) for outputs in self._outputs(*prepared, self._ready(x))])
 
     def decide(
-        self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores, question: Question
+        self, prepared: DeviceBlock, x: Tensor, y: Tensor, scores: Scores, question: Question
     ) -> list[Answer] | None:
         return None
 
     @torch.no_grad()
-    def outputs(self, prepared: Prepared, x: Tensor) -> Tensor:
+    def outputs(self, prepared: DeviceBlock, x: Tensor) -> Tensor:
         """The model's outputs float32 [K, S, ...]."""
         return torch.cat(list(self._outputs(*prepared, self._ready(x))))
 
-    def recomputed(self, prepared: Prepared) -> dict[str, Tensor]:
+    def recomputed(self, prepared: DeviceBlock) -> dict[str, Tensor]:
         """Recomputed running statistics [K, C] by name."""
         return recomputed(self._program, self._places, prepared.statistics)
 

@@ -106,7 +106,7 @@ class Forward:
             tuple(weight.shape[2:4]), *(tuple(arguments[k]) for k in ("stride", "padding", "dilation"))
         )
         images = x.movedim(-3, -1).contiguous()
-        out: Tensor = self.kernels.contract(images, weight, geometry, epilogue, own=own)
+        out: Tensor = self.kernels.implicit_gemm(images, weight, geometry, epilogue, own=own)
         return out.movedim(-1, -3)
 
     def _epilogue(self, layer: Epilogue, bias: Weight | None) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastcomb.backends.base import Unsupported, place
 from fastcomb.backends.batch_norm import Normalisation
-from fastcomb.backends.gpu.engine import Prepared, Triton
+from fastcomb.backends.gpu.engine import DeviceBlock, Triton
 from fastcomb.backends.gpu.mlp import Link, match_mlp
 from fastcomb.kernels import cuda, native
 from fastcomb.mixing import Mixture
@@ -83,15 +83,15 @@ class Fused(Triton):
             raise Unsupported("a network whose losses come out otherwise in one kernel")
         return expected
 
-    def plan(self, samples: int, *, held: bool) -> int:
-        super().plan(samples, held=held)
+    def plan(self, samples: int, *, in_memory: bool) -> int:
+        super().plan(samples, in_memory=in_memory)
         self._piece = self.block
         self.slots, self.block = 1, max(_BLOCK, self.block)
         return min(samples, _SAMPLES)
 
-    def prepare(self, index: Tensor) -> Prepared:
+    def prepare(self, index: Tensor) -> DeviceBlock:
         pieces = [super(Fused, self).prepare(piece) for piece in index.split(self._piece)]
-        return Prepared(index, torch.cat([piece.statistics for piece in pieces]))
+        return DeviceBlock(index, torch.cat([piece.statistics for piece in pieces]))
 
     def _unrecorded(self, *arguments: Tensor, key: Any = None) -> Tensor:
         return self._sums(*arguments)
@@ -121,7 +121,7 @@ class Fused(Triton):
 
     def _sums(self, index: Tensor, statistics: Tensor, x: Tensor, targets: Tensor) -> Tensor:
         sums = torch.empty(2, len(index), dtype=torch.float64, device=index.device)
-        own = self.recomputed(Prepared(index, statistics))
+        own = self.recomputed(DeviceBlock(index, statistics))
         known = self._fixed | own
         given = [names and tuple(known[name].contiguous() for name in names) for names in self._means]
         targets, index = targets.contiguous(), index.contiguous()

@@ -37,11 +37,11 @@ class Weights:
         return self._once("values", name, lambda: self._kernels.mix(self.index, mixed, laws, self.dtype))
 
     def linear(self, name: str) -> Tensor:
-        """The weight of a linear layer as ``contract`` reads it."""
+        """The weight of a linear layer as ``implicit_gemm`` reads it."""
         return self._layer("linear", name)
 
     def conv2d(self, name: str) -> Tensor:
-        """The weight of a convolution as ``contract`` reads it."""
+        """The weight of a convolution as ``implicit_gemm`` reads it."""
         return self._layer("conv2d", name)
 
     def vector(self, weight: Weight) -> Tensor:

@@ -1,6 +1,6 @@
 """The compiled CPU engine: a Program lowered to instructions that csrc/ executes."""
 
-from fastcomb.backends.native import contract, normalise, pointwise, reduce  # register what they lower
+from fastcomb.backends.native import matmul, normalise, pointwise, reduce  # register what they lower
 from fastcomb.backends.native.engine import Native
 
-__all__ = ["Native", "contract", "normalise", "pointwise", "reduce"]
+__all__ = ["Native", "matmul", "normalise", "pointwise", "reduce"]

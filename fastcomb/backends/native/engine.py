@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fastcomb.backends.base import Score, Scores, Unsupported, place
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.captured import buffers_of, check, program_of, recomputed, record
+from fastcomb.backends.native.compiled import CompiledProgram
 from fastcomb.backends.native.instructions import Goal
-from fastcomb.backends.native.machine import Machine
 from fastcomb.kernels import native
 from fastcomb.mixing import Mixture
 from fastcomb.sampling.stream import as_unsigned
@@ -25,7 +25,7 @@ _MOST_COMBINATIONS = 1 << 14
 _CHUNK_BYTES = 256 << 20
 
 
-class Prepared(NamedTuple):
+class NativeBlock(NamedTuple):
     """Combinations before any sample: numbers, and recomputed running statistics float32 [K, floats]."""
 
     indices: list[int]
@@ -73,7 +73,7 @@ class Native:
         self._program = program_of(model, mixture, x)
         self._statistics, self._floats = record(self._program) if normalisation.batches else ({}, 0)
         buffers = buffers_of(model, mixture, normalisation)
-        self._machine = Machine(
+        self._compiled = CompiledProgram(
             self._program,
             {name: mixture.mixed(name) for name in mixture.names},
             mixture.laws(),
@@ -87,30 +87,30 @@ class Native:
         self._keep = False
         self._kept: tuple[tuple[object, ...], Tensor, Tensor] | None = None
         self._calibration = [self._prepared(self._ready(batch)) for batch in normalisation.batches]
-        self._sample_bytes = max(1, self._machine.prepared(x[:1]).nbytes)
+        self._sample_bytes = max(1, self._compiled.prepared(x[:1]).nbytes)
 
-    def plan(self, samples: int, *, held: bool) -> int:
+    def plan(self, samples: int, *, in_memory: bool) -> int:
         """Choose how many combinations a call takes; the samples to hand over at a time.
 
-        ``held``: whether samples stay as they are, so that their form in the engine's layout can be kept.
+        ``in_memory``: whether samples stay as they are, so that the engine's form of them can be kept.
         """
-        self._keep = held
+        self._keep = in_memory
         work = max(1, samples * sum(self.mixture.shape(name).numel() for name in self.mixture.names))
         self.block = int(min(max(_CALL_WORK / work, 8), _MOST_COMBINATIONS))
         return min(samples, max(1, _CHUNK_BYTES // self._sample_bytes))
 
-    def prepare(self, index: Tensor) -> Prepared:
+    def prepare(self, index: Tensor) -> NativeBlock:
         indices = [as_unsigned(i) for i in index.tolist()]
         if not self._statistics or not indices:
-            return Prepared(indices, None)
-        return Prepared(indices, self._machine.collect(indices, self._calibration, self._floats))
+            return NativeBlock(indices, None)
+        return NativeBlock(indices, self._compiled.collect(indices, self._calibration, self._floats))
 
-    def sums(self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+    def summed_metrics(self, prepared: NativeBlock, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
         if not self._fuses(scores, y) or len(scores.measures) > 2:
             return scores.of(self.outputs(prepared, x), y)
         targets = self._targets(scores, x, y)
         sums = torch.empty(len(prepared.indices), 2, dtype=torch.float64)
-        self._machine.run(
+        self._compiled.run(
             Goal("loss", scores.name, scores.classes),
             len(x),
             prepared.indices,
@@ -122,40 +122,40 @@ class Native:
             sums[:, 1] = torch.nan
         return sums.T
 
-    def each(self, prepared: Prepared, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+    def per_sample_metric(self, prepared: NativeBlock, x: Tensor, y: Tensor, measure: Score) -> Tensor:
         return measure(self.outputs(prepared, x), y)
 
     def decide(
-        self, prepared: Prepared, x: Tensor, y: Tensor, scores: Scores, question: Question
+        self, prepared: NativeBlock, x: Tensor, y: Tensor, scores: Scores, question: Question
     ) -> list[Answer] | None:
         if not self._fuses(scores, y):
             return None
         targets = self._targets(scores, x, y)
         goal = Goal("loss", scores.name, scores.classes)
         inputs = [self._layout(x), targets]
-        return self._machine.decide(goal, len(x), prepared.indices, inputs, question, prepared.statistics)
+        return self._compiled.decide(goal, len(x), prepared.indices, inputs, question, prepared.statistics)
 
     def _fuses(self, scores: Scores, y: Tensor) -> bool:
         """Whether loss and accuracy are computed in the engine."""
-        return scores.in_kernels(len(self._machine.output), y)
+        return scores.in_kernels(len(self._compiled.output), y)
 
     def _targets(self, scores: Scores, x: Tensor, y: Tensor) -> Tensor:
         """Targets as the engine reads them."""
-        squares, shape = scores.name == "mse", self._machine.output
+        squares, shape = scores.name == "mse", self._compiled.output
         targets = (y.float() if squares else y).contiguous()
         if targets.shape != (len(x), *(shape if squares else ())):
             raise ValueError(f"targets {tuple(y.shape)} for outputs {(len(x), *shape)}")
         return targets
 
-    def outputs(self, prepared: Prepared, x: Tensor) -> Tensor:
+    def outputs(self, prepared: NativeBlock, x: Tensor) -> Tensor:
         """The model's outputs float32 [K, S, ...]."""
         return self._outputs(prepared, x, rounded=False)
 
-    def _outputs(self, prepared: Prepared, x: Tensor, *, rounded: bool) -> Tensor:
+    def _outputs(self, prepared: NativeBlock, x: Tensor, *, rounded: bool) -> Tensor:
         dtype = self.dtype if rounded else torch.float32
-        outputs = torch.empty(len(prepared.indices), len(x), *self._machine.output, dtype=dtype)
+        outputs = torch.empty(len(prepared.indices), len(x), *self._compiled.output, dtype=dtype)
         if outputs.numel():
-            self._machine.run(
+            self._compiled.run(
                 Goal("outputs", rounded=rounded),
                 len(x),
                 prepared.indices,
@@ -169,13 +169,13 @@ class Native:
         own = self.recomputed(self.prepare(self.mixture.index_tensor([index])))
         return (self.normalisation.fixed or {}) | {name: value[0] for name, value in own.items()}
 
-    def recomputed(self, prepared: Prepared) -> dict[str, Tensor]:
+    def recomputed(self, prepared: NativeBlock) -> dict[str, Tensor]:
         """Recomputed running statistics [K, C] by name."""
         return recomputed(self._program, self._statistics, prepared.statistics)
 
     def generate(self, indices: Sequence[int], threads: int) -> None:
         """Generate the weights of combinations and nothing else, to measure it."""
-        self._machine.engine.generate(index=list(indices), threads=threads)
+        self._compiled.engine.generate(index=list(indices), threads=threads)
 
     def call(self, index: Tensor, x: Tensor) -> Tensor:
         """Outputs [K, N, ...] of combinations ``index`` [K] in the compute dtype."""
@@ -199,7 +199,7 @@ class Native:
                 f"samples of shape {tuple(x.shape[1:])} and {x.dtype}, but the first were "
                 f"{tuple(self._shape)} and {self._kind}"
             )
-        return self._machine.prepared(x)
+        return self._compiled.prepared(x)
 
     def _ready(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.dtype if tensor.is_floating_point() else None)

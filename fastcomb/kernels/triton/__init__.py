@@ -1,9 +1,9 @@
 """Kernels in Triton: weights generated where they are used, on CUDA devices.
 
 ``mix`` writes the weights of combinations to memory, ``mixed_linear`` generates weight tiles and feeds them
-to the matrix units, ``contract`` runs layers whose weights were written before, and ``score`` ends with the
-loss. Where TRITON_INTERPRET=1 was set before they were first imported they run in Triton's interpreter, on
-CPU tensors: so they are tested without a GPU.
+to the matrix units, ``implicit_gemm`` runs layers whose weights were written before, and ``score`` ends
+with the loss. Where TRITON_INTERPRET=1 was set before they were first imported they run in Triton's
+interpreter, on CPU tensors: so they are tested without a GPU.
 """
 
 from __future__ import annotations

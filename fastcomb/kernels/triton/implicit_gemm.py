@@ -1,4 +1,4 @@
-"""``contract``: convolutions and linear layers whose weights were generated before, as matrix products.
+"""``implicit_gemm``: convolutions and linear layers whose weights were generated before, as matrix products.
 
 A convolution is a product of [pixels, taps · channels] with the weight, of which the left side is gathered
 from the images while it is read (implicit GEMM), and a linear layer is a convolution of images of one pixel.
@@ -35,7 +35,7 @@ class Geometry(NamedTuple):
 
 
 @triton.jit
-def _contract(
+def _implicit_gemm(
     out, x, weight, scale, shift, residual, rows, outputs, channels, height, width, high, wide,
     SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr,
     DW: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, POINTS: tl.constexpr, FLAT: tl.constexpr,
@@ -129,7 +129,7 @@ def precision() -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def contract(x: Tensor, weight: Tensor, geometry: Geometry, epilogue: Epilogue, *, own: bool) -> Tensor:
+def implicit_gemm(x: Tensor, weight: Tensor, geometry: Geometry, epilogue: Epilogue, *, own: bool) -> Tensor:
     """Convolutions of images by the weights of K combinations.
 
     Args:
@@ -152,7 +152,7 @@ def contract(x: Tensor, weight: Tensor, geometry: Geometry, epilogue: Epilogue, 
     rows, flat = samples * high * wide, channels < 16 and kh * kw > 1
     inner = channels * kh * kw if flat else channels
     bm, bn, bk = tiles(rows, outputs, inner, x.dtype.itemsize, wide=roomy(x.device))
-    _contract[(triton.cdiv(rows, bm) * triton.cdiv(outputs, bn), combinations)](
+    _implicit_gemm[(triton.cdiv(rows, bm) * triton.cdiv(outputs, bn), combinations)](
         out, x, weight, *epilogue.pointers(x), rows, outputs, channels, height, width, high, wide,
         *geometry.stride, *geometry.padding, *geometry.dilation, kh, kw,
         POINTS=geometry == Geometry(), FLAT=flat, OWN=own, **epilogue.flags(), PRECISION=precision(),

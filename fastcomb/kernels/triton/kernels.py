@@ -2,7 +2,7 @@
 
 from fastcomb.kernels.triton.epilogue import ACTIVATIONS, Epilogue
 from fastcomb.kernels.triton.generated_linear import mixed_linear
-from fastcomb.kernels.triton.implicit_gemm import Geometry, contract
+from fastcomb.kernels.triton.implicit_gemm import Geometry, implicit_gemm
 from fastcomb.kernels.triton.layers import (
     conv2d,
     conv2d_weights,
@@ -19,10 +19,10 @@ __all__ = [
     "ACTIVATIONS",
     "Epilogue",
     "Geometry",
-    "contract",
     "conv2d",
     "conv2d_weights",
     "generates",
+    "implicit_gemm",
     "linear",
     "linear_weights",
     "mix",

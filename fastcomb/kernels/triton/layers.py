@@ -8,7 +8,7 @@ from torch import Tensor
 from fastcomb.kernels.operands import Laws, Mixed
 from fastcomb.kernels.triton.epilogue import Epilogue
 from fastcomb.kernels.triton.generated_linear import MOST_SAMPLES, mixed_linear
-from fastcomb.kernels.triton.implicit_gemm import Geometry, contract
+from fastcomb.kernels.triton.implicit_gemm import Geometry, implicit_gemm
 from fastcomb.kernels.triton.mix import mix
 
 
@@ -72,7 +72,7 @@ def linear(
 def ready_linear(x: Tensor, weights: Tensor, epilogue: Epilogue) -> Tensor:
     """A linear layer by :func:`linear_weights`."""
     points = x.contiguous()[..., None, None, :]
-    out: Tensor = contract(points, weights, Geometry(), epilogue, own=x.ndim == 3)
+    out: Tensor = implicit_gemm(points, weights, Geometry(), epilogue, own=x.ndim == 3)
     return out[:, :, 0, 0]
 
 
@@ -100,5 +100,5 @@ def conv2d(
     shift = None if bias is None else vectors(index, bias, laws, x.dtype)
     images = x.movedim(-3, -1).contiguous()
     weights = conv2d_weights(index, weight, laws, x.dtype)
-    out: Tensor = contract(images, weights, geometry, Epilogue(shift=shift), own=x.ndim == 5)
+    out: Tensor = implicit_gemm(images, weights, geometry, Epilogue(shift=shift), own=x.ndim == 5)
     return out.movedim(-1, -3)

@@ -15,10 +15,10 @@ from fastcomb.backends.native.weights import conv_layout, linear_layout
 from fastcomb.program import Node, Weight
 
 
-def _contract(
+def _emit_matmul(
     low: Lowering, node: Node, bias: Any, make: Callable[[str], tuple[Value, Callable[..., None]]]
 ) -> Value:
-    """Emit a contraction with the nodes that its instruction can take in.
+    """Emit a matrix product with the nodes that its instruction can take in.
 
     ``make(key)`` gives the result's value and what emits the instruction, called with
     (residual, scale, shift, relu).
@@ -69,7 +69,7 @@ def _linear(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 
         return out, emit
 
-    return _contract(low, node, arguments["bias"], make)
+    return _emit_matmul(low, node, arguments["bias"], make)
 
 
 def _rows(low: Lowering, x: Value) -> tuple[list[int], list[int]] | None:
@@ -161,7 +161,7 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 
         return out, emit
 
-    return _contract(low, node, arguments["bias"], make)
+    return _emit_matmul(low, node, arguments["bias"], make)
 
 
 def _padded(low: Lowering, value: Value, pad: tuple[int, int], key: str, *, even: bool) -> Value:

@@ -25,7 +25,7 @@ ARENA_BYTES = 512 << 10
 MOST_SAMPLES = 512
 
 
-class Machine:
+class CompiledProgram:
     """One program with one mixture's parameters.
 
     Args:
@@ -56,7 +56,7 @@ class Machine:
         fixed: Mapping[str, Tensor],
         statistics: dict[str, int],
     ) -> None:
-        extension, level = native.extension(), native.level()
+        extension, level = native.extension(), native.cpu_capability()
         assert extension is not None
         self._x, self._dtype = x[:1], dtype
         self._mixed = mixed
