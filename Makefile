@@ -73,12 +73,12 @@ GPU_READY := $(if $(GPU_PYTHON),,$(VENV)/installed-dev)
 GPU_PYTHON ?= $(BIN)/python
 test-gpu: $(GPU_READY)  ## on a GPU: run the kernels' tests compiled, then some under compute-sanitizer
 	$(GPU_PYTHON) -c "import torch; raise SystemExit(None if torch.cuda.is_available() else 'no CUDA device')"
-	$(GPU_PYTHON) -m pytest tests/test_triton.py tests/test_gpu.py tests/test_fused.py
+	$(GPU_PYTHON) -m pytest tests/kernels/test_triton.py tests/backends/test_gpu.py tests/backends/test_fused.py
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1 \
-		$(GPU_PYTHON) -m pytest tests/test_triton.py tests/test_fused.py \
+		$(GPU_PYTHON) -m pytest tests/kernels/test_triton.py tests/backends/test_fused.py \
 		-k "(epilogues or conv2d or scores or channels_last or widths or additions) and not recompute"
 	compute-sanitizer --tool racecheck --error-exitcode 1 \
-		$(GPU_PYTHON) -m pytest tests/test_fused.py -k "widths or additions"
+		$(GPU_PYTHON) -m pytest tests/backends/test_fused.py -k "widths or additions"
 
 bench-gpu: $(GPU_READY)  ## on a GPU: measure throughput beside the peers, one table (under 8 minutes)
 	$(GPU_PYTHON) -m benchmarks.gpu --json benchmarks/results
@@ -90,7 +90,7 @@ sanitize: $(VENV)/installed-dev  ## run the engine's tests under AddressSanitize
 	cd $(SANITIZED) && FASTCOMB_SANITIZE=1 FASTCOMB_OBJECTS=$(CURDIR)/build/objects $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)" \
-		$(CURDIR)/$(BIN)/python -m pytest -x tests/test_border.py tests/test_native.py tests/test_dirichlet.py -k "not fork"
+		$(CURDIR)/$(BIN)/python -m pytest -x tests/kernels/test_border.py tests/backends/test_native.py tests/mixing/test_dirichlet.py -k "not fork"
 
 
 clean:  ## remove the environment and everything generated

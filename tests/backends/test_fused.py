@@ -27,8 +27,8 @@ from fastcomb.kernels import cuda
 from fastcomb.mixing.ops import reference
 from fastcomb.models import MLP
 from fastcomb.sweep import losses
+from tests.backends.test_gpu import DEVICE, agree, both, vectors
 from tests.networks import randomised
-from tests.test_gpu import DEVICE, agree, both, vectors
 
 MODULE = cuda.kernels(torch.device(DEVICE))
 LAWS = {

@@ -165,7 +165,7 @@ def test_pot_agrees(features):
 
 
 def test_the_document_runs(tmp_path, monkeypatch):
-    text = (Path(__file__).parents[1] / "docs" / "similarity.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "similarity.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
