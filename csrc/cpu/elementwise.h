@@ -110,27 +110,9 @@ template <class T>
 static void unary_as(const Elementwise& e, int function) {
   using namespace fastcomb;
   switch (function) {
-#define FASTCOMB_CASE(op) \
-  case op: return unary_op<T, op>(e)
-    FASTCOMB_CASE(kRelu);
-    FASTCOMB_CASE(kLeakyRelu);
-    FASTCOMB_CASE(kGelu);
-    FASTCOMB_CASE(kGeluTanh);
-    FASTCOMB_CASE(kSilu);
-    FASTCOMB_CASE(kTanh);
-    FASTCOMB_CASE(kSigmoid);
-    FASTCOMB_CASE(kElu);
-    FASTCOMB_CASE(kHardtanh);
-    FASTCOMB_CASE(kHardswish);
-    FASTCOMB_CASE(kHardsigmoid);
-    FASTCOMB_CASE(kSoftplus);
-    FASTCOMB_CASE(kExp);
-    FASTCOMB_CASE(kNeg);
-    FASTCOMB_CASE(kAbs);
-    FASTCOMB_CASE(kSqrt);
-    FASTCOMB_CASE(kRsqrt);
-    FASTCOMB_CASE(kIdentity);
-#undef FASTCOMB_CASE
+#define FUNCTION(name, constant) \
+  case constant: return unary_op<T, constant>(e);
+#include "../ops.def"
   }
 }
 
