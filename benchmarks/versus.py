@@ -2,7 +2,7 @@
 
     python -m benchmarks.versus OTHER [--rounds 9] [--workloads W0 W1 …]
 
-OTHER is a folder with another version, built in place. Each version runs in a process of its own, which prepares
+OTHER is a folder with another version, built in place. Each runs in a process of its own, which prepares
 a workload and waits; the two take turns, call by call, so that what else the machine does meets both. Medians
 are shown. A call has a fixed number of combinations, so what it costs beside its arithmetic is in it.
 """
