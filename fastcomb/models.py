@@ -43,6 +43,7 @@ class Tiny10(nn.Module):
         self.fc = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 10] of images x [N, 3, H, W], large enough for seven unpadded convolutions."""
         for i in range(1, 9):
             x = F.relu(self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x)))
         return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
@@ -69,6 +70,7 @@ class ResNet20(nn.Module):
         self.fc = nn.Linear(inputs, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 10] of images x [N, 3, H, W]."""
         x = F.relu(self.bn1(self.conv1(x)))
         for number in (1, 2, 3):
             x = self.get_submodule(f"layer{number}")(x)
@@ -76,6 +78,8 @@ class ResNet20(nn.Module):
 
 
 class _BasicBlock(nn.Module):
+    """Two 3×3 convolutions with BatchNorm beside a shortcut, which is a convolution where shapes change."""
+
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
@@ -126,6 +130,7 @@ class VGG(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 10] of images x [N, 3, 32, 32]."""
         return self.classifier(self.features(x).flatten(1))  # type: ignore[no-any-return]
 
 
@@ -144,5 +149,6 @@ class ViT(nn.Module):
         self.head = nn.Linear(dim, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, 10] of images x [N, 3, side, side]."""
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         return self.head(self.norm(self.encoder(tokens)).mean(1))  # type: ignore[no-any-return]

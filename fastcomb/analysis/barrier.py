@@ -75,10 +75,12 @@ class Barrier(Result):
 
     @property
     def headline(self) -> str:
+        """The barrier of each metric that the task has, and over how many points."""
         found = [f"{metric} {self.worst(metric)[0]:.4g}" for metric in self.metrics]
         return f"{', '.join(found)} over {len(self.t)} points"
 
     def table(self) -> str:
+        """A row for each t: every metric on the line, on the chord, and how much worse it is."""
         columns = [self.t]
         header = ["t"]
         for metric in self.metrics:

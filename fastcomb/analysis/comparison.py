@@ -120,12 +120,14 @@ class Comparison(Result):
 
     @property
     def headline(self) -> str:
+        """What dominates; by how much the means differ and P(first < second), with intervals."""
         return (
             f"{self.metric}: {self.dominance}; means differ by {self.mean_difference}, "
             f"P({self.labels[0]} < {self.labels[1]}) = {self.probability_below}"
         )
 
     def table(self) -> str:
+        """A row for each estimate with the ends of its interval, and one for the p-value."""
         a, b = self.labels
         names = {
             "mean": f"mean of {b} − mean of {a}",

@@ -116,6 +116,7 @@ class Diversity(Result):
 
     @property
     def headline(self) -> str:
+        """Mean disagreement of combinations and of networks, and what averaging all combinations gains."""
         inner, _, outer = self.parts(self.disagreement)
         return (
             f"{len(self.indices)} combinations disagree on {inner.mean():.2%} of {self.samples} samples, the "

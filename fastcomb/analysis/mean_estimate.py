@@ -49,6 +49,7 @@ class MeanEstimate(Result):
 
     @property
     def headline(self) -> str:
+        """The mean with its standard error, and how many independent combinations each of these is worth."""
         return (
             f"mean {self.metric} {self.value:.6g}, standard error {self.standard_error:.2g}, from "
             f"{self.evaluations:,} {self.method} combinations, each worth {self.variance_ratio:.3g} "
@@ -56,6 +57,7 @@ class MeanEstimate(Result):
         )
 
     def table(self) -> str:
+        """The mean and the variance ratio, a row each, with the ends of their intervals."""
         lines = {
             f"mean {self.metric}": (self.value, self.low, self.high),
             "variance ratio": (self.variance_ratio, self.ratio_low, self.ratio_high),

@@ -76,6 +76,7 @@ class Robustness(Result):
 
     @property
     def headline(self) -> str:
+        """Mean loss at the first fraction over all kinds, at the last one by kind, and without alignment."""
         least, most = self.mean("loss")[:, 0].mean(), self.mean("loss")[:, -1]
         worst = ", ".join(f"{loss:.4g} ({kind})" for kind, loss in zip(self.kinds, most, strict=True))
         return (
@@ -84,6 +85,7 @@ class Robustness(Result):
         )
 
     def table(self) -> str:
+        """Mean and standard error of each metric by kind and fraction; then unaligned, and both networks'."""
         header = ["matching", "fraction of units"]
         for metric in self.metrics:
             header += [metric, f"{metric} s.e."]

@@ -49,6 +49,7 @@ class Transitivity(Result):
 
     @property
     def headline(self) -> str:
+        """Loss barriers through the reference and directly, and how far the two matchings of b to a agree."""
         direct, through = (self.barriers[pair].loss_barrier for pair in ("a–b aligned", "a′–b′"))
         return (
             f"loss barrier {through:.4g} through the reference, {direct:.4g} directly; "

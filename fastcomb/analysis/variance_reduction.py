@@ -50,6 +50,7 @@ class Stratum(ScalarSampler):
         return self.law.mean
 
     def ppf(self, u: Any) -> Any:
+        """The law's quantiles at (number + u) / of, in float64: those of this part for u in (0, 1)."""
         return self.law.ppf((self.number + np.asarray(u, dtype=np.float64)) / self.of)
 
 

@@ -92,6 +92,11 @@ class Normalisation:
     def _statistics(
         model: nn.Module, mixture: Mixture, choice: str | None, calibration: Any
     ) -> Normalisation:
+        """The choice for running statistics alone.
+
+        Raises:
+            ValueError: it is missing, unknown, or lacks its data or statistics.
+        """
         if choice is not None and choice not in CHOICES:
             raise ValueError(f"batch_norm={choice!r} is none of {', '.join(map(repr, CHOICES))}")
         layers = [name for name, module in model.named_modules() if uses_running(module)]

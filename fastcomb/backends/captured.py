@@ -33,11 +33,14 @@ class Runner(Protocol):
     dtype: torch.dtype
     normalisation: Normalisation
 
-    def prepare(self, index: Tensor) -> Any: ...
+    def prepare(self, index: Tensor) -> Any:
+        """What is computed once for a block of combinations (int64 [K]) before any sample."""
 
-    def outputs(self, prepared: Any, x: Tensor) -> Tensor: ...
+    def outputs(self, prepared: Any, x: Tensor) -> Tensor:
+        """The model's outputs float32 [K, S, ...] on samples x [S, ...]."""
 
-    def recomputed(self, prepared: Any) -> dict[str, Tensor]: ...
+    def recomputed(self, prepared: Any) -> dict[str, Tensor]:
+        """Recomputed running statistics [K, C] by name; none where the model's are fixed."""
 
 
 def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:

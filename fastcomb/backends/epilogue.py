@@ -28,6 +28,7 @@ class Epilogue(NamedTuple):
 
     @property
     def last(self) -> Node:
+        """The node whose result is that of the layer with all that follows it."""
         return self.nodes[-1]
 
 

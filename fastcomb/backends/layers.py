@@ -167,6 +167,7 @@ _programs: dict[Any, CompiledProgram] = {}
 
 
 def _compiled_layer(weight: Mixed, bias: Mixed | None, laws: Laws, x: Tensor) -> CompiledProgram:
+    """The engine of one linear layer: that made for these tensors as they are now, or a new one."""
     parts = [part for part in (weight, bias) if part is not None]
     tensors = [tensor for part in parts for tensor in (part.a, part.others)]
     stamps = tuple((t.data_ptr(), t._version) for t in (*tensors, laws.tables))
@@ -219,6 +220,7 @@ def _conv_fake(x, index, weight_a, *rest):  # type: ignore[no-untyped-def]
 
 
 def _vmap(operator: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, int]]:
+    """How vmap batches an operator: over the combination index, and the input where it has K of its own."""
     own_at = 11  # position of the argument `own`
 
     def rule(info, in_dims, x, index, *rest):  # type: ignore[no-untyped-def]

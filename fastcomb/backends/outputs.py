@@ -61,6 +61,7 @@ def _parts(output: Any) -> list[tuple[Any, Any]]:
 
 
 def _rebuilt(output: Any, others: Iterator[Tensor]) -> Any:
+    """An output of the same structure, with other tensors in the order in which its own are met."""
     if isinstance(output, Tensor):
         return next(others)
     parts = [(place, _rebuilt(part, others)) for place, part in _parts(output)]

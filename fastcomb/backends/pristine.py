@@ -55,6 +55,7 @@ class Pristine:
                 array[...] = values
 
     def _keep(self, value: Any, depth: int) -> None:
+        """Note a value as it is now, and what it holds; parameters and modules are left out."""
         if isinstance(value, _PLAIN) or depth > _DEEPEST or id(value) in self._seen:
             return
         self._seen.add(id(value))

@@ -183,6 +183,7 @@ class TorchReference:
 
     @torch.no_grad()
     def prepare(self, index: Tensor) -> ReferenceBlock:
+        """The combinations (int64 [K]) with statistics, and parameters unless the pass generates them."""
         return self._collected(ReferenceBlock(index, None if self._virtual else self._mixed(index), {}))
 
     @torch.no_grad()
@@ -224,16 +225,19 @@ class TorchReference:
                 self._pristine, self._calls = pristine, None
 
     def summed_metrics(self, prepared: ReferenceBlock, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+        """Sums over samples, float64 [measures, K], from the outputs of successive parts of the block."""
         y = y.to(self.mixture.device)
         return torch.cat([scores.of(outputs, y) for outputs in self._wide(prepared, x)], dim=1)
 
     def per_sample_metric(self, prepared: ReferenceBlock, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+        """One measure on every sample, [K, S], from the outputs of successive parts of the block."""
         y = y.to(self.mixture.device)
         return torch.cat([measure(outputs, y) for outputs in self._wide(prepared, x)])
 
     def decide(
         self, prepared: ReferenceBlock, x: Tensor, y: Tensor, scores: Scores, question: Question
     ) -> list[Answer] | None:
+        """None: only the plain rule answers here."""
         return None
 
     def _wide(self, prepared: ReferenceBlock, x: Tensor) -> Iterator[Any]:
@@ -244,6 +248,7 @@ class TorchReference:
             )
 
     def statistics(self, index: int) -> State:
+        """Buffers that combination ``index`` runs with, by name: fixed ones, and statistics recomputed."""
         recomputed = self.prepare(self.mixture.index_tensor([index])).statistics
         return (self.normalisation.fixed or {}) | {n: s[0] for n, s in recomputed.items()}
 

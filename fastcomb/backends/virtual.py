@@ -168,6 +168,7 @@ def _mixed(parts: tuple[Any, Any], rest: tuple[Any, ...]) -> list[Any] | None:
 
 
 def _linear(input: Tensor, weight: Any, bias: Any = None) -> Tensor | None:
+    """``F.linear`` by the operator that generates and multiplies in one; None where that cannot be."""
     if isinstance(input, VirtualParameter) or input.ndim < 2 or input.dtype != weight.dtype:
         return None
     arguments = _mixed((weight, bias), ())
@@ -183,6 +184,7 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor | None:
+    """``F.conv2d`` by the operator that generates and multiplies in one; None where that cannot be."""
     if isinstance(input, VirtualParameter) or isinstance(padding, str) or input.ndim != 4:
         return None
     if input.dtype != weight.dtype:

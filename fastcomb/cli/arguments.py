@@ -19,6 +19,7 @@ class SamplerType(click.ParamType["Sampler"]):
     name = "law"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sampler:
+        """The sampler that a text writes, such as "Beta(2, 5)"; other text is an error of usage."""
         from fastcomb.sampling.parse import parse_sampler
 
         try:
@@ -33,6 +34,7 @@ class CountType(click.ParamType[int]):
     name = "count"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number as an int; anything but a whole number of at least 1 is an error of usage."""
         try:
             number = float(value)
         except ValueError:
@@ -56,6 +58,7 @@ class RealType(click.ParamType[float]):
         self.low, self.high, self.open = low, high, open
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; one that is not finite or not in the range is an error of usage."""
         try:
             number = float(value)
         except ValueError:

@@ -24,6 +24,12 @@ class Commands(click.Group):
     """
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named.
+
+        Raises:
+            ValueError: a file ends too early.
+            click.Abort: it was interrupted.
+        """
         try:
             return super().invoke(ctx)
         except EOFError as error:
@@ -86,6 +92,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    """Run a command and print its error, if any, in one line; its exit code."""
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     try:

@@ -225,6 +225,11 @@ def _array(file: Any, name: str) -> Tensor:
 
 
 def _torchvision(text: str) -> Any:
+    """The test part of a torchvision data set, from "torchvision:NAME:FOLDER".
+
+    Raises:
+        ValueError: no folder is named, torchvision is missing or has no such data set, or cannot read it.
+    """
     _, _, rest = text.partition(":")
     name, _, folder = rest.partition(":")
     if not folder:

@@ -97,6 +97,7 @@ def labels(runs: tuple[str, ...]) -> list[str]:
 
 
 def _described(found: fc.Sweep, metric: str, level: float | None, confidence: float) -> dict[str, Any]:
+    """Numbers about one run by name, ready for JSON; an interval is [value, low, high]."""
     if not len(found):
         return {"combinations": 0, "requested": found.requested, "complete": False}
     if isinstance(found, fc.Decided):

@@ -68,6 +68,11 @@ class Reader:
             yield self._batch(batch)
 
     def _batch(self, given: Any) -> Batch:
+        """One batch as tensors, class numbers as int64.
+
+        Raises:
+            TypeError, ValueError: as iterating does.
+        """
         parts = given if isinstance(given, (tuple, list)) else (given,)
         if len(parts) != 2 and (self._pairs or len(parts) != 1):
             what = f"{len(parts)} items" if isinstance(given, (tuple, list)) else type(given).__name__

@@ -62,6 +62,7 @@ class Data:
 
     @property
     def in_memory(self) -> bool:
+        """Whether the samples are in memory; if not, the source is read on every pass."""
         return self._held is not None
 
     def first(self, count: int = FIRST) -> tuple[Tensor, Tensor]:
@@ -129,6 +130,11 @@ class Data:
             yield x, y
 
     def _count(self, x: Tensor, y: Tensor) -> None:
+        """Take a batch into the number of samples and the extremes of integer targets.
+
+        Raises:
+            ValueError: it has NaN.
+        """
         for name, value in (("x", x), ("y", y)):
             if value.is_floating_point() and torch.isnan(value).any():
                 raise ValueError(
@@ -141,6 +147,7 @@ class Data:
             self.highest = highest if self.highest is None else max(highest, self.highest)
 
     def _hold_or_stream(self, budget: int) -> None:
+        """Read the source once: hold it if it fits the budget, else keep a hash to compare passes with."""
         pairs: list[tuple[Tensor, Tensor]] | None = []
         taken = 0
         mark = _Mark()

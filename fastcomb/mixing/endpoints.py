@@ -149,6 +149,11 @@ def _is_running_statistic(name: str) -> bool:
 
 
 def _from_module(module: nn.Module, label: str) -> Endpoint:
+    """A module's parameters, what it carries besides, and names of tied parameters.
+
+    Raises:
+        ValueError: a lazy module that has not run yet.
+    """
     for name, value in module.named_parameters():
         if nn.parameter.is_lazy(value):
             raise ValueError(
@@ -182,6 +187,10 @@ def _layout(model: nn.Module | None) -> Layout | None:
 
 
 def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str, source: str) -> Endpoint:
+    """A state dict's tensors; those that share memory are taken for tied where no model says what is.
+
+    Without a model every floating-point tensor but running statistics is a parameter.
+    """
     given = tidied(theta, _layout(model), label, source)
     check_usable({}, given, label)
     if model is not None:

@@ -285,6 +285,7 @@ def _weights(steps: list[Tensor]) -> Tensor:
 
 
 def _units(parameters: dict[str, Tensor], per: Granularity) -> dict[str, Unit]:
+    """Where each parameter's coefficients come from: number of the stream's unit, and how many it draws."""
     modules = sorted({name.rpartition(".")[0] for name in parameters})
     module_rank = {module: rank for rank, module in enumerate(modules)}
     name_rank = {name: rank for rank, name in enumerate(sorted(parameters))}

@@ -79,6 +79,10 @@ def _several(x: Tensor) -> Tensor:
 
 
 def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
+    """What torch.export found as a Program, under the module's own names.
+
+    Writes in place become values: whoever reads the tensor afterwards reads the node that wrote it.
+    """
     first = {id(p): name for name, p in module.named_parameters()}
     names = {n: first[id(p)] for n, p in module.named_parameters(remove_duplicate=False)}
     first_buffers = {id(b): name for name, b in module.named_buffers()}
@@ -131,6 +135,7 @@ def _bound(exported: torch.export.ExportedProgram, inputs: Mapping[str, tuple[Di
 
 
 def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols) -> Node:
+    """An operation of the exported graph, with what it reads by name and the submodules that called it."""
     op = canonical(fx.target)
     arguments = tree_map(lambda leaf: refs[leaf] if isinstance(leaf, torch.fx.Node) else leaf, _arguments(fx))
     value = fx.meta.get("val")

@@ -33,6 +33,7 @@ def example_inputs(model: nn.Module) -> tuple[Tensor]:
 
 
 def _guesses(model: nn.Module) -> Iterator[Tensor]:
+    """What each linear layer, convolution and embedding in turn would take, as an input."""
     generator = torch.Generator().manual_seed(0)
     like = next(model.parameters(), torch.zeros(()))
 

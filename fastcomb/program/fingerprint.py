@@ -66,6 +66,8 @@ def fingerprint(model: nn.Module, *, values: bool = False) -> str | None:
 
 
 class _Writer:
+    """Feeds what decides a function into a hash; what was met before is put down by its number."""
+
     def __init__(self) -> None:
         self.hash = hashlib.sha256()
         self._seen: dict[int, int] = {}
@@ -120,6 +122,7 @@ class _Writer:
             self.code(inner)
 
     def function(self, function: types.FunctionType, depth: int) -> None:
+        """Its code, defaults and closure and, unless it is torch's, the globals that it names."""
         if self._again(function):
             return
         self.code(function.__code__)
@@ -142,6 +145,11 @@ class _Writer:
                 self.value(found, depth + 1)
 
     def value(self, value: Any, depth: int) -> None:
+        """Anything that an attribute may hold, with what it holds itself.
+
+        Raises:
+            Opaque: it cannot be told from others, or nests too deep.
+        """
         if isinstance(value, _PLAIN):
             self.put((type(value).__name__, value))
             return

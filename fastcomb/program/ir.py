@@ -82,6 +82,7 @@ class Node:
 
     @property
     def known(self) -> bool:
+        """Whether the operation is among those that have a canonical name."""
         return self.op != UNKNOWN
 
     @property

@@ -94,6 +94,11 @@ def _factor(size: Dimension) -> int:
 
 
 def _state(node: Node, states: Mapping[str, State], shapes: Mapping[str, tuple[Dimension, ...]]) -> State:
+    """Where the samples are in a node's result, by the rule of its operation.
+
+    Raises:
+        Mixed: it may bring samples together, or there is no rule for it.
+    """
     read = [states[name] for name in node.values]
     if node.op == "size":
         size = shapes[node.arguments["self"].name][node.arguments["dim"]]
@@ -231,6 +236,7 @@ def _pool(node: Node, operands: _Operands) -> State:
 
 @_rule("matmul", "bmm")
 def _matmul(node: Node, operands: _Operands) -> State:
+    """Samples are a batch of both operands, or of one alone, whose rows or columns they may be too."""
     first, second = list(node.arguments)[:2]
     (a, a_rank), (b, b_rank) = operands.of(first), operands.of(second)
     if min(r for s, r in ((a, a_rank), (b, b_rank)) if s is not None) < 2:

@@ -76,6 +76,7 @@ class Fields:
         return Fields(job, metric, above=above)
 
     def plain(self, first: int, count: int) -> Array:
+        """Scores float64 [count] of the stream's own combinations from number ``first`` on: plain draws."""
         parts = [columns[self._metric] for _, columns in self._job.run(first, first + count)]
         return self._sign * np.concatenate(parts).astype(np.float64)
 
@@ -104,6 +105,7 @@ class Fields:
         return points
 
     def score(self, points: Tensor) -> Array:
+        """Scores float64 [K] of the networks at points z [K, width]."""
         return np.concatenate([self._scored(part) for part in points.split(self._runner.block)])
 
     def mixed(self, points: Tensor) -> dict[str, Tensor]:

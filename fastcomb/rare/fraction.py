@@ -165,6 +165,7 @@ def _unreached(result: RareFraction, max_levels: int) -> str:
 def _check(
     metric: str, level: float, p0: float, repeats: int, confidence: float, seed: int, max_levels: int
 ) -> None:
+    """Raise ValueError for an argument outside its range."""
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r} is none of {', '.join(map(repr, METRICS))}")
     if not abs(level) <= float(np.finfo(np.float32).max):

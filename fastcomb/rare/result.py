@@ -86,6 +86,7 @@ class RareFraction(Result):
 
     @property
     def headline(self) -> str:
+        """The fraction with its interval, the evaluations it took, and what plain sampling would take."""
         return (
             f"{self.event} in {self.value:.3g} [{self.low:.3g}, {self.high:.3g}] of combinations, from "
             f"{self.evaluations:,} evaluations; plain sampling: {self.plain_evaluations:.2g}"
@@ -107,8 +108,10 @@ class RareFraction(Result):
         return markdown(header, rows)
 
     def plot(self, path: str | Path) -> Path:
-        """Draw the fraction beyond each value of the metric, on a log scale, beside plain sampling's."""
-        """The distribution function down to the level, and plain sampling's where it has counted anything."""
+        """Draw the fraction beyond each value of the metric down to the level, on a log scale.
+
+        Plain sampling's stands beside it where that has counted anything.
+        """
         figure, axes = new_figure(1)
         axis = axes[0, 0]
         fraction, low, high = self.curve.T

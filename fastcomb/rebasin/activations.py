@@ -41,6 +41,10 @@ class ActivationMatching(Method):
             raise ValueError(f"criterion={self.criterion!r} is neither 'correlation' nor 'l2'")
 
     def match(self, problem: Problem) -> Match:
+        """Solve every outer group once, with the groups inside its units.
+
+        The objective is the mean similarity of units with their partners, unmatched and matched.
+        """
         symmetries = problem.symmetries
         similarities = [(moment, moment.similarity(self.criterion)) for moment in _moments(problem)]
         place = {n: (values, at) for moment, values in similarities for n, at in moment.offsets.items()}
@@ -110,6 +114,7 @@ class _Moment:
 
 
 def _moments(problem: Problem) -> list[_Moment]:
+    """Moments over all data: of each outer group by itself, and of the groups inside its units together."""
     symmetries = problem.symmetries
     families = [family for group in symmetries.groups for family in group.families]
     sets = [*((number,) for number in outer_groups(symmetries)), *families]

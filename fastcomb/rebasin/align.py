@@ -191,6 +191,11 @@ def _idle(model: nn.Module) -> nn.Module:
 
 
 def _finish(method: Method, match: Match, task: _Task) -> Alignment:
+    """The alignment that a match stands for, after the permuted network was run beside the given one.
+
+    Raises:
+        RuntimeError: it computes something else.
+    """
     problem, b = task.problem, task.b
     groups = problem.symmetries
     state = groups.permute(problem.b, match.permutations)

@@ -185,6 +185,7 @@ class Atoms:
         return children, frozen
 
     def _resolve_pins(self, children: dict[int, list[Ids]], frozen: set[int]) -> dict[int, str]:
+        """Root → why it stays where it is: pinned itself, or through what it carries or what carries it."""
         pinned: dict[int, str] = {}
         for ids, reason in self._pins:
             for root in self.find(ids).tolist():
@@ -240,6 +241,7 @@ class Atoms:
     def _collect(
         self, children: dict[int, list[Ids]], frozen: set[int], pinned: dict[int, str]
     ) -> list[Found]:
+        """The units that may be permuted: two roots or more of one signature in one parent, not pinned."""
         signatures = self._signatures(children, frozen)
         parents = {child: p for p, rows in children.items() for row in rows for child in row.tolist()}
         entries = self._entries()
@@ -311,6 +313,7 @@ class Atoms:
         return entries
 
     def _reasons(self, pinned: dict[int, str]) -> dict[tuple[str, int], str]:
+        """For each dimension of a tensor with pinned entries why, and how many of them if not all."""
         reasons: dict[tuple[str, int], str] = {}
         for place, ids in self._places:
             held = Counter(pinned[root] for root in self.find(ids).tolist() if root in pinned)

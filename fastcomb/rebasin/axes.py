@@ -60,6 +60,7 @@ def size_of(dimension: Dimension) -> Size:
 
 
 def times(sizes: Iterable[Size]) -> Size:
+    """The product of sizes: numbers are multiplied, symbols put together."""
     number = 1
     symbols: tuple[str, ...] = ()
     for n, s in sizes:
@@ -86,6 +87,7 @@ def plain(shape: Sequence[Dimension]) -> Axes:
 
 
 def is_plain(axis: Axis) -> bool:
+    """Whether nothing in an axis could be permuted."""
     return all(factor.block is None for factor in axis)
 
 

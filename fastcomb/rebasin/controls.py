@@ -16,6 +16,7 @@ class Identity(Method):
     name: ClassVar[str] = "identity"
 
     def match(self, problem: Problem) -> Match:
+        """The identity; its inner product stands for both before and after."""
         return _measured(problem, problem.symmetries.identity())
 
 
@@ -26,6 +27,7 @@ class Random(Method):
     name: ClassVar[str] = "random"
 
     def match(self, problem: Problem) -> Match:
+        """A draw from the problem's seed, with the inner product before and after it."""
         return _measured(problem, problem.symmetries.random(problem.seed))
 
 

@@ -51,6 +51,7 @@ class FrankWolfe(Method):
         check_count("steps", self.steps)
 
     def match(self, problem: Problem) -> Match:
+        """The best of all searches, each of which is rounded and then improved by coordinate descent."""
         a, b = problem.numbers(problem.a), problem.numbers(problem.b)
         found = []
         for start in range(self.starts):

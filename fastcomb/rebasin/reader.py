@@ -75,6 +75,7 @@ class Reader:
         self._cuts: dict[tuple[bytes, int], tuple[Ids, dict[int, set[object]]]] = {}
 
     def read(self) -> tuple[list[Found], dict[tuple[str, int], str]]:
+        """Walk all Programs: units that may be permuted, and per dimension of a tensor why others may not."""
         for program in self.programs:
             self._walk(program)
             if program is self.programs[0]:
@@ -89,6 +90,7 @@ class Reader:
         return self.atoms.groups()
 
     def _walk(self, program: Program) -> None:
+        """Give every value of one Program its axes; what the network returns is pinned."""
         self.program = program
         self._values = {name: plain(shape) for name, shape in program.inputs.items()}
         self._shapes = dict(program.inputs)
@@ -155,6 +157,7 @@ class Reader:
                 self.atoms.see(Seen(name, dims), columns.reshape(-1))
 
     def _follow(self, node: Node) -> Axes | list[Axes]:
+        """Axes of a node's result by its operation's rule; without one, all that it reads is pinned."""
         rule = self.rules.get(node.op) or self.rules.get(base_name(node.target))
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = self.rules["pointwise"]
@@ -230,12 +233,14 @@ class Reader:
         return self.of(node, next(iter(node.arguments)))
 
     def shape(self, leaf: object) -> tuple[Dimension, ...]:
+        """Shape of a value or weight; dimensions that vary with the samples are symbols."""
         if isinstance(leaf, Weight):
             return self.program.shapes[leaf.name]
         assert isinstance(leaf, Value)
         return self._shapes[leaf.name]
 
     def pin(self, axes: Iterable[Axis], reason: str) -> None:
+        """All entries of these axes stay where they are."""
         for block in blocks(axes):
             self.atoms.pin(block.ids, reason)
 
@@ -274,6 +279,10 @@ class Reader:
         self._equate(matched, reason)
 
     def _equate(self, matched: list[tuple[Factor, Factor]], reason: str) -> None:
+        """Equate factors that met: whole blocks entry by entry, others along the dimensions that meet.
+
+        What meets a plain factor alone is pinned for ``reason``.
+        """
         partners: dict[int, dict[int, Factor]] = {}
         owned: dict[int, Block] = {}
         for a, b in matched:

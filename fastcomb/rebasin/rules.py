@@ -41,6 +41,7 @@ def _linear(reader: Reader, node: Node) -> Result:
 
 
 def _conv(reader: Reader, node: Node) -> Result:
+    """Convolutions, transposed ones too: channels are contracted, positions stay where they are."""
     source, weight = reader.of(node, "input"), reader.of(node, "weight")
     leaf, groups = node.arguments["weight"], node.arguments["groups"]
     if len(source) != len(weight):
@@ -118,6 +119,7 @@ def _pointwise(reader: Reader, node: Node) -> Result:
 def _broadcast(
     reader: Reader, values: list[tuple[Axes, tuple[Dimension, ...]]], shape: tuple[Dimension, ...]
 ) -> Axes:
+    """Axes of a result of the given shape: those of the values that have its size, after all have met."""
     for (one, a), (other, b) in itertools.combinations(values, 2):
         pairs = [
             (len(a) - d, len(b) - d) for d in range(1, min(len(a), len(b)) + 1) if 1 not in (a[-d], b[-d])
@@ -152,6 +154,7 @@ def _normalised(reader: Reader, node: Node) -> Result:
 
 
 def _attention(reader: Reader, node: Node) -> Result:
+    """Queries meet keys in features, keys meet values in tokens; features of the result are the values'."""
     q, k, v = (reader.of(node, name) for name in ("query", "key", "value"))
     if node.arguments.get("enable_gqa"):
         return None

@@ -63,6 +63,11 @@ class Sinkhorn(Method):
             raise ValueError(f"lr={self.lr} and temperature={self.temperature} must be positive")
 
     def match(self, problem: Problem) -> Match:
+        """The descent whose best rounded matching has the highest objective.
+
+        Raises:
+            ValueError: the objective is a loss, and there are no data or no targets.
+        """
         if self.objective != "distance" and problem.data is None:
             raise ValueError(f"objective={self.objective!r} needs data=(x, y)")
         found = [self._descend(problem, start) for start in range(self.starts)]
@@ -76,6 +81,7 @@ class Sinkhorn(Method):
         return implicit
 
     def _descend(self, problem: Problem, start: int) -> Match:
+        """One descent by Adam: the best matching that rounding gave, looked for every ten steps."""
         symmetries = problem.symmetries
         generator = torch.Generator().manual_seed(problem.seed + start)
         free = [

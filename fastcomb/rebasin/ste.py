@@ -47,6 +47,13 @@ class StraightThrough(Method):
             raise ValueError(f"lr={self.lr} must be positive")
 
     def match(self, problem: Problem) -> Match:
+        """Train free weights through the matching; the objective is minus the midpoint's loss over all data.
+
+        It is given unmatched, after weight matching, and at its best so far after each epoch.
+
+        Raises:
+            ValueError: there are only inputs.
+        """
         symmetries, midpoint = problem.symmetries, Midpoint(problem)
         generator = np.random.default_rng(problem.seed)
         names = problem.members()

@@ -16,6 +16,7 @@ from fastcomb.rebasin.reader import INPUT, Reader, Result
 
 
 def permute(reader: Reader, node: Node) -> Result:
+    """Dimensions in another order."""
     source = reader.first(node)
     return tuple(source[d] for d in node.arguments["dims"])
 
@@ -32,6 +33,7 @@ def last_two_exchanged(reader: Reader, node: Node) -> Result:
 
 
 def transpose(reader: Reader, node: Node) -> Result:
+    """Two dimensions exchanged: those that are named, or of a matrix both."""
     out = list(reader.first(node))
     if len(out) > 1:
         one, other = list(node.arguments.values())[1:] or (0, 1)
@@ -40,16 +42,19 @@ def transpose(reader: Reader, node: Node) -> Result:
 
 
 def reshape(reader: Reader, node: Node) -> Result:
+    """A row-major view of another shape, as ``flatten``, ``unflatten`` and ``squeeze`` are too."""
     return reshaped(reader.first(node), node.shape)
 
 
 def unsqueeze(reader: Reader, node: Node) -> Result:
+    """A new dimension of size 1."""
     out = list(reader.first(node))
     out.insert(node.arguments["dim"] % (len(out) + 1), ())
     return tuple(out)
 
 
 def expand(reader: Reader, node: Node) -> Result:
+    """Repeated along new dimensions and those of size 1, which become plain."""
     source, shape = reader.first(node), reader.shape(next(iter(node.arguments.values())))
     extra = len(node.shape) - len(source)
     return tuple(
@@ -88,6 +93,7 @@ def take(reader: Reader, axes: Axes, dim: int, which: Any, size: Dimension | Non
 
 
 def select(reader: Reader, node: Node) -> Result:
+    """One entry of a dimension, which goes; None where its number is computed."""
     source = reader.first(node)
     dim, index = node.arguments["dim"] % len(source), node.arguments["index"]
     if not isinstance(index, int):
@@ -96,6 +102,7 @@ def select(reader: Reader, node: Node) -> Result:
 
 
 def slice_(reader: Reader, node: Node) -> Result:
+    """A slice of a dimension; None where it is not plain and a bound is computed."""
     source = reader.first(node)
     dim = node.arguments["dim"] % len(source)
     low, high, step = (node.arguments[name] for name in ("start", "end", "step"))
@@ -189,12 +196,17 @@ def pieces(reader: Reader, node: Node) -> Result:
 
 
 def item(reader: Reader, node: Node) -> Result:
+    """One result of an operation with several; None where those are not known."""
     leaf, index = list(node.arguments.values())[:2]
     several = reader.several(leaf)
     return several[index] if several is not None else None
 
 
 def cat(reader: Reader, node: Node) -> Result:
+    """Tensors one after the other along a dimension: their other axes meet.
+
+    None where one is no tensor, or a size that varies lies beside entries that may be permuted.
+    """
     leaves = node.arguments["tensors"]
     values = [reader.axes(leaf) for leaf in leaves]
     if any(axes is None for axes in values):
@@ -224,6 +236,7 @@ def cat(reader: Reader, node: Node) -> Result:
 
 
 def stack(reader: Reader, node: Node) -> Result:
+    """Tensors beside each other along a new dimension, which is plain: all their axes meet."""
     known = [reader.axes(leaf) for leaf in node.arguments["tensors"]]
     first = known[0]
     if first is None:
@@ -237,6 +250,7 @@ def stack(reader: Reader, node: Node) -> Result:
 
 
 def pad(reader: Reader, node: Node) -> Result:
+    """More entries at the ends of plain axes; None where an axis with a block would get some."""
     source, pad = reader.first(node), node.arguments["pad"]
     padded = len(source) - len(pad) // 2
     for d in range(len(source) - 1, padded - 1, -1):

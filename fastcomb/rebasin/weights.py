@@ -48,6 +48,7 @@ class WeightMatching(Method):
         check_count("rounds", self.rounds, least=0)
 
     def match(self, problem: Problem) -> Match:
+        """The best of all starts, each an opening, coordinate descent and rounds of scrambling."""
         found = []
         for start in range(self.starts):
             generator = np.random.default_rng([problem.seed, start])

@@ -47,6 +47,7 @@ def data(value: float | int, text: str) -> Markup:
 
 
 def code(text: str, full: str = "") -> Markup:
+    """Text as code, with all of it as its title where ``text`` is only a part."""
     return tag("code", text, title=full) if full else tag("code", text)
 
 

@@ -39,6 +39,7 @@ def overview(entries: Sequence[Entry], levels: Sequence[Level], confidence: floa
 
 
 def _words(entry: Entry, levels: Sequence[Level], confidence: float) -> Markup:
+    """The sentences about one run: how many combinations, medians and means, and shares beyond the levels."""
     sweep = entry.sweep
     if not len(sweep):
         return join(f"No results yet: none of the {sweep.requested:,} combinations is done.")

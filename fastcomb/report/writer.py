@@ -118,6 +118,7 @@ class _Sheets:
 def _body(
     entries: Sequence[Entry], asked: Sequence[Level], confidence: float, title: str, sheets: _Sheets
 ) -> Markup:
+    """All sections in their order, of which those with nothing to say are left out, between head and foot."""
     measured = [entry for entry in entries if entry.measured]
     decided = [entry for entry in entries if entry.decide and len(entry.sweep)]
     parts: list[tuple[str, str, Markup]] = [

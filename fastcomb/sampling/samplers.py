@@ -94,6 +94,11 @@ class ScalarSampler(Sampler):
         """Quantile function of the law at ``u`` in (0, 1), in float64, elementwise (as scipy.stats)."""
 
     def steps(self, networks: int) -> tuple[ScalarSampler, ...]:
+        """The law itself as the only step.
+
+        Raises:
+            ValueError: there are not two networks.
+        """
         if networks != 2:
             raise ValueError(
                 f"{self} draws the one coefficient between two networks, not the weights of {networks}; "
@@ -138,14 +143,17 @@ class Uniform(ScalarSampler):
 
     @property
     def mean(self) -> float:
+        """The middle of the interval."""
         return (self.low + self.high) / 2
 
     def rule(self) -> Rule:
+        """u itself on (0, 1), elsewhere one fma; with low and span rounded to float32."""
         low = np.float32(self.low)
         span = np.float32(self.high) - low
         return Rule("unit" if low == 0 and span == 1 else "uniform", float(low), float(span))
 
     def ppf(self, u: Any) -> Any:
+        """low + u (high − low), in float64."""
         return self.low + np.asarray(u, dtype=np.float64) * (self.high - self.low)
 
     def _values(self, u: Tensor) -> Tensor:
@@ -165,12 +173,15 @@ class Bernoulli(ScalarSampler):
 
     @property
     def mean(self) -> float:
+        """The probability p of taking θ_B."""
         return self.p
 
     def rule(self) -> Rule:
+        """A comparison of the draw with the number of draws that give 1."""
         return Rule("bernoulli", threshold=int(self.table().sum()))
 
     def ppf(self, u: Any) -> Any:
+        """0 up to u = 1 − p, then 1; the stream takes 1 for the smallest u instead, as often."""
         return np.where(np.asarray(u, dtype=np.float64) <= 1 - self.p, 0.0, 1.0)
 
     def _values(self, u: Tensor) -> Tensor:
@@ -191,9 +202,11 @@ class Beta(ScalarSampler):
 
     @property
     def mean(self) -> float:
+        """a / (a + b)."""
         return self.a / (self.a + self.b)
 
     def ppf(self, u: Any) -> Any:
+        """The inverse of the regularised incomplete beta function, in float64."""
         return scipy.special.betaincinv(self.a, self.b, np.asarray(u, dtype=np.float64))
 
 
@@ -209,6 +222,7 @@ class Normal(ScalarSampler):
             raise ValueError(f"Normal: std={self.std} must be positive")
 
     def ppf(self, u: Any) -> Any:
+        """mean + std Φ⁻¹(u), in float64."""
         return self.mean + self.std * scipy.special.ndtri(np.asarray(u, dtype=np.float64))
 
 
@@ -220,9 +234,11 @@ class Constant(ScalarSampler):
 
     @property
     def mean(self) -> float:
+        """The coefficient t itself."""
         return self.t
 
     def ppf(self, u: Any) -> Any:
+        """t for every u."""
         return np.full_like(np.asarray(u, dtype=np.float64), self.t)
 
 
@@ -253,9 +269,11 @@ class Law(ScalarSampler):
 
     @property
     def mean(self) -> float:
+        """The distribution's own mean; it may be infinite or NaN."""
         return float(self.dist.mean())
 
     def ppf(self, u: Any) -> Any:
+        """Quantiles by the distribution's own ``ppf``."""
         return self.dist.ppf(np.asarray(u, dtype=np.float64))
 
 
@@ -286,6 +304,11 @@ class Dirichlet(Sampler):
             raise ValueError(f"Dirichlet: alpha={self.alpha} must be positive and finite")
 
     def steps(self, networks: int) -> tuple[ScalarSampler, ...]:
+        """For each network after the first the Beta law of its share of the stick.
+
+        Raises:
+            ValueError: another number of concentrations than of networks, or not 2 to 256 networks.
+        """
         alpha = self.alpha if isinstance(self.alpha, Sequence) else (self.alpha,) * networks
         if len(alpha) != networks:
             raise ValueError(f"{self} has {len(alpha)} concentrations for {networks} networks")

@@ -85,6 +85,11 @@ def alone(moments: Moments, y: Features | None) -> Moments:
 
 
 def _of_features(given: Tensor, name: str) -> Centred:
+    """Features [n, d] around their mean, in float64.
+
+    Raises:
+        ValueError: no feature varies.
+    """
     n, d = given.shape
     values = given.double()
     mean = values.mean(0)
@@ -109,6 +114,7 @@ def _rounding(eps: float, n: int, d: int) -> float:
 
 
 def _of_moments(moments: Moments) -> tuple[Centred, Centred]:
+    """Both representations from one square root of their products, [d1 + d2, d1] and [d1 + d2, d2]."""
     n, d = moments.count, len(moments.mean_x)
     mean = torch.cat([moments.mean_x, moments.mean_y])
     products = torch.cat([torch.cat([moments.xx, moments.xy], 1), torch.cat([moments.xy.T, moments.yy], 1)])

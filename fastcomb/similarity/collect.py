@@ -46,11 +46,16 @@ class Held:
         self._parts: tuple[list[list[Tensor]], ...] = tuple([[] for _ in side] for side in positions)
 
     def add(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+        """Keep the features [n, d] of one batch, on the CPU."""
         for parts, batch in zip(self._parts, (a, b), strict=True):
             for kept, features in zip(parts, batch, strict=True):
                 kept.append(features.cpu())
 
     def values(self, pair: Pair, shown: tqdm[Any]) -> Tensor:
+        """Compare pairs of layers with the same positions, others being NaN: float64 [L1, L2].
+
+        The features are let go, so this is asked for once.
+        """
         a, b = ([_joined(kept) for kept in parts] for parts in self._parts)
         if self._measure is None:
             shown.update(len(a) * len(b))
@@ -91,6 +96,7 @@ class Streamed:
         self._moments: dict[Any, Moments] = {}
 
     def add(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+        """Take one batch into the moments, in blocks whose float64 features take 64 MiB."""
         for where, (rows, columns) in self._groups.items():
             width = sum(self._widths[0][i] for i in rows) + sum(self._widths[1][j] for j in columns)
             size = max(1, _BLOCK_BYTES // (8 * width))
@@ -103,6 +109,10 @@ class Streamed:
                 self._moments[where] = moments if before is None else before + moments
 
     def values(self, pair: Pair, shown: tqdm[Any]) -> Tensor:
+        """Compare pairs of layers with the same positions by their part of the moments: float64 [L1, L2].
+
+        Other pairs are NaN.
+        """
         found = torch.full(self._size, torch.nan, dtype=torch.float64)
         for where, (rows, columns) in self._groups.items():
             moments = self._moments[where]
@@ -121,6 +131,7 @@ class Batchwise:
         self._sums: list[Any] = [0, 0, 0]
 
     def add(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+        """Take in the unbiased HSIC of one batch; one of fewer than 4 samples is left out."""
         n = len(a[0])
         if n < 4:
             return
@@ -129,6 +140,11 @@ class Batchwise:
         self._sums = [total + part / (n * (n - 3)) for total, part in zip(self._sums, parts, strict=True)]
 
     def values(self, pair: Pair, shown: tqdm[Any]) -> Tensor:
+        """CKA of the summed HSIC, float64 [L1, L2]; NaN where a layer does not vary.
+
+        Raises:
+            ValueError: no batch had 4 samples.
+        """
         between, x, y = self._sums
         if not isinstance(between, Tensor):
             raise ValueError("no batch has 4 samples, which the unbiased HSIC needs; pass more samples")

@@ -96,6 +96,7 @@ class Layerwise(Result):
 
     @property
     def headline(self) -> str:
+        """The measure's range over the pairs of layers that can be compared, and over what."""
         low, high = np.nanmin(self.values), np.nanmax(self.values)
         size = f"{len(self.layers_a)} × {len(self.layers_b)} layers"
         return f"{self.measure} of {size} over {self.samples} samples, {low:.4g} to {high:.4g}"
@@ -110,8 +111,10 @@ class Layerwise(Result):
         return markdown(["layer of a", "most alike in b", self.measure, "with the same name"], rows)
 
     def plot(self, path: str | Path) -> Path:
-        """Write a heat map (format by the file's suffix), with each row's best layer marked."""
-        """Layers of a upwards, layers of b to the right, and a dot at each row's best."""
+        """Write a heat map (format by the file's suffix), with each row's best layer marked by a dot.
+
+        Layers of a go upwards, layers of b to the right.
+        """
         figure, axes = new_figure(1)
         axis = axes[0, 0]
         rows, columns = self.values.shape
@@ -254,6 +257,12 @@ class _Side(NamedTuple):
 
 
 def _side(model: nn.Module, example: Tensor, names: Sequence[str] | None, label: str) -> _Side:
+    """A network with the layers of these names, or with all that compute something.
+
+    Raises:
+        TypeError: no module.
+        ValueError: several inputs, no layers, or an unknown name.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"{label} is a {type(model).__name__}; pass a module")
     state = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -308,6 +317,11 @@ def _resolved(measure: str | Measure) -> tuple[str, Measure, Flattening]:
 
 
 def _collector(function: Measure, to: Flattening, a: _Side, b: _Side) -> collect.Collector:
+    """The way to compare layers that keeps least: sums, moments, or features.
+
+    Raises:
+        ValueError: no two layers have the same positions, or minibatch CKA is asked for what it is not.
+    """
     positions = a.positions(to), b.positions(to)
     if not set(positions[0]) & set(positions[1]):
         raise ValueError("no layer of model_a has the spatial size of one of model_b; use flatten='samples'")

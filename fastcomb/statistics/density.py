@@ -65,6 +65,7 @@ class Density:
 
     @property
     def mean(self) -> float:
+        """Mean of all values, in float64: infinite or NaN where values that are not finite make it so."""
         with np.errstate(invalid="ignore"):  # inf − inf is NaN, as it should be
             return float(np.mean(self.values, dtype=np.float64))
 

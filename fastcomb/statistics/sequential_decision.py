@@ -172,6 +172,7 @@ class Question:
 
     @property
     def low_sum(self) -> float:
+        """Sum of all samples' lower bounds, rounded as in the compiled engine."""
         return _sum(self.low)
 
     @property

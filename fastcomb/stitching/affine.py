@@ -28,9 +28,11 @@ class Affine(StitchingLayer):
 
     @classmethod
     def nearest(cls, weight: Tensor, bias: Tensor | None, **options: Any) -> Self:
+        """The map itself."""
         return cls(weight, bias, **options)
 
     def matrix(self) -> Tensor:
+        """The weight, [outputs, inputs]."""
         return self.weight
 
 
@@ -60,6 +62,7 @@ class LowRank(StitchingLayer):
         return cls(u[:, :rank] * root, root[:, None] * v[:rank], bias, **places)
 
     def matrix(self) -> Tensor:
+        """The product of the factors, [outputs, inputs]."""
         return self.left @ self.right
 
 
@@ -87,6 +90,7 @@ class Sparse(StitchingLayer):
         return cls(weight.where(weight.abs() >= threshold, 0.0), bias, **places)
 
     def matrix(self) -> Tensor:
+        """The weight, [outputs, inputs], with exactly 0 where an entry is not free."""
         return self.weight * self.mask
 
     @property
@@ -113,10 +117,16 @@ class Diagonal(StitchingLayer):
 
     @classmethod
     def nearest(cls, weight: Tensor, bias: Tensor, **places: Any) -> Self:
+        """The diagonal alone.
+
+        Raises:
+            ValueError: a matrix that is not square.
+        """
         sizes(weight, bias, cls.kind, square=True)
         return cls(weight.diagonal(), bias, **places)
 
     def matrix(self) -> Tensor:
+        """The scales on the diagonal, [channels, channels]."""
         return torch.diag(self.scale)
 
 
@@ -137,19 +147,27 @@ class Identity(StitchingLayer):
 
     @classmethod
     def nearest(cls, weight: Tensor, bias: Tensor, **places: Any) -> Self:
+        """The identity, whatever the entries are.
+
+        Raises:
+            ValueError: a matrix that is not square.
+        """
         sizes(weight, bias, cls.kind, square=True)
         return cls(len(weight), **places)
 
     def matrix(self) -> Tensor:
+        """The identity matrix, [count, count], which is a constant."""
         return self.eye
 
     def forward(self, x: Tensor) -> Tensor:
+        """Activations in B's layout, resized if need be; nothing is multiplied."""
         before, after = self.channels
         if self.resize is not None:
             x = self.resize(x, before)
         return moved(x, before, after)
 
     def options(self) -> dict[str, Any]:
+        """``count``, which no tensor of it tells."""
         return {"count": self.count}
 
 

@@ -99,6 +99,7 @@ class Cache:
         self._outputs[network][done : done + len(logits)] = logits
 
     def _room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An empty tensor in memory while the budget lasts, then in a file that goes with the cache."""
         count = torch.Size(shape).numel()
         size = count * dtype.itemsize
         if self.in_memory + size <= self._budget:

@@ -191,6 +191,7 @@ def cuts(model: nn.Module, names: Sequence[str], *inputs: Tensor, channels: int 
 
 
 def _cut(network: Network, name: str, channels: int | None) -> Cut:
+    """A network cut at one layer, with the checks that :func:`cut` explains."""
     program = network.program
     if not isinstance(name, str):
         raise TypeError(f"layer={name!r} is no name; stitching.layers(model) lists them")

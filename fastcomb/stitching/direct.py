@@ -78,6 +78,7 @@ class LeastSquares(Direct):
             raise ValueError(f"ridge={self.ridge} must not be negative")
 
     def solve(self, gathered: Gathered, **places: Any) -> Affine:
+        """M from the second moments, around the means with a bias and around 0 without."""
         xx, xy, _ = second(gathered.moments, self.bias)
         return Affine(*with_bias(solved(xx, xy, self.ridge).T, gathered.moments, self.bias), **places)
 
@@ -98,6 +99,7 @@ class Procrustes(Direct):
     bias: bool = True
 
     def solve(self, gathered: Gathered, **places: Any) -> Orthogonal:
+        """V Uᵀ, as a layer that stays orthogonal when it is trained."""
         _, xy, _ = second(gathered.moments, self.bias)
         u, _, v = torch.linalg.svd(xy, full_matrices=False)
         return Orthogonal.nearest(*with_bias((u @ v).T, gathered.moments, self.bias), **places)
@@ -115,7 +117,8 @@ class ReducedRank(Direct):
         ridge: as for least squares, added before the projection.
 
     Raises:
-        ValueError: a rank below 1 or a negative penalty; in solving, one above both numbers of channels.
+        ValueError: a rank below 1 or a negative penalty; in solving, one above the smaller number of
+            channels.
     """
 
     name: ClassVar[str] = "reduced_rank"
@@ -127,6 +130,11 @@ class ReducedRank(Direct):
             raise ValueError(f"rank={self.rank} must be at least 1, ridge={self.ridge} not negative")
 
     def solve(self, gathered: Gathered, **places: Any) -> LowRank:
+        """Least squares projected on ``rank`` directions of the outputs; b takes mean to mean.
+
+        Raises:
+            ValueError: a rank above the smaller number of channels.
+        """
         moments = gathered.moments
         check_rank(self.rank, min(moments.xy.shape))
         free = solved(moments.xx, moments.xy, self.ridge)
@@ -149,6 +157,7 @@ class WeightedLeastSquares(Direct):
     third: ClassVar[bool] = True
 
     def solve(self, gathered: Gathered, **places: Any) -> Affine:
+        """A linear system for each output from the third moments, b being a coefficient of the constant 1."""
         third, m = gathered.third, gathered.moments
         assert third is not None
         ones = m.mean_x.new_ones(1)
@@ -170,6 +179,11 @@ class PermutationMatching(Direct):
     name: ClassVar[str] = "permutation"
 
     def solve(self, gathered: Gathered, **places: Any) -> Permutation:
+        """The pairing as a layer without scales.
+
+        Raises:
+            ValueError: B has more channels than A.
+        """
         similarity = correlations(gathered.moments).T
         return Permutation(paired(similarity), similarity.shape[1], **places)
 
@@ -185,6 +199,11 @@ class ScaledPermutationMatching(Direct):
     name: ClassVar[str] = "scaled_permutation"
 
     def solve(self, gathered: Gathered, **places: Any) -> ScaledPermutation:
+        """The pairing with the slope of each pair; b takes mean to mean.
+
+        Raises:
+            ValueError: B has more channels than A.
+        """
         m = gathered.moments
         explained = correlations(m).square() * m.yy.diagonal()
         index = paired(explained.T)
@@ -200,6 +219,11 @@ class DiagonalMatching(Direct):
     name: ClassVar[str] = "diagonal"
 
     def solve(self, gathered: Gathered, **places: Any) -> Diagonal:
+        """The slope of each channel on its counterpart, 0 where that is constant; b takes mean to mean.
+
+        Raises:
+            ValueError: different numbers of channels.
+        """
         m = gathered.moments
         sizes(m.xy.T, None, self.name, square=True)
         scale = slopes(m.xy.diagonal(), m.xx.diagonal())
@@ -213,6 +237,11 @@ class IdentityMatching(Direct):
     name: ClassVar[str] = "identity"
 
     def solve(self, gathered: Gathered, **places: Any) -> Identity:
+        """The identity; of the moments only their size counts.
+
+        Raises:
+            ValueError: different numbers of channels.
+        """
         shape = gathered.moments.xy.T
         return Identity.nearest(shape, shape.new_zeros(len(shape)), **places)
 
@@ -229,6 +258,7 @@ class RandomMatching(Direct):
     seed: int = 0
 
     def solve(self, gathered: Gathered, **places: Any) -> Affine:
+        """A draw; of the moments only their size counts."""
         inputs, outputs = gathered.moments.xy.shape
         return Affine(*random_map(inputs, outputs, self.seed), **places)
 

@@ -46,6 +46,7 @@ class Lasso(Direct):
             )
 
     def solve(self, gathered: Gathered, **places: Any) -> Sparse:
+        """The end of a path of eight penalties, down from where all of M is 0, if ``alpha`` is below that."""
         top = largest_alpha(gathered.moments)
         start = max(self.alpha, 1e-6 * top)
         path = [top * (start / top) ** (i / _PATH) for i in range(1, _PATH)] if start < top else []

@@ -96,6 +96,7 @@ class StitchingLayer(nn.Module, abc.ABC):
         return {}
 
     def forward(self, x: Tensor) -> Tensor:
+        """Activations of A as B's: resized, in the layer's dtype, M x + b at every position, contiguous."""
         before, after = self.channels
         if self.resize is not None:
             x = self.resize(x, before)
@@ -106,6 +107,7 @@ class StitchingLayer(nn.Module, abc.ABC):
         return moved(y, -1, after).contiguous()  # what follows rounds otherwise in another layout
 
     def extra_repr(self) -> str:
+        """Numbers of channels, and how positions change, for ``print``."""
         outputs, inputs = self.matrix().shape
         return f"{inputs} -> {outputs}" + (f", {self.resize}" if self.resize else "")
 

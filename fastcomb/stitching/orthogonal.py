@@ -41,9 +41,11 @@ class Orthogonal(StitchingLayer):
         return cls(u @ v, outputs, inputs, bias, **places)
 
     def matrix(self) -> Tensor:
+        """The first rows and columns of Q exp(A − Aᵀ), [outputs, inputs]."""
         outputs, inputs = self._shape
         turned: Tensor = self.base @ torch.linalg.matrix_exp(self.generator - self.generator.mT)
         return turned[:outputs, :inputs]
 
     def options(self) -> dict[str, Any]:
+        """``outputs`` and ``inputs``, of which Q tells the larger only."""
         return dict(zip(("outputs", "inputs"), self._shape, strict=True))

@@ -32,6 +32,7 @@ class Part(nn.Module):
             self._readers[weight.name] = operator.attrgetter(weight.name)
 
     def forward(self, h: Tensor) -> Any:
+        """What the Program returns for its one input."""
         return self._program.run(self._tensors(), h)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -39,6 +40,7 @@ class Part(nn.Module):
         return {name: read(self) for name, read in self._readers.items()}
 
     def extra_repr(self) -> str:
+        """How many operations it has, and what they start from, for ``print``."""
         (source,) = self._program.inputs
         return f"{len(self._program)} operations after {source!r}"
 

@@ -34,12 +34,19 @@ class Permutation(StitchingLayer):
 
     @classmethod
     def nearest(cls, weight: Tensor, bias: Tensor, **places: Any) -> Self:
+        """The pairing with the largest sum of the matrix's entries; the bias is dropped.
+
+        Raises:
+            ValueError: more outputs than inputs.
+        """
         return cls(paired(weight), weight.shape[1], **places)
 
     def matrix(self) -> Tensor:
+        """A 1 in each row, [outputs, inputs]; it has no parameters."""
         return one_hot(self.index, self.inputs)
 
     def options(self) -> dict[str, Any]:
+        """``inputs``, which the index does not tell."""
         return {"inputs": self.inputs}
 
 
@@ -66,13 +73,20 @@ class ScaledPermutation(StitchingLayer):
 
     @classmethod
     def nearest(cls, weight: Tensor, bias: Tensor, **places: Any) -> Self:
+        """The pairing with the largest sum of the entries' sizes, scaled by those entries.
+
+        Raises:
+            ValueError: more outputs than inputs.
+        """
         index = paired(weight.abs())
         return cls(index, weight.shape[1], weight[torch.arange(len(index)), index], bias, **places)
 
     def matrix(self) -> Tensor:
+        """The scale of each output where its partner is, [outputs, inputs]."""
         return one_hot(self.index, self.inputs).to(self.scale) * self.scale[:, None]
 
     def options(self) -> dict[str, Any]:
+        """``inputs``, which the index does not tell."""
         return {"inputs": self.inputs}
 
 
@@ -108,6 +122,7 @@ class SoftPermutation(StitchingLayer):
         return cls(weight * (_SHARPNESS / weight.abs().max().clamp_min(1e-30)), **options)
 
     def matrix(self) -> Tensor:
+        """S(logits / temperature), [channels, channels]."""
         return sinkhorn(self.logits / self.temperature, self.iterations)
 
     def hardened(self) -> Permutation:
@@ -116,6 +131,7 @@ class SoftPermutation(StitchingLayer):
         return Permutation(index, len(index), channels=self.channels, resize=self.resize)
 
     def options(self) -> dict[str, Any]:
+        """``temperature`` and ``iterations``."""
         return {"temperature": self.temperature, "iterations": self.iterations}
 
 

@@ -66,6 +66,7 @@ class Scores(Result):
 
     @property
     def headline(self) -> str:
+        """How many stitches there are, and which comes closest to B's accuracy."""
         best = int(np.argmax(self.relative_b))
         return (
             f"{len(self.names)} stitches on {self.samples} samples, the best is {self.names[best]!r} with "
@@ -73,6 +74,7 @@ class Scores(Result):
         )
 
     def table(self) -> str:
+        """A row for each stitch: accuracies, divergences from B, disagreement and calibration error."""
         header = ["stitch", "accuracy", "relative to B", "± s.e.", "relative to A", "cross-entropy to B"]
         header += ["disagreement with B", "with A", "JSD to B (nats)", "calibration error"]
         columns = (
@@ -204,6 +206,7 @@ def _sums(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _scores(named: Mapping[str, Stitched], samples: int, sums: Array) -> Scores:
+    """Measures from sums [stitches, 9 + 3 · bins] over samples, as :func:`_sums` lays them out."""
     own, a, b, both, loss, cross_entropy, differ_a, differ_b, divergence = sums[:, :_SUMS].T / samples
     with np.errstate(divide="ignore", invalid="ignore"):
         relative_a, relative_b = own / a, own / b

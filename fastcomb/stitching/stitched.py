@@ -67,6 +67,7 @@ class Stitched(nn.Module):
         self.top: Part = b.top
 
     def forward(self, x: Tensor) -> Any:
+        """What B's top makes of A's activations on x."""
         return self.top(self.layer(self.bottom(x)))
 
     @property
@@ -102,6 +103,7 @@ class Stitched(nn.Module):
         return path
 
     def extra_repr(self) -> str:
+        """Both networks and where they are cut, for ``print``."""
         a, b = self.ends
         return f"{a.network.name} up to {a.layer}, {b.network.name} from {b.layer}"
 
@@ -115,6 +117,7 @@ class Head(nn.Module):
         self.top = top
 
     def forward(self, h: Tensor) -> Any:
+        """What the top makes of the bottom's activations h."""
         return self.top(self.layer(h))
 
 

@@ -177,6 +177,7 @@ class Training:
         return [i for i, waited in enumerate(self._waited) if patience is None or waited < patience]
 
     def _train(self, shown: Any) -> None:
+        """One epoch, in an order that the seed and its number decide; notes the mean losses."""
         samples = len(self._data.h)
         generator = torch.Generator().manual_seed((self._schedule.seed << 20) + self.epoch)
         order = torch.randperm(samples, generator=generator)
@@ -212,6 +213,7 @@ class Training:
 
     @torch.no_grad()
     def _validate(self) -> None:
+        """Losses on the other samples; keeps the best layers, or without early stopping the latest."""
         active = self._active()
         total = torch.full((len(self._tasks),), torch.nan, dtype=torch.float64)
         if self._validation is not None:

@@ -33,6 +33,7 @@ class TrainingData:
 
     @staticmethod
     def of(a: Cut, b: Cut, tasks: Sequence[TaskLoss], cache: Cache, resize: Resize | None) -> TrainingData:
+        """From a cache what these tasks need; A's activations have their positions changed already."""
         h = cache.activations(a)
         if resize is not None:
             h = torch.cat([resize(part, part.ndim - 1) for part in h.split(_SAMPLES)])

@@ -44,6 +44,7 @@ class Files:
 
     @property
     def kept(self) -> bool:
+        """Whether states are written: whether there is a folder."""
         return self._folder is not None
 
     def restore(self, number: int, training: Training) -> None:

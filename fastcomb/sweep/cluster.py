@@ -108,6 +108,7 @@ def distribute(options: Ray, experiment: Experiment, job: Job, todo: Sequence[Sp
 def _gathered(
     ray: Any, task: Any, shared: list[Any], options: Ray, spans: _Spans, most: int
 ) -> Iterator[Piece]:
+    """Keep at most ``most`` tasks under way, and yield what each returns; at the end cancel the rest."""
     running: list[Any] = []
     try:
         while True:

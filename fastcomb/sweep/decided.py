@@ -32,14 +32,25 @@ class Decided(Sweep):
 
     @property
     def metrics(self) -> tuple[str, ...]:
+        """None: nothing was measured."""
         return ()
 
     @property
     def loss(self) -> NDArray[np.float32]:
+        """Not there.
+
+        Raises:
+            ValueError: always.
+        """
         raise self._unmeasured("loss")
 
     @property
     def accuracy(self) -> NDArray[np.float32]:
+        """Not there.
+
+        Raises:
+            ValueError: always.
+        """
         raise self._unmeasured("accuracy")
 
     @property
@@ -64,14 +75,25 @@ class Decided(Sweep):
         return self._fraction(0.95)
 
     def fraction_below(self, metric: str, level: float, confidence: float = 0.95) -> Proportion:
+        """Fraction of combinations answered to be below the level; its interval allows for wrong answers.
+
+        Raises:
+            ValueError: another question than the one that was answered.
+        """
         self._check_asked(Below, metric, level)
         return self._fraction(confidence)
 
     def fraction_above(self, metric: str, level: float, confidence: float = 0.95) -> Proportion:
+        """Fraction of combinations answered to be above the level; its interval allows for wrong answers.
+
+        Raises:
+            ValueError: another question than the one that was answered.
+        """
         self._check_asked(Above, metric, level)
         return self._fraction(confidence)
 
     def summary(self) -> dict[str, Any]:
+        """Counts and the question; with answers the fraction, its interval, and samples taken."""
         report: dict[str, Any] = {
             "combinations": len(self),
             "requested": self.requested,

@@ -59,15 +59,18 @@ class Ran:
 
     @staticmethod
     def of(experiment: Experiment, job: Job) -> Ran:
+        """What a job runs, with the mixture where the backend has it."""
         runner = job.runner
         mixture = experiment.mixture.to(runner.mixture.device)
         return Ran(mixture, job.module, experiment.normalisation, experiment.dtype, experiment, runner)
 
     @cached_property
     def endpoints(self) -> tuple[EndpointResult, ...]:
+        """What the networks score by themselves, evaluated when first asked for or when this is copied."""
         return endpoint_results(self.experiment) if self.experiment else ()
 
     def rebuild(self, index: int) -> nn.Module:
+        """A combination as a module, with statistics from the backend or, in copies, the reference."""
         runner = self.runner or TorchReference(
             self.mixture, self.module, dtype=self.dtype, normalisation=self.normalisation
         )
@@ -93,16 +96,23 @@ class Saved(Origin):
 
     @property
     def endpoints(self) -> tuple[EndpointResult, ...]:
+        """What the networks score by themselves, as the manifest has it; empty until a sweep has ended."""
         return self.run.manifest.endpoints
 
     @cached_property
     def mixture(self) -> Mixture:
+        """The sequence of the networks that the run keeps, with its sampler and seed."""
         experiment = self.run.manifest.experiment
         first, *others = load_networks(self.run.networks).values()
         sampler = parse_sampler(experiment["sampler"]["law"])
         return Mixture(first, others if len(others) > 1 else others[0], sampler, experiment["seed"])
 
     def rebuild(self, index: int) -> nn.Module:
+        """A combination as a module, with statistics from the reference.
+
+        Raises:
+            ValueError: no module was given, or other calibration inputs than the run's.
+        """
         if self.model is None:
             raise ValueError(
                 f"a run keeps weights, not code; pass the module: open_sweep({str(self.run.path)!r}, model=…)"
@@ -111,6 +121,7 @@ class Saved(Origin):
 
     @cached_property
     def _reference(self) -> TorchReference:
+        """What works out statistics for ``rebuild``, on the calibration inputs that the run had."""
         assert self.model is not None
         experiment = self.run.manifest.experiment
         module = private_copy(self.model).eval()

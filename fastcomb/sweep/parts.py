@@ -154,6 +154,11 @@ class Parts(Rows):
         return [part for part, _, _ in self._taken]
 
     def pieces(self, *names: str) -> Iterator[tuple[int, Columns]]:
+        """First index and columns of successive pieces, up to 1,048,576 combinations each.
+
+        Raises:
+            DamagedPart: a file cannot be read.
+        """
         for part, start, stop in self._taken:
             try:
                 yield from _read(part, start, stop, names)
@@ -164,6 +169,11 @@ class Parts(Rows):
                 ) from error
 
     def column(self, name: str) -> NDArray[Any]:
+        """A whole column [n], which is kept; float32 [0] where there are no combinations.
+
+        Raises:
+            DamagedPart: a file cannot be read.
+        """
         if name not in self._read:
             found: NDArray[Any] | None = None
             at = 0

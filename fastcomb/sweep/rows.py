@@ -57,6 +57,7 @@ class Held(Rows):
         self._columns = columns
 
     def pieces(self, *names: str) -> Iterator[tuple[int, Columns]]:
+        """First index and columns of each span, as views."""
         at = 0
         for start, stop in self.spans:
             piece = slice(at, at + stop - start)
@@ -64,6 +65,7 @@ class Held(Rows):
             at = piece.stop
 
     def column(self, name: str) -> NDArray[Any]:
+        """A whole column [n], not copied."""
         return self._columns[name]
 
 
@@ -79,6 +81,7 @@ class Collected:
         self._columns: Columns = {}
 
     def add(self, first: int, columns: Columns) -> None:
+        """Take results of successive combinations from number ``first`` on, all in one wanted span."""
         count = len(next(iter(columns.values())))
         at = 0
         for start, stop in self._wanted:

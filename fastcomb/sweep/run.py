@@ -70,6 +70,7 @@ class Manifest:
         return _digest(self.experiment, self.columns)
 
     def save(self, path: Path) -> None:
+        """Write it as JSON, complete or not at all; :meth:`load` reads it."""
         record = {
             "format": _FORMAT,
             "experiment": self.experiment,
@@ -131,6 +132,7 @@ class Run:
 
     @property
     def networks(self) -> Path:
+        """The file that holds the networks."""
         return self.path / "networks.safetensors"
 
     def parts(self, damaged: Callable[[DamagedPart, Path], None] | None = None) -> list[Part]:
@@ -313,6 +315,12 @@ def existing(path: Path, experiment: Mapping[str, Any], columns: tuple[str, ...]
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """While this process alone may write to a folder, which is made if it is not there.
+
+    Raises:
+        RuntimeError: another process writes to it.
+        OSError: it cannot be written.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / ".lock", timeout=0)

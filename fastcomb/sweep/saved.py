@@ -115,6 +115,7 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, progress: bool | None 
 
 
 def _check_agree(one: Parts, other: Parts, paths: tuple[Path, Path]) -> None:
+    """Raise ValueError where two runs have different results for a combination."""
     for span in overlap(one.spans, other.spans):
         for name in one.names:
             both = [Parts(rows.parts, rows.names, span).column(name).tobytes() for rows in (one, other)]

@@ -16,6 +16,7 @@ class Digest:
         self._kind = ""
 
     def text(self, *texts: str) -> Digest:
+        """Add texts, each after its length; returns itself."""
         for text in texts:
             self._hash.update(f"{len(text)}:{text}".encode())
         return self
@@ -33,6 +34,7 @@ class Digest:
 
     @property
     def hex(self) -> str:
+        """SHA-256 of all that was added, in 64 digits."""
         return self._hash.hexdigest()
 
 

@@ -40,6 +40,7 @@ class Layout(NamedTuple):
     needed: Collection[str]
 
     def fits(self, names: Collection[str]) -> bool:
+        """Whether a state dict with these names is one of the model's."""
         return set(self.needed) <= set(names) <= set(self.known)
 
 

@@ -114,6 +114,7 @@ class Triton:
 
     @torch.no_grad()
     def prepare(self, index: Tensor) -> DeviceBlock:
+        """The combinations (int64 [K]) with their recomputed statistics, which may be none ([K, 0])."""
         if not self._calibration:
             return DeviceBlock(index, torch.empty(len(index), 0, device=index.device))
         with torch.cuda.device_of(index):
@@ -121,6 +122,10 @@ class Triton:
 
     @torch.no_grad()
     def summed_metrics(self, prepared: DeviceBlock, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+        """Sums over samples, float64 [measures, K]: in a kernel if it knows the loss, else of the outputs.
+
+        Accuracy that has no meaning is NaN.
+        """
         x, y = self._ready(x), y.to(self.mixture.device)
         if not self._fuses(scores, x, y):
             return torch.cat([scores.of(outputs, y) for outputs in self._outputs(*prepared, x)], dim=1)
@@ -134,12 +139,14 @@ class Triton:
 
     @torch.no_grad()
     def per_sample_metric(self, prepared: DeviceBlock, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+        """One measure on every sample, [K, S], from the outputs of successive batches."""
         y = y.to(self.mixture.device)
         return torch.cat([measure(outputs, y) for outputs in self._outputs(*prepared, self._ready(x))])
 
     def decide(
         self, prepared: DeviceBlock, x: Tensor, y: Tensor, scores: Scores, question: Question
     ) -> list[Answer] | None:
+        """None: there is no kernel for the question, so the plain rule answers it."""
         return None
 
     @torch.no_grad()
@@ -152,6 +159,7 @@ class Triton:
         return recomputed(self._program, self._places, prepared.statistics)
 
     def statistics(self, index: int) -> dict[str, Tensor]:
+        """Buffers that combination ``index`` runs with, by name: fixed ones, and statistics recomputed."""
         own = self.recomputed(self.prepare(self.mixture.index_tensor([index])))
         return (self.normalisation.fixed or {}) | {name: value[0] for name, value in own.items()}
 

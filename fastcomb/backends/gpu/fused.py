@@ -84,12 +84,17 @@ class Fused(Triton):
         return expected
 
     def plan(self, samples: int, *, in_memory: bool) -> int:
+        """As :class:`Triton`, but with 32,768 combinations or more to a launch, and at most 65,536 samples.
+
+        Each combination is by itself there (``slots`` = 1); statistics are recomputed in Triton's own blocks.
+        """
         super().plan(samples, in_memory=in_memory)
         self._piece = self.block
         self.slots, self.block = 1, max(_BLOCK, self.block)
         return min(samples, _SAMPLES)
 
     def prepare(self, index: Tensor) -> DeviceBlock:
+        """As :class:`Triton`, whose blocks the combinations (int64 [K]) are divided into."""
         pieces = [super(Fused, self).prepare(piece) for piece in index.split(self._piece)]
         return DeviceBlock(index, torch.cat([piece.statistics for piece in pieces]))
 
@@ -110,6 +115,7 @@ class Fused(Triton):
         return kept[2]
 
     def _in_registers(self, x: Tensor) -> Tensor:
+        """Rows [S, inputs] as :meth:`_arranged` describes them."""
         step = self._steps
         rows, columns = -(-len(x) // 16) * 16, _divided(x.shape[1], step) * step
         padded = F.pad(x, (0, columns - x.shape[1], 0, rows - len(x)))
@@ -120,6 +126,7 @@ class Fused(Triton):
         return split.contiguous()
 
     def _sums(self, index: Tensor, statistics: Tensor, x: Tensor, targets: Tensor) -> Tensor:
+        """In one launch: sums of loss and accuracy, float64 [2, K], of samples from :meth:`_arranged`."""
         sums = torch.empty(2, len(index), dtype=torch.float64, device=index.device)
         own = self.recomputed(DeviceBlock(index, statistics))
         known = self._fixed | own

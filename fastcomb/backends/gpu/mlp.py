@@ -88,6 +88,11 @@ def match_mlp(program: Program, most: int) -> Chain:
 
 
 def _link(program: Program, node: Node, links: list[Link], results: dict[str, int]) -> Link:
+    """A linear layer with its epilogue as the next link; marks the link whose result it adds.
+
+    Raises:
+        Unsupported: the kernel cannot run the layer; the message says why.
+    """
     if not is_mixed(node):
         raise Unsupported("a linear layer whose weight is computed in one kernel")
     if program.shapes[node.arguments["weight"].name][0] > WIDEST:

@@ -183,6 +183,7 @@ class CompiledProgram:
         return record
 
     def _add(self, generated: Generated) -> None:
+        """Tell the engine to generate a parameter in one form, and where."""
         mixed = self._mixed[generated.name]
         a, layout = mixed.a, generated.layout
         rows = a.shape[0] if a.ndim else 1

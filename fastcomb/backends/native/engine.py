@@ -100,12 +100,20 @@ class Native:
         return min(samples, max(1, _CHUNK_BYTES // self._sample_bytes))
 
     def prepare(self, index: Tensor) -> NativeBlock:
+        """The combinations (int64 [K]) by unsigned number, with statistics where they are recomputed."""
         indices = [as_unsigned(i) for i in index.tolist()]
         if not self._statistics or not indices:
             return NativeBlock(indices, None)
         return NativeBlock(indices, self._compiled.collect(indices, self._calibration, self._floats))
 
     def summed_metrics(self, prepared: NativeBlock, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+        """Sums over samples, float64 [measures, K]: in the engine if it knows the loss, else of the outputs.
+
+        Accuracy that has no meaning is NaN.
+
+        Raises:
+            ValueError: targets that do not fit the outputs.
+        """
         if not self._fuses(scores, y) or len(scores.measures) > 2:
             return scores.of(self.outputs(prepared, x), y)
         targets = self._targets(scores, x, y)
@@ -123,11 +131,17 @@ class Native:
         return sums.T
 
     def per_sample_metric(self, prepared: NativeBlock, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+        """One measure on every sample, [K, S], from the outputs."""
         return measure(self.outputs(prepared, x), y)
 
     def decide(
         self, prepared: NativeBlock, x: Tensor, y: Tensor, scores: Scores, question: Question
     ) -> list[Answer] | None:
+        """The engine's answers, each from as few samples as it takes; None where it does not know the loss.
+
+        Raises:
+            ValueError: targets that do not fit the outputs.
+        """
         if not self._fuses(scores, y):
             return None
         targets = self._targets(scores, x, y)
@@ -152,6 +166,7 @@ class Native:
         return self._outputs(prepared, x, rounded=False)
 
     def _outputs(self, prepared: NativeBlock, x: Tensor, *, rounded: bool) -> Tensor:
+        """The model's outputs [K, S, ...]: in the compute dtype if ``rounded``, else in float32."""
         dtype = self.dtype if rounded else torch.float32
         outputs = torch.empty(len(prepared.indices), len(x), *self._compiled.output, dtype=dtype)
         if outputs.numel():
@@ -166,6 +181,7 @@ class Native:
         return outputs
 
     def statistics(self, index: int) -> dict[str, Tensor]:
+        """Buffers that combination ``index`` runs with, by name: fixed ones, and statistics recomputed."""
         own = self.recomputed(self.prepare(self.mixture.index_tensor([index])))
         return (self.normalisation.fixed or {}) | {name: value[0] for name, value in own.items()}
 

@@ -96,6 +96,11 @@ class Lowering:
     # --- the walk ---
 
     def run(self) -> Lowered:
+        """Lower every node in turn, then give all buffers their places.
+
+        Raises:
+            Unsupported: the engine cannot run a node, or the result is not one tensor with a row per sample.
+        """
         for node in self.program:
             if node.name in self.fused:
                 self.values[node.name] = self.fused[node.name]
@@ -112,6 +117,7 @@ class Lowering:
         return self._place(output.shape[1:])
 
     def _node(self, node: Node) -> Any:
+        """The value of a node: those that only look at what is there need no rule, the others have one."""
         arguments = {k: self.resolved(v) for k, v in node.arguments.items()}
         op = node.op
         if op in _SIZES:
@@ -130,6 +136,8 @@ class Lowering:
         return RULES[op](self, node, arguments)
 
     def resolved(self, argument: Any) -> Any:
+        """An argument with the values of nodes in the places of references to them."""
+
         def one(leaf: Any) -> Any:
             return self.values[leaf.name] if isinstance(leaf, Ref) else leaf
 
@@ -164,6 +172,7 @@ class Lowering:
     # --- memory and instructions ---
 
     def new(self, count: int, dtype: torch.dtype | None = None) -> Buffer:
+        """A buffer of ``count`` elements in the compute dtype or another one, to be placed at the end."""
         buffer = Buffer(count, dtype or self.dtype)
         self.made.append(buffer)
         return buffer
@@ -188,6 +197,7 @@ class Lowering:
         return Value(buffer, meta, key, whole=True)
 
     def like(self, value: Value, key: str) -> Value:
+        """A new value of the same shape, and as images where that is how the given one lies."""
         return self.make(value.shape, key, image=value.images and value.shape[1] > 1)
 
     def emit(self, op: str, dtype: torch.dtype, **fields: Any) -> None:
@@ -239,6 +249,11 @@ class Lowering:
         return nest.size, nest.strides
 
     def copied(self, value: Value, key: str, *, image: bool = False) -> Value:
+        """A copy, contiguous or as images.
+
+        Raises:
+            Unsupported: values that are no floating-point numbers.
+        """
         dtype = value.meta.dtype
         if not dtype.is_floating_point:
             raise Unsupported(f"moving values of {dtype}")
@@ -249,11 +264,17 @@ class Lowering:
         return value if value.meta.is_contiguous() else self.copied(value, key + "/dense")
 
     def as_images(self, value: Value, key: str) -> Value:
+        """The value [N, C, H, W] with its channels innermost, copied where it lies otherwise.
+
+        Raises:
+            Unsupported: a value of other than 4 dimensions.
+        """
         if value.meta.ndim != 4:
             raise Unsupported(f"images of {value.meta.ndim} dimensions")
         return value if value.images else self.copied(value, key + "/images", image=True)
 
     def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
+        """A view in another shape, of the value itself where its strides allow that, else of a copy."""
         meta = value.meta.reshape(tuple(shape))
         if not value.shares(meta):
             value = self.dense(value, value.key)
@@ -261,6 +282,7 @@ class Lowering:
         return value.view(meta)
 
     def _input(self, x: Tensor) -> None:
+        """Choose how the samples lie, which is as images where an operation on images reads them."""
         (name,) = self.program.inputs if len(self.program.inputs) == 1 else [None]
         if name is None:
             raise Unsupported("several inputs")
@@ -328,9 +350,11 @@ class Lowering:
         return torch.float32 if last else self.dtype
 
     def is_float(self, value: Value) -> bool:
+        """Whether a value is float32, as results are that are not rounded to the compute dtype."""
         return value.meta.dtype == torch.float32
 
     def _finish(self, output: Value) -> None:
+        """Emit what follows the last node: the result is the output, or meets the targets in the loss."""
         if not output.meta.is_contiguous():
             output = self.dense(output, "result")
         count = output.meta.numel()
@@ -363,6 +387,7 @@ class Lowering:
         self.emit("convert", self.dtype, x=value, out=to, count=count, from_dtype=own, to_dtype=wanted)
 
     def _place(self, output: tuple[int, ...]) -> Lowered:
+        """Give buffers their offsets: in the arena those that one stage alone touches, others beside it."""
         ends = self.ends
         stage = [next(i for i, end in enumerate(ends) if number < end) for number in range(len(self.code))]
         used = [b for b in self.made if b.first >= 0 and b.space == Space.ARENA]

@@ -33,6 +33,7 @@ def _emit_matmul(
 
 @rule("linear")
 def _linear(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """A matrix product over up to three loops of rows; in bfloat16 rows of odd length get a zero."""
     weight = arguments["weight"]
     if not isinstance(weight, Weight) or weight.kind != "parameter":
         raise Unsupported("a linear layer whose weight is computed")
@@ -86,6 +87,10 @@ def _rows(low: Lowering, x: Value) -> tuple[list[int], list[int]] | None:
 
 @rule("conv2d")
 def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """An implicit matrix product for each group of channels, or the instruction for depthwise convolutions.
+
+    The images are read where they lie, with room around them for the padding.
+    """
     weight, groups = arguments["weight"], arguments["groups"]
     if not isinstance(weight, Weight) or weight.kind != "parameter":
         raise Unsupported("a convolution whose weight is computed")

@@ -57,9 +57,11 @@ class Buffer:
 
     @property
     def bytes(self) -> int:
+        """Bytes that it takes, a multiple of :data:`ALIGNMENT`."""
         return -(-self.count * self.dtype.itemsize // ALIGNMENT) * ALIGNMENT
 
     def touch(self, number: int) -> None:
+        """Note that instruction ``number`` reads or writes it; instructions come in ascending order."""
         self.first = number if self.first < 0 else self.first
         self.last = number
 
@@ -80,14 +82,17 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Elements along each dimension of the view."""
         return tuple(self.meta.shape)
 
     @property
     def strides(self) -> tuple[int, ...]:
+        """Elements between neighbours along each dimension of the view."""
         return self.meta.stride()
 
     @property
     def offset(self) -> int:
+        """Elements from the start of the buffer to the first of the view."""
         return int(self.meta.storage_offset())
 
     @property
@@ -96,6 +101,7 @@ class Value:
         return self.meta.ndim == 4 and self.strides[1] == 1
 
     def view(self, meta: Tensor) -> Value:
+        """Another view of the same buffer; it has no key and counts as a part."""
         return Value(self.buffer, meta)
 
     def at(self, elements: int) -> Operand:

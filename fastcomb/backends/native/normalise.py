@@ -16,6 +16,10 @@ from fastcomb.program import Node
 
 @rule("batch_norm")
 def _batch_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """Scale and shift per channel, with an addition and a ReLU that follow.
+
+    The statistics are those of the calibration batch while they are collected, else given ones.
+    """
     x = low.value(arguments["input"])
     flat = x.meta.ndim == 2
     if not flat:
@@ -77,6 +81,7 @@ def folded(low: Lowering, node: Node, bias: Any) -> tuple[Buffer, Buffer]:
 
 
 def _collected(low: Lowering, node: Node, x: Value) -> tuple[Buffer, Buffer]:
+    """End a stage with the moments of a value; scale and shift that the engine makes of them for the next."""
     arguments = node.arguments
     mean = arguments["running_mean"]
     if arguments["training"] or mean is None or mean.name not in low.shared.statistics:

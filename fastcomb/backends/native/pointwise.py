@@ -99,6 +99,10 @@ def _stack(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 
 @rule("embedding")
 def _embedding(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """Rows of a mixed table, by numbers that are inputs or constants.
+
+    Numbers that are computed, or that the table does not have, are refused.
+    """
     weight, ids = arguments["weight"], low.value(arguments["indices"])
     mixed = isinstance(weight, Weight) and weight.kind == "parameter"
     if not mixed or not ids.meta.is_contiguous() or ids.meta.dtype != torch.int64:

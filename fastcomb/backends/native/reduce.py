@@ -15,6 +15,7 @@ from fastcomb.program import Node
 
 @rule("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
 def _pooled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """Pooling of images [N, C, H, W], by maximum or mean, in one instruction."""
     maximum, adaptive = node.op == "max_pool2d", node.op == "adaptive_avg_pool2d"
     x = low.as_images(low.value(next(iter(arguments.values()))), node.name)
     out = low.make(low.shapes[node.name].shape, node.name, image=True)
@@ -35,6 +36,7 @@ def _pooled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 
 @rule("mean", "sum", "amax")
 def _reduced(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """A reduction in two nests of loops: over the dimensions that are left, and over those that go."""
     if arguments.get("dtype") is not None:
         raise Unsupported("a reduction with a dtype")
     x = low.value(arguments["self"])
@@ -74,6 +76,7 @@ def _softmax(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 
 @rule("scaled_dot_product_attention")
 def _scaled_dot_product_attention(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """Attention over [batch, heads, tokens, width] or without heads; masks but the causal one are refused."""
     if arguments.get("attn_mask") is not None or arguments.get("dropout_p") or arguments.get("enable_gqa"):
         raise Unsupported("attention with a mask, dropout or grouped heads")
     parts = [low.value(arguments[k]) for k in ("query", "key", "value")]

@@ -83,9 +83,11 @@ class Weights:
 
     @property
     def generated(self) -> list[Generated]:
+        """Every parameter in each form that was asked for, in that order."""
         return list(self._generated.values())
 
     def packed(self, name: str, layout: Layout) -> Buffer:
+        """A weight as matrix products read it, padded to whole vectors: float32, or bfloat16 in pairs."""
         half = self.pairs and self.dtype == torch.bfloat16
         lanes = -(-layout.outputs // self.width) * self.width
         kind = torch.bfloat16 if half else torch.float32
@@ -136,6 +138,7 @@ class Constants:
         return bool(((values < 0) | (values >= entries)).any())
 
     def add(self, key: object, value: Tensor) -> Buffer:
+        """The buffer of a value; the first value of a key is the one that is kept."""
         if key not in self._known:
             value = value.detach().contiguous()
             buffer = Buffer(value.numel(), value.dtype, Space.CONSTANTS, self._bytes)
@@ -148,4 +151,5 @@ class Constants:
         return self._known[key]
 
     def block(self) -> Tensor:
+        """All values at their offsets, uint8 [bytes], and 64 bytes after the last."""
         return torch.cat([*self._parts, torch.zeros(64, dtype=torch.uint8)])
