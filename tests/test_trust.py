@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import pickle
+import types
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -555,6 +557,13 @@ def test_levels_of_accuracy_are_fractions(ask):
         ask(sweep)
 
 
+class Settings:
+    factor = 1.0
+
+
+SETTINGS = types.SimpleNamespace(factor=1.0)
+
+
 class TestStale:
     class Net(nn.Module):
         def __init__(self):
@@ -592,6 +601,42 @@ class TestStale:
             logits = functional_call(a, one.mixture[0], (data[0],))
         assert other.loss[0] == pytest.approx(F.cross_entropy(logits, data[1]).item(), rel=1e-5)
         assert one.loss[0] != other.loss[0]
+
+    @pytest.mark.parametrize(
+        "change", ["a tuple of the class", "a list of the class", "an object", "a class"]
+    )
+    def test_what_code_reaches_without_holding_it(self, change, monkeypatch):
+        def network(factor):
+            class Net(nn.Module):
+                scales = (factor, 1.0)
+                kept: ClassVar[list[float]] = [factor]
+
+                def __init__(self):
+                    super().__init__()
+                    self.l = nn.Linear(6, 3)
+
+                def forward(self, x):
+                    return self.l(x) * self.scales[0] * self.kept[0] * SETTINGS.factor * Settings.factor
+
+            return Net
+
+        make = network(1.0)
+        a, b = pair(make)
+        x, _ = samples()
+        mix = fc.Mixture(a, b, fc.Uniform())
+        with torch.no_grad():
+            plain = functional_call(a.l, {k[2:]: v for k, v in mix[0].items()}, (x,))
+        torch.testing.assert_close(mix.functional_call(a, 0, x)[0], plain, rtol=1e-5, atol=1e-6)
+        if change == "a tuple of the class":
+            other = network(3.0)().eval()
+            other.load_state_dict(a.state_dict())
+            other.kept[0] = 1.0
+            a = other
+        elif change == "a list of the class":
+            make.kept[0] = 3.0
+        else:
+            monkeypatch.setattr(SETTINGS if change == "an object" else Settings, "factor", 3.0)
+        torch.testing.assert_close(mix.functional_call(a, 0, x)[0], 3 * plain, rtol=1e-5, atol=1e-6)
 
     def test_similarity_of_layers(self):
         a, b = pair(self.Net)

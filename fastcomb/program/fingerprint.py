@@ -10,6 +10,7 @@ import enum
 import functools
 import hashlib
 import inspect
+import logging
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,6 +35,21 @@ _PLAIN = (
     slice,
 )
 _APART = {"training", "_parameters", "_buffers", "_modules"}
+#: What Python itself keeps in classes.
+_OF_CLASSES = {"_abc_impl", "_is_protocol"}
+_DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType)
+#: Packages whose functions and classes stay as they are.
+_LIBRARIES = {
+    "torch",
+    "builtins",
+    "numpy",
+    "math",
+    "typing",
+    "collections",
+    "functools",
+    "itertools",
+    "warnings",
+}
 
 
 class Opaque(Exception):
@@ -109,11 +125,14 @@ class _Writer:
                     value = value.__func__
                 if isinstance(value, property):
                     value = value.fget
+                if isinstance(value, functools.cached_property):
+                    value = value.func
                 if isinstance(value, types.FunctionType):
                     self.put(name)
                     self.function(value, 0)
-                elif isinstance(value, _PLAIN):
-                    self.put((name, value))
+                elif not (name.startswith("__") or name in _OF_CLASSES or isinstance(value, _DESCRIPTORS)):
+                    self.put(name)
+                    self.value(value, 1)
 
     def code(self, code: types.CodeType) -> None:
         self.hash.update(code.co_code)
@@ -134,15 +153,29 @@ class _Writer:
                 self.put("empty")
         if function.__module__.partition(".")[0] == "torch":
             return
-        for name in _names(function.__code__):
-            found = function.__globals__.get(name)
-            if isinstance(found, types.FunctionType):
-                self.put((name, found.__module__, found.__qualname__))
-                if found.__module__.partition(".")[0] != "torch" and depth < _DEEPEST:
-                    self.function(found, depth + 1)
-            elif isinstance(found, (*_PLAIN, Tensor, np.ndarray, list, tuple, dict)) and found is not None:
+        names = list(_names(function.__code__))
+        for name in names:
+            if name in function.__globals__:
                 self.put(name)
-                self.value(found, depth + 1)
+                self._global(function.__globals__[name], names, depth)
+
+    def _global(self, value: Any, names: list[str], depth: int) -> None:
+        """What a global name stands for; of a module, what the names in the code stand for in it."""
+        if isinstance(value, types.ModuleType):
+            self.put(value.__name__)
+            if value.__name__.partition(".")[0] in _LIBRARIES or self._again(value):
+                return
+            for name in names:
+                if name in vars(value) and not isinstance(vars(value)[name], types.ModuleType):
+                    self.put(name)
+                    self._global(vars(value)[name], names, depth + 1)
+        elif isinstance(value, (types.FunctionType, type)):
+            self.put((value.__module__, value.__qualname__))
+            if value.__module__.partition(".")[0] in _LIBRARIES or depth >= _DEEPEST:
+                return
+            self.function(value, depth + 1) if isinstance(value, types.FunctionType) else self.type(value)
+        else:
+            self.value(value, depth + 1)
 
     def value(self, value: Any, depth: int) -> None:
         """Anything that an attribute may hold, with what it holds itself.
@@ -189,7 +222,7 @@ class _Writer:
             deeper((value.func, value.args, value.keywords))
         elif isinstance(value, type):
             self.type(value)
-        elif isinstance(value, types.ModuleType | types.BuiltinFunctionType):
+        elif isinstance(value, types.ModuleType | types.BuiltinFunctionType | logging.Logger):
             self.put(getattr(value, "__name__", ""))
         elif isinstance(value, nn.Module):
             self.module(value)
