@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 import types
+from collections import deque
 from typing import ClassVar
 
 import numpy as np
@@ -144,6 +145,46 @@ def test_modules_that_share_cache_or_derive_their_weights(make, used):
             torch.testing.assert_close(outputs[k], network(data[0]), rtol=1e-4, atol=1e-5)
     unchanged(before[0], state_of(a))
     unchanged(before[1], state_of(b))
+
+
+class Slotted:
+    __slots__ = ("calls", "last")
+
+    def __init__(self):
+        self.calls = 0
+
+
+class Remembering(nn.Module):
+    """Its result depends on what earlier calls left in a deque and in an object with slots."""
+
+    def __init__(self):
+        super().__init__()
+        self.l, self.queue, self.state = nn.Linear(6, 3), deque([0.0], maxlen=2), Slotted()
+
+    def forward(self, x):
+        h = self.l(x) + self.queue[-1] + self.state.calls + (0 if not hasattr(self.state, "last") else 5)
+        self.queue.append(1.0)
+        self.state.calls += 1
+        self.state.last = True
+        return h
+
+
+@pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
+def test_no_combination_finds_what_another_left_behind():
+    a, b = pair(Remembering)
+    x, y = samples()
+    mix = fc.Mixture(a, b, fc.Uniform())
+    found = mix.functional_call(a, range(4), x)
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=4)
+    for k in range(4):
+        network = Remembering()
+        network.load_state_dict(mix[k])
+        with torch.no_grad():
+            logits = network(x)
+        torch.testing.assert_close(found[k], logits, rtol=1e-5, atol=1e-6)
+        assert sweep.loss[k] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    assert list(a.queue) == [0.0]
+    assert a.state.calls == 0
 
 
 def test_nothing_changes_when_a_call_raises():

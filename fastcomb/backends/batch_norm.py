@@ -82,8 +82,7 @@ class Normalisation:
             if rigid:
                 raise ValueError(
                     f'buffers="lerp": {_few(rigid)} are no floating-point numbers and cannot be '
-                    "interpolated; choose "
-                    ' buffers="a"'
+                    'interpolated; choose buffers="a"'
                 )
             fixed |= {name: _interpolated(mixture, name, "buffers") for name in differ}
         return dataclasses.replace(made, fixed=fixed, buffers=buffers)

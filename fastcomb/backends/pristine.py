@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ class Pristine:
         self._objects: list[Any] = []  # kept alive, so that no other gets the number of one that is gone
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._lists: list[tuple[list[Any], list[Any]]] = []
+        self._deques: list[tuple[deque[Any], list[Any]]] = []
         self._sets: list[tuple[set[Any], set[Any]]] = []
+        self._slots: list[tuple[Any, dict[str, Any]]] = []
         self._tensors: list[tuple[Tensor, int, Tensor]] = []
         self._arrays: list[tuple[Any, Any]] = []
         for module in model.modules():
@@ -42,6 +45,16 @@ class Pristine:
         for items, kept in self._lists:
             if len(items) != len(kept) or any(a is not b for a, b in zip(items, kept, strict=True)):
                 items[:] = kept
+        for queue, held in self._deques:
+            if len(queue) != len(held) or any(a is not b for a, b in zip(queue, held, strict=True)):
+                queue.clear()
+                queue.extend(held)
+        for holder, values in self._slots:
+            for name in _slot_names(holder):
+                if name in values:
+                    setattr(holder, name, values[name])
+                elif hasattr(holder, name):
+                    delattr(holder, name)
         for members, had in self._sets:
             if members != had:
                 members.clear()
@@ -50,9 +63,9 @@ class Pristine:
             if tensor._version != version:
                 tensor.copy_(content)
                 self._tensors[i] = (tensor, tensor._version, content)
-        for array, values in self._arrays:
-            if not np.array_equal(array, values):
-                array[...] = values
+        for array, content in self._arrays:
+            if not np.array_equal(array, content):
+                array[...] = content
 
     def _keep(self, value: Any, depth: int) -> None:
         """Note a value as it is now, and what it holds; parameters and modules are left out."""
@@ -75,11 +88,26 @@ class Pristine:
         elif isinstance(value, list):
             self._lists.append((value, list(value)))
             inside = value
+        elif isinstance(value, deque):
+            self._deques.append((value, list(value)))
+            inside = list(value)
         elif isinstance(value, set):
             self._sets.append((value, set(value)))
         elif isinstance(value, tuple):
             inside = list(value)
-        elif hasattr(value, "__dict__"):
-            inside = [vars(value)]
+        else:
+            slots = {name: getattr(value, name) for name in _slot_names(value) if hasattr(value, name)}
+            if slots:
+                self._slots.append((value, slots))
+            inside = [*slots.values(), *([vars(value)] if hasattr(value, "__dict__") else [])]
         for item in list(inside):
             self._keep(item, depth + 1)
+
+
+def _slot_names(value: Any) -> list[str]:
+    """Attributes that an object of a Python class keeps outside its ``__dict__``."""
+    names = []
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else list(slots)
+    return [name for name in names if not name.startswith("__")]

@@ -65,7 +65,9 @@ class Density:
 
     @property
     def mean(self) -> float:
-        """Mean of all values, in float64: infinite or NaN where values that are not finite make it so."""
+        """Mean of all values, in float64: infinite or NaN where some are not finite, NaN for no values."""
+        if not len(self.values):
+            return float("nan")
         with np.errstate(invalid="ignore"):  # inf − inf is NaN, as it should be
             return float(np.mean(self.values, dtype=np.float64))
 
