@@ -39,7 +39,7 @@ SANITIZE = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 #: Those that take longest come first, so that no processor is left with one of them at the end.
 NATIVE = """
     cpu/level_avx512_bf16 cpu/level_avx512 cpu/level_portable cpu/level_avx2 bindings cuda/bind cuda/host
-    cpu/engine cpu/verify schema cpu/thread_pool cpu/decide
+    cpu/engine cpu/execute cpu/verify schema cpu/levels cpu/thread_pool cpu/decide
 """.split()
 #: They convert arguments, once per call: not worth the time that optimising them takes.
 BINDINGS = ("bindings", "cuda/bind", "cuda/module")

@@ -15,30 +15,6 @@ namespace fastcomb {
 
 constexpr int64_t kBeyond = 64;  // floats after shared coefficients, which vectors may read
 
-std::vector<std::string> levels() {
-  std::vector<std::string> found;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) found.push_back("avx512_bf16");
-  if (avx512) found.push_back("avx512");
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back("avx2");
-#endif
-  found.push_back("portable");
-  return found;
-}
-
-const Kernels* find_level(const std::string& name) {
-  const auto known = levels();
-  if (std::find(known.begin(), known.end(), name) == known.end()) return nullptr;
-#if defined(__x86_64__)
-  for (const Kernels* k : {&kAvx512Bf16, &kAvx512, &kAvx2})
-    if (name == k->name) return k;
-#endif
-  return &kPortable;
-}
-
 Buffer::~Buffer() { free(data); }
 
 char* Buffer::get(size_t bytes) {
@@ -392,52 +368,6 @@ void Engine::collect(const uint64_t* index, int64_t count, const std::vector<int
     }
     for (int64_t s = 0; s < floats; ++s) statistics[k * floats + s] = (float)(record[s] / (double)passes.size());
   });
-}
-
-void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int64_t block, Worker& w) const {
-  const auto at = [&](size_t operand) -> char* {
-    const Address& a = i.at[operand];
-    if (a.space < 0) return nullptr;
-    return (a.space == kArena ? arena : frame.base[a.space]) + a.offset + a.step * block;
-  };
-  switch (i.op) {
-    case kMatmulOp: return k_->matmul(read_matmul(i, at), i.dtype);
-    case kUnaryOp: return k_->unary(read_unary(i, at), i.dtype);
-    case kBinaryOp: return k_->binary(read_binary(i, at), i.dtype);
-    case kAffineOp: return k_->affine(read_affine(i, at), i.dtype);
-    case kConvertOp: return k_->convert(read_convert(i, at));
-    case kPoolOp: return k_->pool(read_pool(i, at), i.dtype);
-    case kDepthwiseOp: return k_->depthwise(read_depthwise(i, at), i.dtype);
-    case kLayerNormOp: return k_->layer_norm(read_layer_norm(i, at), i.dtype);
-    case kSoftmaxOp: return k_->softmax(read_softmax(i, at), i.dtype);
-    case kGroupNormOp: return k_->group_norm(read_group_norm(i, at), i.dtype);
-    case kReduceOp: return k_->reduce(read_reduce(i, at), i.dtype);
-    case kAttentionOp: {
-      const Attention a = read_attention(i, at);
-      return k_->attention(a, i.dtype, (float*)w.scratch.get((a.keys + 64) * sizeof(float)));
-    }
-    case kMomentsOp: {
-      const Moments m = read_moments(i, at);
-      const int64_t channels = m.size[kMaxDims - 1];
-      double* to = frame.moments + block * 3 * channels;
-      float* pivot = (float*)w.scratch.get(channels * sizeof(float));
-      k_->moments(m, i.dtype, {pivot, to + channels, to + 2 * channels});
-      std::copy(pivot, pivot + channels, to);
-      return;
-    }
-    case kLossOp: {
-      const Loss l = read_loss(i, at);
-      double* to = const_cast<double*>(frame.sums.data()) + 2 * block;
-      float* scratch = (float*)w.scratch.get((l.width + k_->width) * k_->width * sizeof(float));
-      float* each = frame.each ? frame.each + block * frame.block : nullptr;
-      return k_->loss(l, {scratch, to, to + 1, each, frame.each_correct});
-    }
-    case kBorderOp: return k_->border(read_border(i, at), i.dtype);
-    case kZeroOp: return k_->zero(read_zero(i, at), i.dtype);
-    case kEmbeddingOp: return k_->embedding(read_embedding(i, at), i.dtype);
-    case kFoldBatchNormOp: return k_->fold_batch_norm(read_fold_batch_norm(i, at));
-    case kTransposeOp: return k_->transpose(read_transpose(i, at));
-  }
 }
 
 }  // namespace fastcomb

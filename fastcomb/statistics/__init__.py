@@ -1,1 +1,1 @@
-"""What values of combinations say about their law: intervals, densities, comparisons, cheaper means."""
+"""What values of combinations say about their law: intervals, densities, decisions; knows no sweep."""
