@@ -43,13 +43,13 @@ demo: $(VENV)/installed-demo  ## train two networks on real digits and look at u
 	$(BIN)/fastcomb demo $(if $(COMBINATIONS),--combinations $(COMBINATIONS))
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
-test: $(VENV)/installed-dev  ## run the test suite but for what is slow (about five minutes on two cores)
+test: $(VENV)/installed-dev  ## run the test suite but for what is slow (under five minutes on two cores)
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/installed-dev  ## run all of the test suite
 	$(PYTEST)
 
-fuzz: $(VENV)/installed-dev  ## compare random networks with plain torch (2,000 take about an hour on two cores)
+fuzz: $(VENV)/installed-dev  ## compare random networks with plain torch (2,000 take half an hour on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --networks $(FUZZ)
 
 CXX_FILES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
