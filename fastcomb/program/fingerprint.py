@@ -88,8 +88,8 @@ class _Writer:
     def module(self, module: nn.Module) -> None:
         self.type(type(module))
         self.put(module.training)
-        own = {name: value for name, value in vars(module).items() if name not in _APART}
-        self.value(own, 0)
+        attributes = {name: value for name, value in vars(module).items() if name not in _APART}
+        self.value(attributes, 0)
 
     def type(self, kind: type) -> None:
         """A class and the code of its methods; of torch's classes their forward."""
@@ -132,14 +132,14 @@ class _Writer:
         if function.__module__.partition(".")[0] == "torch":
             return
         for name in _names(function.__code__):
-            found = function.__globals__.get(name)
-            if isinstance(found, types.FunctionType):
-                self.put((name, found.__module__, found.__qualname__))
-                if found.__module__.partition(".")[0] != "torch" and depth < _DEEPEST:
-                    self.function(found, depth + 1)
-            elif isinstance(found, (*_PLAIN, Tensor, np.ndarray, list, tuple, dict)) and found is not None:
+            value = function.__globals__.get(name)
+            if isinstance(value, types.FunctionType):
+                self.put((name, value.__module__, value.__qualname__))
+                if value.__module__.partition(".")[0] != "torch" and depth < _DEEPEST:
+                    self.function(value, depth + 1)
+            elif isinstance(value, (*_PLAIN, Tensor, np.ndarray, list, tuple, dict)) and value is not None:
                 self.put(name)
-                self.value(found, depth + 1)
+                self.value(value, depth + 1)
 
     def value(self, value: Any, depth: int) -> None:
         if isinstance(value, _PLAIN):
