@@ -42,8 +42,8 @@ class Orthogonal(StitchingLayer):
 
     def matrix(self) -> Tensor:
         outputs, inputs = self._shape
-        turned: Tensor = self.base @ torch.linalg.matrix_exp(self.generator - self.generator.mT)
-        return turned[:outputs, :inputs]
+        rotation: Tensor = self.base @ torch.linalg.matrix_exp(self.generator - self.generator.mT)
+        return rotation[:outputs, :inputs]
 
     def options(self) -> dict[str, Any]:
         return dict(zip(("outputs", "inputs"), self._shape, strict=True))
