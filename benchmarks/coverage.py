@@ -69,8 +69,8 @@ class Case:
 
     def measure(self, repetitions: int) -> str:
         generator = np.random.default_rng(zlib.crc32(f"{self.interval} {self.law} {self.n}".encode()))
-        found = np.array([self.trial(generator) for _ in range(repetitions)], dtype=np.float64)
-        coverage, width = found.mean(0)
+        trials = np.array([self.trial(generator) for _ in range(repetitions)], dtype=np.float64)
+        coverage, width = trials.mean(0)
         n = self.n or "varies"
         return f"| {self.interval} | {self.law} | {n} | {NOMINAL} | {coverage:.3f} | {width:.3g} |"
 
@@ -172,20 +172,20 @@ def compared(
     """One of the intervals of compare(), which makes all of them."""
     x, y = np.sort(a), np.sort(b)
     if key == "mean":
-        found = two_samples.mean_difference(Moments().add(a), Moments().add(b), NOMINAL)
+        interval = two_samples.mean_difference(Moments().add(a), Moments().add(b), NOMINAL)
     elif key == "median":
-        found = two_samples.median_difference(Density("loss", a), Density("loss", b), NOMINAL)
+        interval = two_samples.median_difference(Density("loss", a), Density("loss", b), NOMINAL)
     elif key == "probability":
-        found = two_samples.probability_below(x, y, NOMINAL)
+        interval = two_samples.probability_below(x, y, NOMINAL)
     elif key == "wasserstein":
         distance, seed = two_samples.gaps(x, y)[2], int(rng.integers(1 << 32))
-        found = two_samples.wasserstein_interval(x, y, distance, NOMINAL, resamples=199, seed=seed)
+        interval = two_samples.wasserstein_interval(x, y, distance, NOMINAL, resamples=199, seed=seed)
     else:
         lead, behind, _ = two_samples.gaps(x, y)
         margin = two_samples.band_margin(len(x), len(y), NOMINAL)
         off = max(abs(lead - truth["lead"]), abs(behind - truth["behind"]))
         return off <= margin, 2 * margin
-    return contains(found, truth[key])
+    return contains(interval, truth[key])
 
 
 def estimates() -> Iterator[Case]:
@@ -217,13 +217,15 @@ def estimates() -> Iterator[Case]:
                 ) -> tuple[bool, float]:
                     if method == "antithetic":
                         u = rng.random(n // 2)
-                        found = from_pairs(f(u), f(1 - u), confidence=NOMINAL)
+                        estimate = from_pairs(f(u), f(1 - u), confidence=NOMINAL)
                     else:
                         u = (np.arange(10)[:, None] + rng.random((10, n // 10))) / 10
-                        found = from_strata(f(u), confidence=NOMINAL)
+                        estimate = from_strata(f(u), confidence=NOMINAL)
                     truth, of_ratio = answer
-                    ratio = Interval(found.variance_ratio, found.ratio_low, found.ratio_high, NOMINAL)
-                    return contains(ratio if of_ratio else found.interval, truth)
+                    ratio = Interval(
+                        estimate.variance_ratio, estimate.ratio_low, estimate.ratio_high, NOMINAL
+                    )
+                    return contains(ratio if of_ratio else estimate.interval, truth)
 
                 yield Case(method, f"{method} mean (Student)", name, n, trial)
                 of_ratio = functools.partial(trial, answer=(float(ratio), True))
@@ -238,15 +240,15 @@ def sequences() -> Iterator[Case]:
     most = 10_000
     for p in (0.5, 0.05):
         cached = functools.cache(functools.partial(fraction_sequence, confidence=NOMINAL))
-        for label, made in (
+        for label, sequence in (
             ("fraction, confidence sequence, 100 looks", cached),
             ("fraction, Clopper–Pearson at 100 looks (not valid)", functools.cache(proportion)),
         ):
 
-            def trial(rng: np.random.Generator, p: float = p, made: Any = made) -> tuple[bool, float]:
+            def trial(rng: np.random.Generator, p: float = p, sequence: Any = sequence) -> tuple[bool, float]:
                 counts = np.cumsum(rng.random(most) < p)
-                found = [made(int(counts[t - 1]), int(t)) for t in looks(1, most)]
-                return all(contains(each, p)[0] for each in found), found[-1].high - found[-1].low
+                intervals = [sequence(int(counts[t - 1]), int(t)) for t in looks(1, most)]
+                return all(contains(each, p)[0] for each in intervals), intervals[-1].high - intervals[-1].low
 
             yield Case("sequence", label, f"p = {p}", most, trial)
 
@@ -266,12 +268,12 @@ def sequences() -> Iterator[Case]:
                 sums, squares = np.cumsum(values)[t - 1], np.cumsum((values - law.mean()) ** 2)[t - 1]
                 means = sums / t
                 variances = np.maximum(squares - t * (means - law.mean()) ** 2, 0) / (t - 1)
-                found = [
+                intervals = [
                     mean_sequence(m, v, int(k), NOMINAL, narrowest_at=8 * least)
                     for m, v, k in zip(means.tolist(), variances.tolist(), t, strict=True)
                 ]
                 truth = float(law.mean())
-                return all(contains(f, truth)[0] for f in found), found[-1].high - found[-1].low
+                return all(contains(f, truth)[0] for f in intervals), intervals[-1].high - intervals[-1].low
 
             label = f"mean, confidence sequence from {least} on, 100 looks"
             yield Case("sequence", label, name, 20 * least, path)

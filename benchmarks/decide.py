@@ -38,20 +38,20 @@ def main() -> None:
         for law, sampler in LAWS.items():
             full = fc.evaluate(a, other, sampler, data=test, n=n, out=folder(options.out, pair, law))
             began = time.perf_counter()
-            found = fc.evaluate(a, other, sampler, data=test, n=n, decide=ask)
+            decided = fc.evaluate(a, other, sampler, data=test, n=n, decide=ask)
             took = full.seconds, time.perf_counter() - began  # the pilot's time counts
-            assert isinstance(found, fc.Decided)
-            mistakes = int((found.holds != (full.loss < np.float32(level))).sum())
-            evaluated += int(found.samples_taken.sum(dtype=np.int64)) + ask.pilot * found.samples
+            assert isinstance(decided, fc.Decided)
+            mistakes = int((decided.holds != (full.loss < np.float32(level))).sum())
+            evaluated += int(decided.samples_taken.sum(dtype=np.int64)) + ask.pilot * decided.samples
             wrong += mistakes
             times += took
             rows.append(
                 [
                     f"{pair}, {law}",
                     f"{full.fraction_below('loss', level)}",
-                    f"{found.fraction}",
-                    f"{found.samples_taken.mean():.1f} of {found.samples}",
-                    f"{found.saving:.2f}",
+                    f"{decided.fraction}",
+                    f"{decided.samples_taken.mean():.1f} of {decided.samples}",
+                    f"{decided.saving:.2f}",
                     f"{took[0] / took[1]:.2f}",
                     f"{mistakes / n:.5f}",
                 ]

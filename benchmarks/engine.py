@@ -79,9 +79,9 @@ def generation(rounds: int) -> None:
         for kind, dtype in DTYPES.items():
             raw = engine(WORKLOADS["W2-100"], sampler, dtype)
             calls[f"{name}|{kind}"] = _generation(raw, count)
-    found = medians(calls, rounds)
+    times = medians(calls, rounds)
     for name in LAWS:
-        rates = [coefficients * count / found[f"{name}|{kind}"] / 1e9 for kind in DTYPES]
+        rates = [coefficients * count / times[f"{name}|{kind}"] / 1e9 for kind in DTYPES]
         print(f"| `{name}` | {rates[0]:.1f} | {rates[1]:.1f} |")
 
 
@@ -99,9 +99,9 @@ def mixtures(rounds: int) -> None:
     for name, (networks, law) in laws.items():
         for kind, dtype in DTYPES.items():
             calls[f"{name}|{kind}"] = _generation(engine(workload, law, dtype, networks), count)
-    found = medians(calls, rounds)
+    times = medians(calls, rounds)
     for name in laws:
-        rates = [weights * count / found[f"{name}|{kind}"] / 1e9 for kind in DTYPES]
+        rates = [weights * count / times[f"{name}|{kind}"] / 1e9 for kind in DTYPES]
         print(f"| {name} | {rates[0]:.2f} | {rates[1]:.2f} |")
 
 
@@ -131,8 +131,8 @@ def threads(rounds: int) -> None:
     print("\n| workload | dtype | 2 threads are faster than 1 by |\n|---|---|---|")
     for name, n in (("W0", 40_000), ("W1", 4000), ("W2-100", 1000), ("W2-1000", 200), ("W3", 120)):
         for kind, dtype in DTYPES.items():
-            found = medians({str(t): sweep(name, n, dtype, t) for t in (1, 2)}, rounds)
-            print(f"| {name} | {kind} | {found['1'] / found['2']:.2f} |")
+            times = medians({str(t): sweep(name, n, dtype, t) for t in (1, 2)}, rounds)
+            print(f"| {name} | {kind} | {times['1'] / times['2']:.2f} |")
 
 
 def recompute(rounds: int) -> None:
@@ -144,8 +144,8 @@ def recompute(rounds: int) -> None:
                 "without": sweep(name, n, dtype, batch_norm="lerp"),
                 "with": sweep(name, n, dtype, batch_norm="recompute", calibration=calibration),
             }
-            found = medians(calls, rounds)
-            print(f"| {name} | {kind} | × {found['with'] / found['without']:.2f} |")
+            times = medians(calls, rounds)
+            print(f"| {name} | {kind} | × {times['with'] / times['without']:.2f} |")
 
 
 def roofline(rounds: int) -> None:
@@ -169,11 +169,11 @@ def roofline(rounds: int) -> None:
                 "generation": _generation(raw, count),
                 "sweep": sweep(name, n, dtype),
             }
-            found = medians(calls, rounds)
-            arithmetic, made = workload.flops() / rate, found["generation"] / count
-            measured = found["sweep"] / n
-            predicted = arithmetic + made
-            row = [f"{1e3 * seconds:.4f}" for seconds in (arithmetic, made, predicted, measured)]
+            times = medians(calls, rounds)
+            arithmetic, generating = workload.flops() / rate, times["generation"] / count
+            measured = times["sweep"] / n
+            predicted = arithmetic + generating
+            row = [f"{1e3 * seconds:.4f}" for seconds in (arithmetic, generating, predicted, measured)]
             print(f"| {name} | {kind} | {' | '.join(row)} | {predicted / measured:.2f} |", flush=True)
 
 

@@ -13,11 +13,11 @@ _SIZES = ((1000, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048))
 
 def _contenders(m: int, k: int, n: int, dtype: torch.dtype) -> dict[str, Callable[[], Tensor]]:
     x, w = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
-    found: dict[str, Callable[[], Tensor]] = {"torch.mm": lambda: torch.mm(x, w.T)}
+    contenders: dict[str, Callable[[], Tensor]] = {"torch.mm": lambda: torch.mm(x, w.T)}
     if torch.backends.mkldnn.is_available():
         packed = torch.ops.mkldnn._reorder_linear_weight(w, m)
-        found["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-    return found
+        contenders["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return contenders
 
 
 def peak(dtype: torch.dtype, rounds: int = 15) -> tuple[float, str]:

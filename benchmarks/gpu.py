@@ -166,16 +166,16 @@ def measure(workload: Workload, dtype: torch.dtype, device: str, rounds: int) ->
             "workload": workload.name,
             "dtype": str(dtype).removeprefix("torch."),
             "contender": name,
-            "us": 1e6 * statistics.median(own),
-            "us_min": 1e6 * min(own),
-            "us_max": 1e6 * max(own),
-            "times_best_peer": best / statistics.median(own),
+            "us": 1e6 * statistics.median(values),
+            "us_min": 1e6 * min(values),
+            "us_max": 1e6 * max(values),
+            "times_best_peer": best / statistics.median(values),
             "flops": workload.flops(),
             "predicted_us": 1e6 * predictions[name]
             if name in predictions and dtype == torch.bfloat16
             else None,
         }
-        for name, own in times.items()
+        for name, values in times.items()
     ]
     return rows + [{"workload": workload.name, "contender": n, "failed": why} for n, why in failed.items()]
 

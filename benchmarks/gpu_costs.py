@@ -57,11 +57,11 @@ def costs(workload: Workload) -> list[Cost]:
     """Of all layers of a network."""
     x, _ = workload.data()
     program = fc.capture(workload.make().eval(), x[:2])
-    found: list[Cost] = []
+    launches: list[Cost] = []
     for node in program:
         if node.op in ("linear", "conv2d"):
-            found += _layer(node, program.shapes[node.arguments["weight"].name], workload.samples)
-    return found
+            launches += _layer(node, program.shapes[node.arguments["weight"].name], workload.samples)
+    return launches
 
 
 def _layer(node: Node, weight: tuple[int, ...], samples: int) -> list[Cost]:
@@ -122,20 +122,20 @@ def main() -> None:
     print("| workload | kernel | launches | GFLOP | integer, M | L2, MB | L1 and shared, MB | predicted µs |")
     print("|---|---|---|---|---|---|---|---|")
     for name, workload in GPU_WORKLOADS.items():
-        found = costs(workload)
-        for kernel in dict.fromkeys(cost.kernel for cost in found):
-            own = [cost for cost in found if cost.kernel == kernel]
+        launches = costs(workload)
+        for kernel in dict.fromkeys(cost.kernel for cost in launches):
+            alike = [cost for cost in launches if cost.kernel == kernel]
             keys = ("flop", "integer", "cache", "near", "seconds")
-            flop, integer, cache, near, seconds = (sum(getattr(c, key) for c in own) for key in keys)
+            flop, integer, cache, near, seconds = (sum(getattr(c, key) for c in alike) for key in keys)
             print(
-                f"| {name} | {kernel} | {len(own)} | {flop / 1e9:.3f} | {integer / 1e6:.2f} "
+                f"| {name} | {kernel} | {len(alike)} | {flop / 1e9:.3f} | {integer / 1e6:.2f} "
                 f"| {cache / 1e6:.2f} | {near / 1e6:.2f} | {seconds * 1e6:.2f} |"
             )
-        total = sum(cost.seconds for cost in found)
-        floor = sum(cost.flop for cost in found) / MATRIX
+        total = sum(cost.seconds for cost in launches)
+        floor = sum(cost.flop for cost in launches) / MATRIX
         if seconds := whole(workload):
             print(f"| {name} | whole network | 1 | | | | | {seconds * 1e6:.3f} |")
-        print(f"| {name} | all | {len(found)} | | | | | {total * 1e6:.2f}: {floor / total:.2f} of GEMM |")
+        print(f"| {name} | all | {len(launches)} | | | | | {total * 1e6:.2f}: {floor / total:.2f} of GEMM |")
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ def solve(
     size = Size.of(n, p0)
     problem = Normal(known.score, known.width, (repeats + 1) * size.points, seed)
     with bar(0, "point", progress=False) as shown:
-        found = simulate(problem, known.level, size, repeats=repeats, most=50, seed=seed, shown=shown)
-    return found.curve(confidence)[-1], np.array([run.curve[-1] for run in found.runs])
+        simulation = simulate(problem, known.level, size, repeats=repeats, most=50, seed=seed, shown=shown)
+    return simulation.curve(confidence)[-1], np.array([run.curve[-1] for run in simulation.runs])
 
 
 def coverage(name: str, n: int, repeats: int, times: int) -> str:
@@ -174,7 +174,7 @@ def compare(sampler: fc.Sampler, draws: int, n: int, repeats: int) -> list[str]:
     for level in (float(np.quantile(few.loss, 0.001)), 0.9 * float(plain.loss.min())):
         counted = plain.fraction_below("loss", level)
         for seed in (3, 4):
-            found: RareFraction = rare_fraction(
+            estimate: RareFraction = rare_fraction(
                 fc.Mixture(a, b, sampler, seed=seed),
                 "loss",
                 level,
@@ -185,9 +185,9 @@ def compare(sampler: fc.Sampler, draws: int, n: int, repeats: int) -> list[str]:
                 seed=seed,
             )
             rows.append(
-                f"| `{_short(sampler)}`, loss < {level:.3f} | {_fraction(counted)} | {_fraction(found)} | "
-                f"{found.estimates.std(ddof=1) / found.value:.2f} | {found.evaluations:,} | "
-                f"{found.plain_evaluations:.2g} |"
+                f"| `{_short(sampler)}`, loss < {level:.3f} | {_fraction(counted)} | {_fraction(estimate)} | "
+                f"{estimate.estimates.std(ddof=1) / estimate.value:.2f} | {estimate.evaluations:,} | "
+                f"{estimate.plain_evaluations:.2g} |"
             )
     return rows
 
@@ -198,7 +198,7 @@ def coverage_of_networks(sampler: fc.Sampler, draws: int, n: int, repeats: int, 
     plain = fc.evaluate(a, b, sampler, data=data, n=draws, seed=2)
     level = float(np.quantile(plain.loss, 1e-4))
     truth = plain.fraction_below("loss", level)
-    found = [
+    estimates = [
         rare_fraction(
             fc.Mixture(a, b, sampler, seed=seed),
             "loss",
@@ -211,10 +211,10 @@ def coverage_of_networks(sampler: fc.Sampler, draws: int, n: int, repeats: int, 
         )
         for seed in tqdm(range(100, 100 + times), desc="networks", disable=None)
     ]
-    widths = [one.high / max(one.low, 1e-300) for one in found]
-    held = sum(one.low <= truth.value <= one.high for one in found)
-    mean = np.mean([one.value for one in found])
-    error = np.std([one.value for one in found], ddof=1) / math.sqrt(times)
+    widths = [one.high / max(one.low, 1e-300) for one in estimates]
+    held = sum(one.low <= truth.value <= one.high for one in estimates)
+    mean = np.mean([one.value for one in estimates])
+    error = np.std([one.value for one in estimates], ddof=1) / math.sqrt(times)
     exact = proportion(held, times)
     return (
         f"| `{_short(sampler)}`, loss < {level:.3f} | {_fraction(truth)} | {n} × {repeats} "
@@ -223,8 +223,8 @@ def coverage_of_networks(sampler: fc.Sampler, draws: int, n: int, repeats: int, 
     )
 
 
-def _fraction(found: RareFraction | fc.Proportion) -> str:
-    return f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
+def _fraction(estimate: RareFraction | fc.Proportion) -> str:
+    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 def _short(sampler: fc.Sampler) -> str:

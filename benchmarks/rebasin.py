@@ -94,19 +94,19 @@ def measure(name: str, rounds: int, contenders: dict[str, Matcher]) -> None:
     a, b = networks
     ours(a, b, 0)  # captures
     seconds: dict[str, list[float]] = {key: [] for key in contenders}
-    found: dict[str, list[float]] = {key: [] for key in contenders}
+    objectives: dict[str, list[float]] = {key: [] for key in contenders}
     for seed in tqdm(range(rounds), desc=name, disable=None):
         for key, matcher in contenders.items():
             began = time.perf_counter()
             matched = matcher(a, b, seed)
             seconds[key].append(time.perf_counter() - began)
-            found[key].append(objective(a, matched))
+            objectives[key].append(objective(a, matched))
     before = objective(a, weights_of(b))
     for key in contenders:
         print(
             f"| {name} | {key} | {statistics.median(seconds[key]):.2f} "
-            f"({min(seconds[key]):.2f}–{max(seconds[key]):.2f}) | {found[key][0] - before:.1f} | "
-            f"{max(found[key]) - before:.1f} |"
+            f"({min(seconds[key]):.2f}–{max(seconds[key]):.2f}) | {objectives[key][0] - before:.1f} | "
+            f"{max(objectives[key]) - before:.1f} |"
         )
 
 

@@ -56,13 +56,13 @@ def memory() -> float:
 
 
 @contextlib.contextmanager
-def watched(found: list[float]) -> Iterator[None]:
+def watched(readings: list[float]) -> Iterator[None]:
     """Note the memory twice a second."""
     stop = threading.Event()
 
     def look() -> None:
         while not stop.wait(0.5):
-            found.append(memory())
+            readings.append(memory())
 
     thread = threading.Thread(target=look)
     thread.start()

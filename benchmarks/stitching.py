@@ -68,8 +68,8 @@ class Hooked:
     def __call__(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             self.a(x)
-        found: Tensor = self.b(x)
-        return found
+        output: Tensor = self.b(x)
+        return output
 
     def close(self) -> None:
         for handle in self._handles:
@@ -86,8 +86,8 @@ def hooked_least_squares(a: nn.Module, b: nn.Module, layer: str, x: Tensor, batc
         torch.cat(side).movedim(1, -1).flatten(0, -2).double() for side in zip(*parts, strict=True)
     )
     ones = torch.cat([first, first.new_ones(len(first), 1)], 1)
-    found: Tensor = torch.linalg.lstsq(ones, second, driver="gelsd").solution
-    return found
+    solution: Tensor = torch.linalg.lstsq(ones, second, driver="gelsd").solution
+    return solution
 
 
 def hooked_training(
@@ -149,12 +149,12 @@ def direct(a: nn.Module, b: nn.Module, x: Tensor, rounds: int) -> str:
     grew = dict.fromkeys(seconds, 0.0)
     pairs = list(zip(stitching.cuts(a, LAYERS), stitching.cuts(b, LAYERS), strict=True))
     for _ in range(rounds):
-        found, *ours = measured(lambda: stitching.match_all(pairs, x, ["least_squares"], progress=False))
+        matched, *ours = measured(lambda: stitching.match_all(pairs, x, ["least_squares"], progress=False))
         solutions, *theirs = measured(lambda: [hooked_least_squares(a, b, layer, x) for layer in LAYERS])
         for name, (took, more) in {"fastcomb": ours, "hooks": theirs}.items():
             seconds[name].append(took)
             grew[name] = max(grew[name], more)
-        for (cut, _), stitch, solution in zip(pairs, found, solutions, strict=True):
+        for (cut, _), stitch, solution in zip(pairs, matched, solutions, strict=True):
             weight, bias = stitch["least_squares"].layer.map()
             h = positions(cut.bottom(x[:200]), 1).double()
             expected = h @ solution[:-1] + solution[-1]

@@ -91,9 +91,9 @@ def kept_busy(processes: int) -> Iterator[None]:
 
 def run(variant: Variant, arguments: list[str], report: Path) -> tuple[str, list[str]]:
     """One row of the table, and which tests failed."""
-    wanted = variant.environment.get("FASTCOMB_LEVEL")
+    level = variant.environment.get("FASTCOMB_LEVEL")
     extension = native.extension()
-    if wanted and (extension is None or wanted not in extension.levels()):
+    if level and (extension is None or level not in extension.levels()):
         return f"| {variant.name} | not on this processor | | | |", []
     command = [sys.executable, "-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "8"]
     command += ["--dist", "worksteal", "--show-capture", "no", "--junitxml", str(report)]

@@ -162,18 +162,18 @@ def compiled(command: Sequence[str], source: str, includes: Sequence[str] = (), 
 
 def _parts(source: Path) -> list[tuple[str, bytes]]:
     """A source and our headers that it includes, through others too: names and contents."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     todo = [source]
     while todo:
         path = todo.pop().resolve()
         name = path.relative_to(ROOT).as_posix()
-        if name in found:
+        if name in contents:
             continue
-        found[name] = text = path.read_bytes()
+        contents[name] = text = path.read_bytes()
         for included in re.findall(rb'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', text, re.MULTILINE):
             there = [folder / included.decode() for folder in (path.parent, ROOT / "csrc")]
             todo += [path for path in there if path.exists()][:1]
-    return sorted(found.items())
+    return sorted(contents.items())
 
 
 @functools.cache

@@ -30,22 +30,22 @@ def same_height(axes: Sequence[Any]) -> None:
         axis.set_ylim(min(low), max(high))
 
 
-def widths(found: Mapping[str, Found], path: Path) -> Path:
+def widths(families: Mapping[str, Found], path: Path) -> Path:
     """Mean loss of combinations by family and law, aligned and unaligned"""
     figure, axes = new_figure(2)
-    laws = list(next(iter(found.values())).record["combinations"]["aligned"][0])
-    at = np.arange(len(found))
+    laws = list(next(iter(families.values())).record["combinations"]["aligned"][0])
+    at = np.arange(len(families))
     for axis, matching in zip(axes[0], ("aligned", "unaligned"), strict=True):
         for number, law in enumerate(laws):
             means, halves = zip(
-                *(interval(one.combinations(matching, law, "loss")) for one in found.values()), strict=True
+                *(interval(one.combinations(matching, law, "loss")) for one in families.values()), strict=True
             )
             beside = at + 0.14 * (number - (len(laws) - 1) / 2)
             axis.errorbar(beside, means, np.nan_to_num(halves), fmt=".", capsize=3, label=law)
-        worse = [interval(one.worse)[0] for one in found.values()]
+        worse = [interval(one.worse)[0] for one in families.values()]
         axis.hlines(worse, at - 0.4, at + 0.4, color="black", linewidth=1, label="worse network")
         logarithmic(axis)
-        axis.set_xticks(at, list(found), rotation=30, ha="right")
+        axis.set_xticks(at, list(families), rotation=30, ha="right")
         axis.set_title(f"{matching} pairs")
         axis.set_ylabel("mean loss of combinations (log scale)")
     same_height(axes[0])
@@ -54,13 +54,13 @@ def widths(found: Mapping[str, Found], path: Path) -> Path:
     return save(figure, path)
 
 
-def lines(found: Mapping[str, Found], path: Path) -> Path:
+def lines(families: Mapping[str, Found], path: Path) -> Path:
     """Loss on the line between the networks of each pair"""
-    columns = min(3, len(found))
-    figure, axes = new_figure(columns, -(-len(found) // columns))
-    for axis in axes.flat[len(found) :]:
+    columns = min(3, len(families))
+    figure, axes = new_figure(columns, -(-len(families) // columns))
+    for axis in axes.flat[len(families) :]:
         axis.set_visible(False)
-    for axis, (name, one) in zip(axes.flat, found.items(), strict=False):
+    for axis, (name, one) in zip(axes.flat, families.items(), strict=False):
         for matching in MATCHINGS:
             for number, line in enumerate(one.record["line"][matching]):
                 label = None if number else matching
@@ -75,12 +75,12 @@ def lines(found: Mapping[str, Found], path: Path) -> Path:
     return save(figure, path)
 
 
-def perturbations(found: Mapping[str, Found], path: Path) -> Path:
+def perturbations(families: Mapping[str, Found], path: Path) -> Path:
     """Loss of combinations against the fraction of perturbed units"""
-    kinds = list(next(iter(found.values())).record["robustness"][0]["curves"])
+    kinds = list(next(iter(families.values())).record["robustness"][0]["curves"])
     figure, axes = new_figure(len(kinds))
     for axis, kind in zip(axes[0], kinds, strict=True):
-        for name, one in found.items():
+        for name, one in families.items():
             curve = one.curve(kind, "loss") / np.array(one.worse)[: one.pairs, None]
             means, halves = zip(*(interval(column.tolist()) for column in curve.T), strict=True)
             fractions = 100 * np.array(one.record["robustness"][0]["fractions"])
@@ -97,10 +97,10 @@ def perturbations(found: Mapping[str, Found], path: Path) -> Path:
     return save(figure, path)
 
 
-def differences(found: Mapping[str, Found], path: Path) -> Path:
+def differences(families: Mapping[str, Found], path: Path) -> Path:
     """How much combinations differ, beside how much the networks differ"""
     figure, axes = new_figure(2)
-    at = np.arange(len(found))
+    at = np.arange(len(families))
     for axis, measure in zip(axes[0], ("disagreement", "Jensen–Shannon divergence (nats)"), strict=True):
         for shift, (part, label) in zip(
             (-0.2, 0, 0.2),
@@ -108,11 +108,11 @@ def differences(found: Mapping[str, Found], path: Path) -> Path:
             strict=True,
         ):
             means, halves = zip(
-                *(interval([p[measure][part] for p in one.record["diversity"]]) for one in found.values()),
+                *(interval([p[measure][part] for p in one.record["diversity"]]) for one in families.values()),
                 strict=True,
             )
             axis.bar(at + shift, means, 0.2, yerr=np.nan_to_num(halves), capsize=3, label=label)
-        axis.set_xticks(at, list(found), rotation=30, ha="right")
+        axis.set_xticks(at, list(families), rotation=30, ha="right")
         axis.set_ylabel(measure + (" (fraction of samples)" if measure == "disagreement" else ""))
         axis.set_ylim(bottom=0)
     axes[0, 0].legend(frameon=False)

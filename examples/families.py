@@ -84,11 +84,11 @@ def cifar_images(folder: Path, test: int, train: int = 500) -> dict[str, Samples
     Raises:
         FileNotFoundError: neither is there.
     """
-    wanted = {"test": test + 300, "train": train}
+    counts = {"test": test + 300, "train": train}
     if (folder / "cifar10-jpeg.tar.xz").is_file():
-        found = _from_archive(folder / "cifar10-jpeg.tar.xz", wanted)
+        splits = _from_archive(folder / "cifar10-jpeg.tar.xz", counts)
     elif (folder / "cifar-10-batches-py").is_dir():
-        found = _from_batches(folder / "cifar-10-batches-py", wanted)
+        splits = _from_batches(folder / "cifar-10-batches-py", counts)
     else:
         raise FileNotFoundError(
             f"no CIFAR-10 in {folder}: neither cifar10-jpeg.tar.xz nor cifar-10-batches-py; "
@@ -98,7 +98,7 @@ def cifar_images(folder: Path, test: int, train: int = 500) -> dict[str, Samples
         torch.tensor(v).view(3, 1, 1) for v in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     )
     parts = {}
-    for split, (images, labels) in found.items():
+    for split, (images, labels) in splits.items():
         x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / spread
         parts[split] = (x, torch.from_numpy(labels))
     x, y = parts["test"]
@@ -109,16 +109,16 @@ def cifar_images(folder: Path, test: int, train: int = 500) -> dict[str, Samples
 Pixels = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-def _from_archive(path: Path, wanted: dict[str, int]) -> dict[str, Pixels]:
+def _from_archive(path: Path, counts: dict[str, int]) -> dict[str, Pixels]:
     from PIL import Image
 
-    files: dict[str, dict[str, list[bytes]]] = {split: {} for split in wanted}
+    files: dict[str, dict[str, list[bytes]]] = {split: {} for split in counts}
     with tarfile.open(path) as archive:
         for member in archive:
             split, label = member.name.split("/")[:2]
             taken = files[split].setdefault(label, [])
             content = archive.extractfile(member)
-            if content is not None and len(taken) < -(-wanted[split] // 10):
+            if content is not None and len(taken) < -(-counts[split] // 10):
                 taken.append(content.read())
     return {
         split: _alternating(
@@ -126,21 +126,21 @@ def _from_archive(path: Path, wanted: dict[str, int]) -> dict[str, Pixels]:
                 [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in classes[label]]
                 for label in sorted(classes)
             ],
-            wanted[split],
+            counts[split],
         )
         for split, classes in files.items()
     }
 
 
-def _from_batches(path: Path, wanted: dict[str, int]) -> dict[str, Pixels]:
-    found = {}
+def _from_batches(path: Path, counts: dict[str, int]) -> dict[str, Pixels]:
+    splits = {}
     for split, file in (("test", "test_batch"), ("train", "data_batch_1")):
         batch = pickle.loads((path / file).read_bytes(), encoding="bytes")
         images = batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = np.array(batch[b"labels"])
-        each = -(-wanted[split] // 10)
-        found[split] = _alternating([list(images[labels == c][:each]) for c in range(10)], wanted[split])
-    return found
+        each = -(-counts[split] // 10)
+        splits[split] = _alternating([list(images[labels == c][:each]) for c in range(10)], counts[split])
+    return splits
 
 
 def _alternating(classes: list[list[NDArray[np.uint8]]], count: int) -> Pixels:

@@ -136,7 +136,7 @@ def layers(
     Task-loss matching starts from least squares; with ``joined``, for the first pair also from two random
     maps, which the lines join.
     """
-    found: dict[str, Any] = {"layers": list(names), "scores": [], "lines": {}, "similarity": []}
+    results: dict[str, Any] = {"layers": list(names), "scores": [], "lines": {}, "similarity": []}
     methods = ["least_squares", "weighted", "procrustes", "permutation", "identity"]
     for number, (a, b) in enumerate(setting.pairs[:pairs]):
         cuts = cut_pairs(a, b, names)
@@ -149,12 +149,12 @@ def layers(
         for name, matched, fitted in zip(names, direct, trained, strict=True):
             matched["task loss"] = fitted.networks[0]
             if len(tasks) > 1:
-                found["lines"][name] = line(fitted.networks[1], fitted.networks[2], setting)
+                results["lines"][name] = line(fitted.networks[1], fitted.networks[2], setting)
         by_name = dict(zip(names, direct, strict=True))
         scores = judged({f"{n} {m}": s for n in names for m, s in by_name[n].items()}, setting)
-        found["scores"].append({n: {m: scores[f"{n} {m}"] for m in by_name[n]} for n in names})
-        found["similarity"].append(indices(cuts, setting.test[0]))
-    return found
+        results["scores"].append({n: {m: scores[f"{n} {m}"] for m in by_name[n]} for n in names})
+        results["similarity"].append(indices(cuts, setting.test[0]))
+    return results
 
 
 def line(one: Stitched, other: Stitched, setting: Setting) -> dict[str, list[float]]:
@@ -192,7 +192,7 @@ def course(setting: Setting, name: str, epochs: int) -> list[dict[str, float]]:
     """Experiment 3: similarity to network 2 while a stitch is trained from least squares."""
     (a, b), *_ = [cut_pairs(*pair, [name])[0] for pair in setting.pairs[:1]]
     trained = stitching.fit(a, b, setting.train, TaskLoss(), epochs=epochs, snapshots=True)
-    found = []
+    rows = []
     with torch.no_grad():
         x = setting.test[0][:500]
         h, g = a.bottom(x), b.bottom(x)
@@ -200,8 +200,8 @@ def course(setting: Setting, name: str, epochs: int) -> list[dict[str, float]]:
             stitch = trained.at(0, epoch)
             (score,) = judged({"": stitch}, setting).values()
             values = measured(stitch.layer(h), g)
-            found.append(values | {"relative accuracy": score[0], "cross-entropy": score[2]})
-    return found
+            rows.append(values | {"relative accuracy": score[0], "cross-entropy": score[2]})
+    return rows
 
 
 def apart(setting: Setting, name: str, epochs: int) -> list[dict[str, float]]:
@@ -226,15 +226,15 @@ def apart(setting: Setting, name: str, epochs: int) -> list[dict[str, float]]:
 
 def ranks(setting: Setting, names: Sequence[str], chosen: Sequence[int], epochs: int) -> dict[str, Any]:
     """Low-rank stitches: trained, and by reduced-rank regression; beside Procrustes and full rank."""
-    found = {}
+    by_layer = {}
     for a, b in cut_pairs(*setting.pairs[0], names):
         methods: list[Any] = [*(stitching.ReducedRank(r) for r in chosen), "least_squares", "procrustes"]
         matched = stitching.match_all([(a, b)], setting.train, methods, progress=False)[0]
         tasks = [*(TaskLoss(rank=r) for r in chosen), TaskLoss()]
         trained = stitching.fit(a, b, setting.train, tasks, epochs=epochs)
         stitches = {f"task loss {r}": n for r, n in zip((*chosen, "full"), trained.networks, strict=True)}
-        found[a.layer.name] = judged({**matched, **stitches}, setting)
-    return found
+        by_layer[a.layer.name] = judged({**matched, **stitches}, setting)
+    return by_layer
 
 
 def inits(setting: Setting, name: str, count: int, epochs: int) -> dict[str, list[float]]:
@@ -266,20 +266,20 @@ def sparsity(setting: Setting, name: str, epochs: int) -> dict[str, list[list[fl
     strengths = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0)
     tasks = [TaskLoss(l1=strength) for strength in strengths]
     trained = stitching.fit(a, b, setting.train, tasks, epochs=epochs)
-    found = {}
+    curves = {}
     for label, stitches in (
         ("direct", direct),
         ("task loss", dict(zip(map(str, strengths), trained.networks, strict=True))),
     ):
         scores = judged(stitches, setting)
         zeros = [float((s.layer.map()[0] == 0).double().mean()) for s in stitches.values()]
-        found[label] = sorted([z, *score[:2]] for z, score in zip(zeros, scores.values(), strict=True))
-    return found
+        curves[label] = sorted([z, *score[:2]] for z, score in zip(zeros, scores.values(), strict=True))
+    return curves
 
 
 def widths(chosen: Sequence[int], count: int, epochs: int) -> list[dict[str, Any]]:
     """Experiment 2: stitches after both hidden layers of MLPs, by width."""
-    found = []
+    rows = []
     for width in chosen:
         family = mlps(width, count)
         x = family.inputs
@@ -295,8 +295,8 @@ def widths(chosen: Sequence[int], count: int, epochs: int) -> list[dict[str, Any
                 stitches = {"least squares": direct["least_squares"], "task loss": fitted.networks[0]}
                 for method, score in judged(stitches, setting).items():
                     values.setdefault(f"layer {number}, {method}", []).append(score[0])
-        found.append({"width": width, **values})
-    return found
+        rows.append({"width": width, **values})
+    return rows
 
 
 def accuracies(setting: Setting) -> list[float]:
@@ -340,25 +340,25 @@ def main() -> None:
             parser.error(f"no networks in {options.data / f'{name}-cifar10'}")
     effort = FULL if options.full else QUICK
     began = time.perf_counter()
-    made = {"fastcomb": fc.__version__, "torch": torch.__version__}
-    settings = json.loads(json.dumps(dataclasses.asdict(effort) | made))
-    found: dict[str, Any] = {"settings": settings}
+    versions = {"fastcomb": fc.__version__, "torch": torch.__version__}
+    settings = json.loads(json.dumps(dataclasses.asdict(effort) | versions))
+    results: dict[str, Any] = {"settings": settings}
     seconds = 0.0
     for key, run in experiments(options, effort).items():
         path = options.out / f"{key}.json"
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        if kept.get("settings") != settings:
+        record = json.loads(path.read_text()) if path.is_file() else {}
+        if record.get("settings") != settings:
             start = time.perf_counter()
             result = run()
             about = {"made": str(datetime.date.today()), "seconds": time.perf_counter() - start}
-            kept = {"settings": settings, **about, "found": result}
-            text = json.dumps(kept, indent=1) + "\n"
+            record = {"settings": settings, **about, "found": result}
+            text = json.dumps(record, indent=1) + "\n"
             write_atomically(path, lambda beside, text=text: beside.write_text(text))  # type: ignore[misc]
-        found[key] = kept["found"]
-        found["made"] = kept["made"]
-        seconds += kept["seconds"]
+        results[key] = record["found"]
+        results["made"] = record["made"]
+        seconds += record["seconds"]
         print(f"{key:12} {time.perf_counter() - began:5.0f} s", flush=True)
-    page = write(found, options.out, seconds)
+    page = write(results, options.out, seconds)
     print(f"\n{page.read_text()}\n{page}")
 
 

@@ -82,7 +82,7 @@ def study(family: Family, effort: Effort) -> dict[str, Any]:
     networks = family.networks
     pairs = list(pairwise(networks))[::2]
     triples = list(zip(networks[::3], networks[1::3], networks[2::3], strict=False))
-    found: dict[str, Any] = {
+    measurements: dict[str, Any] = {
         "ends": [numbers(family, network) for network in networks],
         "combinations": {},
         "line": {},
@@ -98,16 +98,20 @@ def study(family: Family, effort: Effort) -> dict[str, Any]:
             "unaligned": b,
         }
         for matching, other in matched.items():
-            add(found["combinations"], matching, combine(family, a, other, effort.combinations, seed))
+            add(measurements["combinations"], matching, combine(family, a, other, effort.combinations, seed))
             line = fc.barrier(a, other, data=family.test, points=effort.points, **options(family))
             record = {"t": line.t.tolist(), "loss": line.loss.tolist(), "accuracy": line.accuracy.tolist()}
-            add(found["line"], matching, record | {"barrier": [line.loss_barrier, line.accuracy_barrier]})
-            add(found["calibrated"], matching, calibrate(family, a, other, effort.compared, seed))
-        found["robustness"].append(disturb(family, a, b, effort, seed))
-        found["diversity"].append(compare(family, a, matched["aligned"], effort.compared, seed))
+            add(
+                measurements["line"],
+                matching,
+                record | {"barrier": [line.loss_barrier, line.accuracy_barrier]},
+            )
+            add(measurements["calibrated"], matching, calibrate(family, a, other, effort.compared, seed))
+        measurements["robustness"].append(disturb(family, a, b, effort, seed))
+        measurements["diversity"].append(compare(family, a, matched["aligned"], effort.compared, seed))
     for seed, (a, b, reference) in enumerate(triples):
-        found["transitivity"].append(connect(family, a, b, reference, effort, seed))
-    return found
+        measurements["transitivity"].append(connect(family, a, b, reference, effort, seed))
+    return measurements
 
 
 def add(where: dict[str, list[Any]], key: str, value: Any) -> None:
@@ -120,30 +124,30 @@ def options(family: Family) -> Mapping[str, Any]:
 
 def numbers(family: Family, network: nn.Module) -> list[float]:
     """Loss and accuracy of a network by itself, with running statistics as combinations have them."""
-    own = fc.Constant(0.0, per="model")
-    sweep = fc.evaluate(network, network, own, data=family.test, n=1, **options(family))
+    law = fc.Constant(0.0, per="model")
+    sweep = fc.evaluate(network, network, law, data=family.test, n=1, **options(family))
     return [float(sweep.loss[0]), float(sweep.accuracy[0])]
 
 
 def combine(family: Family, a: nn.Module, b: nn.Module, n: int, seed: int) -> dict[str, Any]:
     """Claim 1: combinations under each law."""
     worse = max(numbers(family, network)[0] for network in (a, b))
-    found: dict[str, Any] = {}
+    by_law: dict[str, Any] = {}
     for law, sampler in LAWS.items():
         sweep = fc.evaluate(a, b, sampler, data=family.test, n=n, seed=seed, **options(family))
-        found[law] = {
+        by_law[law] = {
             "loss": float(sweep.loss.mean()),
             "accuracy": float(sweep.accuracy.mean()),
             "near": [float((sweep.loss <= (1 + more) * worse).mean()) for more in NEAR],
         }
-    return found
+    return by_law
 
 
 def connect(
     family: Family, a: nn.Module, b: nn.Module, reference: nn.Module, effort: Effort, seed: int
 ) -> dict[str, Any]:
     """Claim 2: two networks aligned to a third, on the line and in the triangle of all three."""
-    found = fc.transitivity(a, b, reference, data=family.test, points=effort.points, **options(family))
+    transitivity = fc.transitivity(a, b, reference, data=family.test, points=effort.points, **options(family))
     first, second = (
         fc.rebasin.align(reference, network, example=family.inputs[:2]).model for network in (a, b)
     )
@@ -158,18 +162,18 @@ def connect(
     )
     return {
         "worse": max(numbers(family, network)[0] for network in (a, b, reference)),
-        "highest": {pair: float(line.loss.max()) for pair, line in found.barriers.items()},
+        "highest": {pair: float(line.loss.max()) for pair, line in transitivity.barriers.items()},
         "barrier": {
-            pair: [line.loss_barrier, line.accuracy_barrier] for pair, line in found.barriers.items()
+            pair: [line.loss_barrier, line.accuracy_barrier] for pair, line in transitivity.barriers.items()
         },
-        "agreement": found.cycle_consistency,
+        "agreement": transitivity.cycle_consistency,
         "triangle": [float(triangle.loss.mean()), float(triangle.accuracy.mean())],
     }
 
 
 def disturb(family: Family, a: nn.Module, b: nn.Module, effort: Effort, seed: int) -> dict[str, Any]:
     """Claim 3: combinations under perturbed matchings."""
-    found = fc.robustness(
+    robustness = fc.robustness(
         a,
         b,
         data=family.test,
@@ -180,15 +184,15 @@ def disturb(family: Family, a: nn.Module, b: nn.Module, effort: Effort, seed: in
         **options(family),
     )
     curves = {
-        kind: {metric: found.mean(metric)[i].tolist() for metric in ("loss", "accuracy")}
-        for i, kind in enumerate(found.kinds)
+        kind: {metric: robustness.mean(metric)[i].tolist() for metric in ("loss", "accuracy")}
+        for i, kind in enumerate(robustness.kinds)
     }
-    return {"fractions": found.fractions.tolist(), "curves": curves}
+    return {"fractions": robustness.fractions.tolist(), "curves": curves}
 
 
 def compare(family: Family, a: nn.Module, b: nn.Module, count: int, seed: int) -> dict[str, list[float]]:
     """Claim 4: how different combinations are from each other, from the networks, and these two."""
-    found = fc.diversity(
+    diversity = fc.diversity(
         fc.Mixture(a, b, fc.Uniform(), seed),
         range(count),
         family.test,
@@ -197,10 +201,10 @@ def compare(family: Family, a: nn.Module, b: nn.Module, count: int, seed: int) -
         **options(family),
     )
     means = {
-        label: [float(part.mean()) for part in found.parts(matrix)]
-        for label, matrix in found.measures.items()
+        label: [float(part.mean()) for part in diversity.parts(matrix)]
+        for label, matrix in diversity.measures.items()
     }
-    return means | {"joint gain in accuracy": [found.joint_gain[0]]}
+    return means | {"joint gain in accuracy": [diversity.joint_gain[0]]}
 
 
 def calibrate(family: Family, a: nn.Module, b: nn.Module, count: int, seed: int) -> dict[str, Any]:
@@ -211,7 +215,7 @@ def calibrate(family: Family, a: nn.Module, b: nn.Module, count: int, seed: int)
     first, middle, last = (
         [(fc.Mixture(a, b, fc.Constant(t, per="model")), range(1))] for t in (0.0, 0.5, 1.0)
     )
-    found = {}
+    by_label = {}
     for label, networks in (
         ("combinations", [(fc.Mixture(a, b, fc.Uniform(), seed), range(count))]),
         ("midpoint", middle),
@@ -224,8 +228,8 @@ def calibrate(family: Family, a: nn.Module, b: nn.Module, count: int, seed: int)
         temperature = best_temperature(held_out, family.held_out[1])
         before, after = (losses(test / t, family.test[1]) for t in (torch.ones(()), temperature))
         one = torch.Tensor.max if label == "networks" else torch.Tensor.mean
-        found[label] = [float(one(before)), float(one(after)), float(temperature.median())]
-    return found
+        by_label[label] = [float(one(before)), float(one(after)), float(temperature.median())]
+    return by_label
 
 
 def losses(logits: Tensor, y: Tensor) -> Tensor:
@@ -259,22 +263,22 @@ def main() -> None:
             families[name] = partial(cifar_networks, name, folder, images)
 
     began = time.perf_counter()
-    made = {"fastcomb": fc.__version__, "torch": torch.__version__, "data": str(options.data)}
-    settings = json.loads(json.dumps(dataclasses.asdict(effort) | made))
+    versions = {"fastcomb": fc.__version__, "torch": torch.__version__, "data": str(options.data)}
+    settings = json.loads(json.dumps(dataclasses.asdict(effort) | versions))
     results = {}
     for key, make in families.items():
         path = options.out / f"{key.lower()}.json"
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        if kept.get("settings") != settings:
+        record = json.loads(path.read_text()) if path.is_file() else {}
+        if record.get("settings") != settings:
             family = make()
             today = str(datetime.date.today())
-            kept = {"settings": settings, "made": today, "name": family.name, **study(family, effort)}
+            record = {"settings": settings, "made": today, "name": family.name, **study(family, effort)}
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(".part")
-            beside.write_text(json.dumps(kept, indent=1) + "\n")
+            beside.write_text(json.dumps(record, indent=1) + "\n")
             os.replace(beside, path)
-        results[kept["name"]] = kept
-        print(f"{kept['name']:12} {time.perf_counter() - began:5.0f} s", flush=True)
+        results[record["name"]] = record
+        print(f"{record['name']:12} {time.perf_counter() - began:5.0f} s", flush=True)
     page = write(results, options.out)
     print(f"\n{page}")
 

@@ -39,30 +39,30 @@ def verdict(fractions: Sequence[float]) -> str:
 
 def write(results: Results, folder: Path) -> Path:
     """Write report.md and its pictures; returns the page's path."""
-    found = {name: Found(record) for name, record in results.items()}
+    families = {name: Found(record) for name, record in results.items()}
     settings = next(iter(results.values()))["settings"]
     days = sorted({record["made"] for record in results.values()})
     made = " to ".join(dict.fromkeys([days[0], days[-1]]))
     parts = [
         HEAD.format(made=made, **settings),
         "## What holds, and where it fails\n",
-        summary(found),
+        summary(families),
         READING.format(near=100 * NEAR[0]),
         "## 1. Combinations have a low loss\n",
         CLAIM_1,
-        claim_1(found),
-        picture(widths, found, folder, "laws.png"),
-        picture(lines, found, folder, "lines.png"),
+        claim_1(families),
+        picture(widths, families, folder, "laws.png"),
+        picture(lines, families, folder, "lines.png"),
         "## Control: softmax temperature\n",
-        control(found),
+        control(families),
         "## 2. Transitivity\n",
-        claim_2(found),
+        claim_2(families),
         "## 3. Robustness\n",
-        claim_3(found),
-        picture(perturbations, found, folder, "robustness.png"),
+        claim_3(families),
+        picture(perturbations, families, folder, "robustness.png"),
         "## 4. Functional diversity\n",
-        claim_4(found),
-        picture(differences, found, folder, "diversity.png"),
+        claim_4(families),
+        picture(differences, families, folder, "diversity.png"),
         LIMITS,
     ]
     page = folder / "report.md"
@@ -70,9 +70,9 @@ def write(results: Results, folder: Path) -> Path:
     return page
 
 
-def summary(found: Mapping[str, Found]) -> str:
+def summary(families: Mapping[str, Found]) -> str:
     rows = []
-    for name, one in found.items():
+    for name, one in families.items():
         triples = one.record["transitivity"]
         rows.append(
             [
@@ -138,13 +138,13 @@ def ratio(one: Found) -> str:
     return f"({text})" if verdict(one.near("aligned", UNIFORM)) == "fails" else text
 
 
-def claim_1(found: Mapping[str, Found]) -> str:
+def claim_1(families: Mapping[str, Found]) -> str:
     text = []
-    laws = list(next(iter(found.values())).record["combinations"]["aligned"][0])
+    laws = list(next(iter(families.values())).record["combinations"]["aligned"][0])
     for matching in ("aligned", "unaligned"):
         rows = [
             [name, shown(one.worse), *(shown(one.combinations(matching, law, "loss")) for law in laws)]
-            for name, one in found.items()
+            for name, one in families.items()
         ]
         text.append(f"Mean loss of combinations, **{matching}** pairs:\n")
         text.append(table(["networks", "worse network", *laws], rows) + "\n")
@@ -157,7 +157,7 @@ def claim_1(found: Mapping[str, Found]) -> str:
                     for matching, law in (("aligned", UNIFORM), ("aligned", laws[-1]), ("unaligned", UNIFORM))
                 ),
             ]
-            for name, one in found.items()
+            for name, one in families.items()
         ]
         text.append(
             f"Combinations (%) whose loss is at most {1 + more:g} × the worse network's, mean over pairs "
@@ -173,7 +173,7 @@ def claim_1(found: Mapping[str, Found]) -> str:
             *(shown(one.combinations(matching, UNIFORM, "accuracy"), percent=True) for matching in MATCHINGS),
             shown([accuracy for _, accuracy in one.record["ends"]], percent=True),
         ]
-        for name, one in found.items()
+        for name, one in families.items()
     ]
     short = ("weights", "activations", "unaligned")
     columns = ("loss barrier", "accuracy barrier (points)", "accuracy in the cube (%)")
@@ -184,7 +184,7 @@ def claim_1(found: Mapping[str, Found]) -> str:
     return "\n".join(text)
 
 
-def control(found: Mapping[str, Found]) -> str:
+def control(families: Mapping[str, Found]) -> str:
     rows = [
         [
             name,
@@ -196,7 +196,7 @@ def control(found: Mapping[str, Found]) -> str:
                 for what in (0, 1)
             ),
         ]
-        for name, one in found.items()
+        for name, one in families.items()
     ]
     header = [
         "networks",
@@ -214,9 +214,9 @@ def control(found: Mapping[str, Found]) -> str:
     return CONTROL + table(header, rows) + "\n"
 
 
-def claim_2(found: Mapping[str, Found]) -> str:
+def claim_2(families: Mapping[str, Found]) -> str:
     rows = []
-    for name, one in found.items():
+    for name, one in families.items():
         triples = one.record["transitivity"]
         if triples:
             lines = [shown([t["barrier"][pair][0] for t in triples]) for pair in triples[0]["barrier"]]
@@ -225,14 +225,14 @@ def claim_2(found: Mapping[str, Found]) -> str:
             rows.append([name, *lines, agreement, triangle])
     if not rows:
         return "No family has three networks.\n"
-    pairs = next(t for one in found.values() for t in one.record["transitivity"])["barrier"]
+    pairs = next(t for one in families.values() for t in one.record["transitivity"])["barrier"]
     header = ["networks", *pairs, "units matched alike (%)", "loss in the triangle"]
     return TRANSITIVITY + table(header, rows) + "\n"
 
 
-def claim_3(found: Mapping[str, Found]) -> str:
+def claim_3(families: Mapping[str, Found]) -> str:
     rows = []
-    for name, one in found.items():
+    for name, one in families.items():
         fractions = one.record["robustness"][0]["fractions"]
         for kind in one.record["robustness"][0]["curves"]:
             curve = one.curve(kind, "loss")
@@ -241,7 +241,7 @@ def claim_3(found: Mapping[str, Found]) -> str:
     return ROBUSTNESS + table(header, rows) + "\n"
 
 
-def claim_4(found: Mapping[str, Found]) -> str:
+def claim_4(families: Mapping[str, Found]) -> str:
     measures = {
         "disagreement": True,
         "Jensen–Shannon divergence (nats)": False,
@@ -249,7 +249,7 @@ def claim_4(found: Mapping[str, Found]) -> str:
         "ensemble gain in accuracy": True,
     }
     rows = []
-    for name, one in found.items():
+    for name, one in families.items():
         pairs = one.record["diversity"]
         cells = [
             shown([pair[measure][part] for pair in pairs], percent)
@@ -262,7 +262,7 @@ def claim_4(found: Mapping[str, Found]) -> str:
         header += [f"{label}: combinations", "networks"]
     text = DIVERSITY + table([*header, "gain of all combinations"], rows) + "\n"
     rows = []
-    for name, one in found.items():
+    for name, one in families.items():
         pairs = one.record["diversity"]
         layers = [label for label in pairs[0] if label.startswith("CKA")]
         distances = [pair["weight distance (L2)"] for pair in pairs]
@@ -284,9 +284,9 @@ def claim_4(found: Mapping[str, Found]) -> str:
 
 
 def picture(
-    draw: Callable[[Mapping[str, Found], Path], Path], found: Mapping[str, Found], folder: Path, name: str
+    draw: Callable[[Mapping[str, Found], Path], Path], families: Mapping[str, Found], folder: Path, name: str
 ) -> str:
-    path = draw(found, folder / name)
+    path = draw(families, folder / name)
     return f"![{(draw.__doc__ or '').strip()}]({path.name})\n"
 
 

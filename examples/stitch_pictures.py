@@ -22,13 +22,13 @@ METHODS = {
 }
 
 
-def layers(found: Found, path: Path) -> Path:
+def layers(results: Found, path: Path) -> Path:
     """Relative accuracy by layer and way of matching"""
     figure, axes = new_figure(2)
     for axis, family in zip(axes[0], ("tiny10", "resnet20"), strict=True):
-        names = found[family]["layers"]
+        names = results[family]["layers"]
         for method, label in METHODS.items():
-            values = np.array([[s[n][method][0] for n in names] for s in found[family]["scores"]])
+            values = np.array([[s[n][method][0] for n in names] for s in results[family]["scores"]])
             (curve,) = axis.plot(values.mean(0), marker="o", label=label)
             for row in values if len(values) > 1 else []:
                 axis.plot(row, ".", color=curve.get_color(), alpha=0.4)
@@ -42,13 +42,13 @@ def layers(found: Found, path: Path) -> Path:
     return save(figure, path)
 
 
-def widths(found: Found, path: Path) -> Path:
+def widths(results: Found, path: Path) -> Path:
     """Relative accuracy by width"""
     figure, axes = new_figure(1)
     axis = axes[0, 0]
-    at = [row["width"] for row in found["width"]]
-    for kind in [key for key in found["width"][0] if key != "width"]:
-        axis.plot(at, [np.mean(row[kind]) for row in found["width"]], marker="o", label=kind)
+    at = [row["width"] for row in results["width"]]
+    for kind in [key for key in results["width"][0] if key != "width"]:
+        axis.plot(at, [np.mean(row[kind]) for row in results["width"]], marker="o", label=kind)
     axis.set_xscale("log", base=2)
     axis.set_xticks(at, list(map(str, at)))
     axis.axhline(1, color="black", linestyle=":", linewidth=1)
@@ -59,10 +59,10 @@ def widths(found: Found, path: Path) -> Path:
     return save(figure, path)
 
 
-def course(found: Found, path: Path) -> Path:
+def course(results: Found, path: Path) -> Path:
     """Similarity and cross-entropy while a stitch is trained"""
     figure, axes = new_figure(2)
-    rows = found["course"]
+    rows = results["course"]
     for index in ("CKA", "R²", "CCA"):
         axes[0, 0].plot([row[index] for row in rows], marker=".", label=index)
     axes[0, 0].set_ylabel("similarity of stitched and own activations")
@@ -76,11 +76,11 @@ def course(found: Found, path: Path) -> Path:
     return save(figure, path)
 
 
-def ranks(found: Found, path: Path) -> Path:
+def ranks(results: Found, path: Path) -> Path:
     """Relative accuracy by rank"""
-    figure, axes = new_figure(len(found["ranks"]))
-    chosen = [*map(str, found["settings"]["ranks"]), "full"]
-    for axis, (layer, scores) in zip(axes[0], found["ranks"].items(), strict=True):
+    figure, axes = new_figure(len(results["ranks"]))
+    chosen = [*map(str, results["settings"]["ranks"]), "full"]
+    for axis, (layer, scores) in zip(axes[0], results["ranks"].items(), strict=True):
         for label, names in (
             ("task loss", [f"task loss {r}" for r in chosen]),
             ("reduced rank", [*(f"reduced_rank(rank={r})" for r in chosen[:-1]), "least_squares"]),
@@ -101,25 +101,25 @@ def ranks(found: Found, path: Path) -> Path:
     return save(figure, path)
 
 
-def inits(found: Found, path: Path) -> Path:
+def inits(results: Found, path: Path) -> Path:
     """Relative accuracy by initialisation"""
     figure, axes = new_figure(1)
     axis = axes[0, 0]
     generator = np.random.default_rng(0)
-    for place, values in enumerate(found["inits"].values()):
+    for place, values in enumerate(results["inits"].values()):
         axis.plot(place + generator.uniform(-0.1, 0.1, len(values)), values, "o", alpha=0.6)
-    axis.set_xticks(range(len(found["inits"])), [f"from {kind}" for kind in found["inits"]])
-    axis.set_xlim(-0.5, len(found["inits"]) - 0.5)
+    axis.set_xticks(range(len(results["inits"])), [f"from {kind}" for kind in results["inits"]])
+    axis.set_xlim(-0.5, len(results["inits"]) - 0.5)
     axis.set_ylabel("accuracy relative to network 2")
     figure.suptitle("Does it matter where training starts? One point per stitch")
     return save(figure, path)
 
 
-def lines(found: Found, path: Path) -> Path:
+def lines(results: Found, path: Path) -> Path:
     """Accuracy on the line between two stitches"""
     figure, axes = new_figure(1)
     axis = axes[0, 0]
-    for name, line in found["tiny10"]["lines"].items():
+    for name, line in results["tiny10"]["lines"].items():
         axis.plot(line["t"], line["accuracy"], label=name)
     axis.set_xlabel("λ: from one stitch (0) to the other (1)")
     axis.set_ylabel("accuracy relative to network 2")
@@ -129,11 +129,11 @@ def lines(found: Found, path: Path) -> Path:
     return save(figure, path)
 
 
-def sparsity(found: Found, path: Path) -> Path:
+def sparsity(results: Found, path: Path) -> Path:
     """Relative accuracy by sparsity"""
     figure, axes = new_figure(1)
     axis = axes[0, 0]
-    for kind, rows in found["sparsity"].items():
+    for kind, rows in results["sparsity"].items():
         zeros, values, errors = np.array(rows).T
         axis.errorbar(zeros, values, 2 * errors, marker="o", capsize=3, label=kind)
     axis.set_xlabel("fraction of entries that are 0")

@@ -31,37 +31,37 @@ SPARSITY = {
 BASES = {"Tiny10": "86.55", "ResNet20": "91.95"}
 
 
-def write(found: Found, folder: Path, seconds: float) -> Path:
+def write(results: Found, folder: Path, seconds: float) -> Path:
     """Write report.md and its pictures; returns the page's path."""
     parts = [
-        HEAD.format(made=found["made"], seconds=seconds, minutes=seconds / 60, **found["settings"]),
+        HEAD.format(made=results["made"], seconds=seconds, minutes=seconds / 60, **results["settings"]),
         "## What comes out\n",
-        verdicts(found),
+        verdicts(results),
         "## The networks\n",
-        bases(found),
+        bases(results),
         "## 1. Which maps work, layer by layer\n",
-        by_layer(found),
-        picture(layers, found, folder, "layers.png"),
+        by_layer(results),
+        picture(layers, results, folder, "layers.png"),
         "## 2. Width\n",
-        by_width(found),
-        picture(widths, found, folder, "widths.png"),
+        by_width(results),
+        picture(widths, results, folder, "widths.png"),
         "## 3. What similarity indices say while a stitch is trained\n",
-        by_epoch(found),
-        picture(course, found, folder, "course.png"),
+        by_epoch(results),
+        picture(course, results, folder, "course.png"),
         "## 4. A representation can be driven away\n",
-        penalised(found),
+        penalised(results),
         "## Low rank\n",
-        by_rank(found),
-        picture(ranks, found, folder, "ranks.png"),
+        by_rank(results),
+        picture(ranks, results, folder, "ranks.png"),
         "## 5. Where training starts\n",
-        by_init(found),
-        picture(inits, found, folder, "inits.png"),
+        by_init(results),
+        picture(inits, results, folder, "inits.png"),
         "## 6. Combinations of stitches\n",
-        by_line(found),
-        picture(lines, found, folder, "lines.png"),
+        by_line(results),
+        picture(lines, results, folder, "lines.png"),
         "## 7. Sparsity\n",
-        by_sparsity(found),
-        picture(sparsity, found, folder, "sparsity.png"),
+        by_sparsity(results),
+        picture(sparsity, results, folder, "sparsity.png"),
         LIMITS,
     ]
     page = folder / "report.md"
@@ -69,30 +69,30 @@ def write(found: Found, folder: Path, seconds: float) -> Path:
     return page
 
 
-def mean(found: Found, layer: str, method: str, column: int = 0, family: str = "tiny10") -> float:
+def mean(results: Found, layer: str, method: str, column: int = 0, family: str = "tiny10") -> float:
     """Over the pairs, at a layer: relative accuracy, its standard error, or cross-entropy."""
-    values = [scores[layer][method][column] for scores in found[family]["scores"]]
+    values = [scores[layer][method][column] for scores in results[family]["scores"]]
     if column == 1:  # of the mean of independent pairs
         return float(np.sqrt(np.square(values).sum()) / len(values))
     return float(np.mean(values))
 
 
-def verdicts(found: Found) -> str:
+def verdicts(results: Found) -> str:
     """The paper's findings, each checked on our numbers within two standard errors."""
-    names = found["tiny10"]["layers"]
+    names = results["tiny10"]["layers"]
     gains = [
         (
-            mean(found, n, "task loss") - mean(found, n, "least_squares"),
-            2 * np.hypot(mean(found, n, "task loss", 1), mean(found, n, "least_squares", 1)),
+            mean(results, n, "task loss") - mean(results, n, "least_squares"),
+            2 * np.hypot(mean(results, n, "task loss", 1), mean(results, n, "least_squares", 1)),
         )
         for n in names
     ]
     below = [n for n, (gain, slack) in zip(names, gains, strict=True) if gain < -slack]
-    weighted = [mean(found, n, "weighted") - mean(found, n, "least_squares") for n in names]
-    steps = found["course"]
-    curves = [np.array(found["sparsity"][kind]).T for kind in SPARSITY]
+    weighted = [mean(results, n, "weighted") - mean(results, n, "least_squares") for n in names]
+    steps = results["course"]
+    curves = [np.array(results["sparsity"][kind]).T for kind in SPARSITY]
     sparse = [float(np.interp(0.8, zeros, values)) for zeros, values, _ in curves]
-    falling = monotone([[(v, e) for _, v, e in found["sparsity"][kind][::-1]] for kind in SPARSITY])
+    falling = monotone([[(v, e) for _, v, e in results["sparsity"][kind][::-1]] for kind in SPARSITY])
     rows = [
         (
             "task-loss matching is at least as good as direct matching at every layer",
@@ -106,7 +106,7 @@ def verdicts(found: Found) -> str:
         ),
         (
             "accuracy rises with the rank",
-            monotone([_curve(found, layer, k) for layer in found["ranks"] for k in ("task", "reduced")]),
+            monotone([_curve(results, layer, k) for layer in results["ranks"] for k in ("task", "reduced")]),
             "both ways of matching",
         ),
         (
@@ -127,9 +127,11 @@ def verdicts(found: Found) -> str:
         (
             "CKA below 0.7 without loss of accuracy is possible",
             "holds"
-            if any(r["CKA"] < 0.7 and r["relative accuracy"] > 0.99 - 2 * r["error"] for r in found["apart"])
+            if any(
+                r["CKA"] < 0.7 and r["relative accuracy"] > 0.99 - 2 * r["error"] for r in results["apart"]
+            )
             else "not reached",
-            ", ".join(f"{r['CKA']:.2f}: {r['relative accuracy']:.3f}" for r in found["apart"]),
+            ", ".join(f"{r['CKA']:.2f}: {r['relative accuracy']:.3f}" for r in results["apart"]),
         ),
     ]
     return table(["finding", "here", "by how much"], rows) + "\n" + READING
@@ -145,9 +147,9 @@ def monotone(curves: Sequence[Sequence[tuple[float, float]]]) -> str:
     return "holds" if not any(falls) else f"in part ({sum(falls)} of {len(falls)} steps fall)"
 
 
-def _curve(found: Found, layer: str, kind: str) -> list[tuple[float, float]]:
-    scores = found["ranks"][layer]
-    chosen = [r for r in found["settings"]["ranks"] if f"task loss {r}" in scores]
+def _curve(results: Found, layer: str, kind: str) -> list[tuple[float, float]]:
+    scores = results["ranks"][layer]
+    chosen = [r for r in results["settings"]["ranks"] if f"task loss {r}" in scores]
     names = (
         [*(f"task loss {r}" for r in chosen), "task loss full"]
         if kind == "task"
@@ -156,70 +158,74 @@ def _curve(found: Found, layer: str, kind: str) -> list[tuple[float, float]]:
     return [(scores[name][0], scores[name][1]) for name in names]
 
 
-def bases(found: Found) -> str:
+def bases(results: Found) -> str:
     rows = [
         [name, str(len(values)), f"{100 * min(values):.1f}–{100 * max(values):.1f}", BASES[name]]
-        for name, values in found["accuracies"].items()
+        for name, values in results["accuracies"].items()
     ]
     return table(["networks", "number", "accuracy here (%)", "published (%)"], rows) + "\n" + JPEG
 
 
-def by_layer(found: Found) -> str:
+def by_layer(results: Found) -> str:
     methods = ["least_squares", "weighted", "procrustes", "permutation", "identity", "task loss"]
     rows = []
-    for number, name in enumerate(found["tiny10"]["layers"]):
+    for number, name in enumerate(results["tiny10"]["layers"]):
         cells = [
-            f"{mean(found, name, method):.3f} ± {2 * mean(found, name, method, 1):.3f}" for method in methods
+            f"{mean(results, name, method):.3f} ± {2 * mean(results, name, method, 1):.3f}"
+            for method in methods
         ]
         rows.append([name, *cells[:1], f"{TINY10_LEAST_SQUARES[number]:g}", *cells[1:], TINY10_TASK_LOSS])
     header = ["Tiny10", "least squares", "published (≈)", "weighted", "Procrustes", "permutation", "identity"]
     text = table([*header, "task loss", "published"], rows) + "\n\n"
     rows = []
-    for name in found["resnet20"]["layers"]:
-        rows.append([name, *(f"{mean(found, name, m, family='resnet20'):.3f}" for m in methods)])
+    for name in results["resnet20"]["layers"]:
+        rows.append([name, *(f"{mean(results, name, m, family='resnet20'):.3f}" for m in methods)])
     header = ["ResNet20", "least squares", "weighted", "Procrustes", "permutation", "identity", "task loss"]
     text += table(header, rows) + "\n" + RESNET20
     rows = []
-    for name in found["tiny10"]["layers"]:
-        values = [pair[name] for pair in found["tiny10"]["similarity"]]
+    for name in results["tiny10"]["layers"]:
+        values = [pair[name] for pair in results["tiny10"]["similarity"]]
         cells = [f"{np.mean([v[index] for v in values]):.3f}" for index in values[0]]
-        rows.append([name, *cells, f"{mean(found, name, 'task loss'):.3f}"])
+        rows.append([name, *cells, f"{mean(results, name, 'task loss'):.3f}"])
     return text + INDICES + table(["Tiny10", "CKA", "R²", "CCA", "task loss"], rows) + "\n"
 
 
-def by_width(found: Found) -> str:
-    kinds = [key for key in found["width"][0] if key != "width"]
+def by_width(results: Found) -> str:
+    kinds = [key for key in results["width"][0] if key != "width"]
     rows = [
         [str(row["width"]), *(f"{np.mean(row[k]):.3f} ({min(row[k]):.3f}–{max(row[k]):.3f})" for k in kinds)]
-        for row in found["width"]
+        for row in results["width"]
     ]
     return WIDTH + table(["width", *kinds], rows) + "\n"
 
 
-def by_epoch(found: Found) -> str:
+def by_epoch(results: Found) -> str:
     columns = ["CKA", "R²", "CCA", "cross-entropy", "relative accuracy"]
     rows = [
         [str(epoch), *(f"{row[c]:.3f}" for c in columns)]
-        for epoch, row in enumerate(found["course"])
-        if epoch in (0, 1, 2, 5) or epoch == len(found["course"]) - 1
+        for epoch, row in enumerate(results["course"])
+        if epoch in (0, 1, 2, 5) or epoch == len(results["course"]) - 1
     ]
     return COURSE + table(["epoch", *columns], rows) + "\n"
 
 
-def penalised(found: Found) -> str:
+def penalised(results: Found) -> str:
     rows = [
         [f"{r['penalty']:g}", f"{r['CKA']:.3f}", f"{r['relative accuracy']:.3f} ± {2 * r['error']:.3f}"]
-        for r in found["apart"]
+        for r in results["apart"]
     ]
     return APART + table(["weight of the penalty", "CKA with itself", "relative accuracy"], rows) + "\n"
 
 
-def by_rank(found: Found) -> str:
+def by_rank(results: Found) -> str:
     rows = []
-    for layer, scores in found["ranks"].items():
+    for layer, scores in results["ranks"].items():
         published = RANKS[layer]
-        chosen = [r for r in found["settings"]["ranks"] if f"task loss {r}" in scores]
-        ours = {"task loss": _curve(found, layer, "task"), "reduced rank": _curve(found, layer, "reduced")}
+        chosen = [r for r in results["settings"]["ranks"] if f"task loss {r}" in scores]
+        ours = {
+            "task loss": _curve(results, layer, "task"),
+            "reduced rank": _curve(results, layer, "reduced"),
+        }
         for kind, curve in ours.items():
             cells = []
             for rank, (value, error) in zip((*chosen, "full"), curve, strict=True):
@@ -233,17 +239,17 @@ def by_rank(found: Found) -> str:
     return RANK + table(header, rows) + "\n"
 
 
-def by_init(found: Found) -> str:
+def by_init(results: Found) -> str:
     rows = [
         [kind, str(len(v)), f"{np.mean(v):.3f}", f"{min(v):.3f}", f"{np.median(v):.3f}", f"{max(v):.3f}"]
-        for kind, v in found["inits"].items()
+        for kind, v in results["inits"].items()
     ]
     return INIT + table(["start", "stitches", "mean", "lowest", "median", "highest"], rows) + "\n"
 
 
-def by_line(found: Found) -> str:
+def by_line(results: Found) -> str:
     rows = []
-    for name, line in found["tiny10"]["lines"].items():
+    for name, line in results["tiny10"]["lines"].items():
         ends = [line["accuracy"][0], line["accuracy"][-1]]
         rows.append(
             [
@@ -258,17 +264,17 @@ def by_line(found: Found) -> str:
     return LINE + table(header, rows) + "\n"
 
 
-def by_sparsity(found: Found) -> str:
+def by_sparsity(results: Found) -> str:
     rows = []
     for kind, published in SPARSITY.items():
-        ours = [f"{z:.2f} → {value:.3f} ± {2 * error:.3f}" for z, value, error in found["sparsity"][kind]]
+        ours = [f"{z:.2f} → {value:.3f} ± {2 * error:.3f}" for z, value, error in results["sparsity"][kind]]
         theirs = ", ".join(f"{z:g} → {value:.3f}" for z, value in published)
         rows.append([kind, ", ".join(ours), theirs])
     return SPARSE + table(["matching", "here: zeros → relative accuracy", "published"], rows) + "\n"
 
 
-def picture(draw: Callable[[Found, Path], Path], found: Found, folder: Path, name: str) -> str:
-    path = draw(found, folder / name)
+def picture(draw: Callable[[Found, Path], Path], results: Found, folder: Path, name: str) -> str:
+    path = draw(results, folder / name)
     return f"![{(draw.__doc__ or '').strip()}]({path.name})\n"
 
 

@@ -87,8 +87,8 @@ else:
         home = _HOME_OF.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = import_module(f"{__name__}.{home}")
-        globals()[name] = value = found if name == home else getattr(found, name)
+        module = import_module(f"{__name__}.{home}")
+        globals()[name] = value = module if name == home else getattr(module, name)
         return value
 
     def __dir__():

@@ -84,14 +84,14 @@ class Mixture(mixing.Mixture):
         """An engine for calls on inputs like x: the last one where it serves."""
         mark = fingerprint(model, values=True)
         key = (mark, x.shape[1:], x.dtype, normalisation.choice, normalisation.buffers)
-        kept = _ENGINES.get(self)
-        if mark is None or kept is None or kept[0] != key or normalisation.batches:
+        cached = _ENGINES.get(self)
+        if mark is None or cached is None or cached[0] != key or normalisation.batches:
             copied = cold_copy(model, x)
             some = x if len(x) > 2 else torch.cat([x, *(x.roll(n, -1) for n in (1, 2) if x.ndim > 1)])
             engine = Native(copy.copy(self), copied, some, dtype=self.dtype, normalisation=normalisation)
             engine.check(copied, some)
-            kept = _ENGINES[self] = key, engine
-        return kept[1]
+            cached = _ENGINES[self] = key, engine
+        return cached[1]
 
 
 #: The last engine of each mixture, and what it is for. It holds a copy of the mixture, so both can go.

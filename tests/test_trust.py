@@ -995,6 +995,7 @@ class Writing(nn.Module):
         return self.o(self.r(x)[0][:, 0])
 
 
+@pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
 def test_every_combination_gets_inputs_that_no_other_has_written_to():
     a, b = pair(Writing)
     x, y = torch.randn(9, 6, 5), torch.randint(3, (9,))

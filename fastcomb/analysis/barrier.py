@@ -53,8 +53,8 @@ class Barrier(Result):
 
     def excess(self, metric: str) -> Array:
         """How much worse than the chord each point is: loss above it, accuracy below it."""
-        found, chord = getattr(self, metric), self.chord(metric)
-        return np.asarray(found - chord if metric == "loss" else chord - found)
+        curve, chord = getattr(self, metric), self.chord(metric)
+        return np.asarray(curve - chord if metric == "loss" else chord - curve)
 
     def worst(self, metric: str) -> tuple[float, float]:
         """The barrier of ``metric``, and the t in [0, 1] where it lies; NaN counts as the worst."""
@@ -76,8 +76,8 @@ class Barrier(Result):
     @property
     def headline(self) -> str:
         """The barrier of each metric that the task has, and over how many points."""
-        found = [f"{metric} {self.worst(metric)[0]:.4g}" for metric in self.metrics]
-        return f"{', '.join(found)} over {len(self.t)} points"
+        barriers = [f"{metric} {self.worst(metric)[0]:.4g}" for metric in self.metrics]
+        return f"{', '.join(barriers)} over {len(self.t)} points"
 
     def table(self) -> str:
         """A row for each t: every metric on the line, on the chord, and how much worse it is."""

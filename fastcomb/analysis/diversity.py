@@ -225,13 +225,13 @@ def diversity(
         with warnings.catch_warnings():
             if layers:  # what makes the module return them keeps it from the compiled engine
                 warnings.simplefilter("ignore", BackendNotice)
-            found = [
+            outputs = [
                 mixture.functional_call(
                     module, which, x, batch_norm=batch_norm, calibration=calibration, buffers=buffers
                 )
                 for mixture, which in networks
             ]
-        logits: Any = joined(found)
+        logits: Any = joined(outputs)
         return logits if layers else (logits, {})
 
     samples = Data(data)

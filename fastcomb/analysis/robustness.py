@@ -92,8 +92,8 @@ class Robustness(Result):
         rows: list[Sequence[str | float]] = []
         for i, kind in enumerate(self.kinds):
             for j, fraction in enumerate(self.fractions):
-                found = [(self.mean(m)[i, j], self.standard_error(m)[i, j]) for m in self.metrics]
-                rows.append((kind, f"{fraction:g}", *(v for two in found for v in two)))
+                cells = [(self.mean(m)[i, j], self.standard_error(m)[i, j]) for m in self.metrics]
+                rows.append((kind, f"{fraction:g}", *(v for two in cells for v in two)))
         control = [getattr(self, f"unaligned_{m}") for m in self.metrics]
         rows.append(("unaligned", "", *(v for c in control for v in (c.mean(), float(standard_error(c))))))
         for end, label in enumerate(("θ_A itself", "θ_B itself")):
@@ -227,13 +227,13 @@ def _repeat(
     shown: Any,
 ) -> Array:
     """Mean loss and accuracy [2, cells]; cells that come to the same matching are evaluated once."""
-    found: dict[tuple[Any, ...], Sweep] = {}
+    sweeps: dict[tuple[Any, ...], Sweep] = {}
     order = []
     for kind, fraction in cells:
         disturbed = perturb(alignment, fraction=fraction, kind=kind, seed=seed)
         matching = tuple(tuple(p.tolist()) for p in disturbed.permutations)
-        if matching not in found:
-            found[matching] = evaluation.sweep(a, disturbed.state_dict, law, n, seed)
-        order.append(found[matching])
+        if matching not in sweeps:
+            sweeps[matching] = evaluation.sweep(a, disturbed.state_dict, law, n, seed)
+        order.append(sweeps[matching])
         shown.update()
     return means(order)

@@ -63,8 +63,8 @@ class Transitivity(Result):
         for metric in metrics:
             header += [f"{metric} of the first", "of the second", f"{metric} barrier", "at t"]
         rows = [
-            [pair, *(v for m in metrics for v in (*getattr(found, f"ends_{m}"), *found.worst(m)))]
-            for pair, found in self.barriers.items()
+            [pair, *(v for m in metrics for v in (*getattr(barrier, f"ends_{m}"), *barrier.worst(m)))]
+            for pair, barrier in self.barriers.items()
         ]
         return markdown(header, rows)
 

@@ -66,17 +66,17 @@ class Normalisation:
         """
         if buffers is not None and buffers not in BUFFERS:
             raise ValueError(f"buffers={buffers!r} is none of {', '.join(map(repr, BUFFERS))}")
-        made = Normalisation._statistics(model, mixture, choice, calibration)
+        normalisation = Normalisation._statistics(model, mixture, choice, calibration)
         differ = _differing(model, mixture)
         if not differ:
-            return made
+            return normalisation
         if buffers is None:
             raise ValueError(
                 f"the networks' buffers {_few(differ)} differ, and mixing touches parameters only; choose "
                 'buffers="a" (theta_a\'s for all combinations) or buffers="lerp" (interpolated with the '
                 "sampler's mean)"
             )
-        fixed = dict(made.fixed or {})
+        fixed = dict(normalisation.fixed or {})
         if buffers == "lerp":
             rigid = [n for n in differ if not _mixable(mixture.a.carried[n])]
             if rigid:
@@ -85,7 +85,7 @@ class Normalisation:
                     'interpolated; choose buffers="a"'
                 )
             fixed |= {name: _interpolated(mixture, name, "buffers") for name in differ}
-        return dataclasses.replace(made, fixed=fixed, buffers=buffers)
+        return dataclasses.replace(normalisation, fixed=fixed, buffers=buffers)
 
     @staticmethod
     def _statistics(
@@ -134,13 +134,13 @@ def _interpolated(mixture: Mixture, name: str, option: str) -> Tensor:
     missing = [label for label, network in mixture.networks.items() if name not in network.carried]
     if missing:
         raise ValueError(f'{option}="lerp": {missing[0]} has no {name!r}')
-    own = [network.carried[name] for network in mixture.networks.values()]
-    wide = torch.complex128 if own[0].is_complex() else torch.float64
-    value, *others = (one.to(mixture.device, wide) for one in own)
+    buffers = [network.carried[name] for network in mixture.networks.values()]
+    wide = torch.complex128 if buffers[0].is_complex() else torch.float64
+    value, *others = (buffer.to(mixture.device, wide) for buffer in buffers)
     for mean, other in zip(means, others, strict=True):
         value = other if mean == 1 else value + mean * (other - value)
-    found: Tensor = value.to(own[0].dtype)
-    return found
+    interpolated: Tensor = value.to(buffers[0].dtype)
+    return interpolated
 
 
 def _differing(model: nn.Module, mixture: Mixture) -> list[str]:
@@ -151,12 +151,12 @@ def _differing(model: nn.Module, mixture: Mixture) -> list[str]:
         if isinstance(module, nn.modules.batchnorm._NormBase)
         for name in (*RUNNING_STATISTICS, "num_batches_tracked")
     }
-    found = []
+    differing = []
     for name, _ in model.named_buffers():
-        own = [n.carried[name] for n in mixture.networks.values() if name in n.carried]
-        if name not in statistics and any(not same(own[0], other) for other in own[1:]):
-            found.append(name)
-    return found
+        buffers = [n.carried[name] for n in mixture.networks.values() if name in n.carried]
+        if name not in statistics and any(not same(buffers[0], other) for other in buffers[1:]):
+            differing.append(name)
+    return differing
 
 
 def _mixable(tensor: Tensor) -> bool:

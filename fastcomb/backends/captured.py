@@ -89,27 +89,27 @@ def record(program: Program) -> tuple[dict[str, int], int]:
 
     A mean's variance follows it.
     """
-    found: dict[str, int] = {}
+    starts: dict[str, int] = {}
     total = 0
     for node in program:
         if node.op == "batch_norm" and node.arguments["running_mean"] is not None:
             name = node.arguments["running_mean"].name
-            if name in found:
+            if name in starts:
                 raise Unsupported("a batch norm that is used twice")
-            found[name] = total
+            starts[name] = total
             total += 2 * program.shapes[name][0]
-    return found, total
+    return starts, total
 
 
 def recomputed(program: Program, places: dict[str, int], statistics: Tensor | None) -> dict[str, Tensor]:
     """Running statistics by name, [..., C] each, from a record [..., floats] laid out by :func:`record`."""
-    found = {}
+    running = {}
     if statistics is not None:
         for name, at in places.items():
             channels = program.shapes[name][0]
-            found[name] = statistics[..., at : at + channels]
-            found[name.removesuffix("mean") + "var"] = statistics[..., at + channels : at + 2 * channels]
-    return found
+            running[name] = statistics[..., at : at + channels]
+            running[name.removesuffix("mean") + "var"] = statistics[..., at + channels : at + 2 * channels]
+    return running
 
 
 def check(runner: Runner, model: nn.Module, x: Tensor) -> Tensor:
@@ -140,17 +140,17 @@ def check(runner: Runner, model: nn.Module, x: Tensor) -> Tensor:
     some = x[:CHECKED]
     law = _Law(reference, index, statistics)
     expected = law.output(0, some)
-    found = runner.outputs(prepared, some)
-    if not isinstance(expected, Tensor) or expected.shape != found.shape[1:]:
+    outputs = runner.outputs(prepared, some)
+    if not isinstance(expected, Tensor) or expected.shape != outputs.shape[1:]:
         raise Unsupported("what this model returns")
     limit = _ROUNDINGS * law.rounding(some) + _LEAST
-    _compare(found[0], expected, limit)
-    _compare(found[1], law.output(1, some), limit)
+    _compare(outputs[0], expected, limit)
+    _compare(outputs[1], law.output(1, some), limit)
     fewer = some[-_FEWER:]
     for count in {len(fewer), 1} - {len(some)}:
-        found = runner.outputs(prepared, fewer[:count])
+        outputs = runner.outputs(prepared, fewer[:count])
         for k in (0, 1):
-            _compare(found[k], law.output(k, fewer[:count]), limit)
+            _compare(outputs[k], law.output(k, fewer[:count]), limit)
     if statistics:
         _check_statistics(statistics, reference.prepare(index[:1]).statistics, _STATISTICS[runner.dtype])
     return expected if len(some) == len(x) else law.output(0, x)
@@ -172,21 +172,21 @@ class _Law:
     def rounding(self, x: Tensor) -> float:
         """What rounding makes of the first combination's result: a root mean square, of the result's."""
         finer = torch.float64 if self._reference.dtype == torch.float32 else torch.float32
-        own = self.output(0, x).double()
+        output = self.output(0, x).double()
         try:
             exact = self.output(0, x, self._reference.wider(finer)).double()
         except Exception:  # a module that insists on its own dtype
             return torch.finfo(self._reference.dtype).eps
-        known = torch.isfinite(own) & torch.isfinite(exact)
+        known = torch.isfinite(output) & torch.isfinite(exact)
         size = float(exact[known].norm())
-        return float((own - exact)[known].norm()) / size if size else 0.0
+        return float((output - exact)[known].norm()) / size if size else 0.0
 
 
-def _compare(found: Tensor, expected: Tensor, limit: float) -> None:
+def _compare(actual: Tensor, expected: Tensor, limit: float) -> None:
     """Raise Unsupported where a sample's result [S, ...] is further off than ``limit`` of a sample's size."""
-    one, other = (t.double().reshape(len(t), -1) for t in (found, expected))
+    one, other = (t.double().reshape(len(t), -1) for t in (actual, expected))
     finite = torch.isfinite(other)
-    if found.shape != expected.shape or not torch.equal(finite, torch.isfinite(one)):
+    if actual.shape != expected.shape or not torch.equal(finite, torch.isfinite(one)):
         raise Unsupported(_ELSE)
     difference = torch.where(finite, one - other, 0).norm(dim=1)
     sizes = torch.where(finite, other, 0).norm(dim=1)
@@ -195,8 +195,8 @@ def _compare(found: Tensor, expected: Tensor, limit: float) -> None:
         raise Unsupported(_ELSE)
 
 
-def _check_statistics(found: Mapping[str, Tensor], law: Mapping[str, Tensor], limit: float) -> None:
-    for name, value in found.items():
+def _check_statistics(actual: Mapping[str, Tensor], law: Mapping[str, Tensor], limit: float) -> None:
+    for name, value in actual.items():
         expected = law[name][0].double()
         variance = law[name.removesuffix("mean") + "var" if name.endswith("mean") else name][0].double()
         scale = variance.sqrt() if name.endswith("mean") else variance

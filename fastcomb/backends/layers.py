@@ -68,8 +68,8 @@ def mixed_linear(
         flat = inputs.reshape(-1, rows, x.shape[-1])
         with torch.cuda.device_of(x):
             epilogue = kernels.Epilogue()
-            found: Tensor = kernels.linear(flat if own else flat[0], many, weight, bias, laws, epilogue)
-        return found.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
+            outputs: Tensor = kernels.linear(flat if own else flat[0], many, weight, bias, laws, epilogue)
+        return outputs.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
     fits = x.dtype in native.DTYPES and inputs.numel() and weight_a.numel() and index.numel()
     if not (fits and native.serves(x.device)):
         return _one_by_one(F.linear, {}, x, index, weight, bias, laws, own)
@@ -122,8 +122,8 @@ def mixed_conv2d(
         kernels = triton.load()
         kernel = kernels.Geometry(weight_a.shape[2:], *map(tuple, (stride, padding, dilation)))
         with torch.cuda.device_of(x):
-            found: Tensor = kernels.conv2d(x, index.reshape(-1), weight, bias, laws, kernel)
-        return found.view(*index.shape, *found.shape[1:])
+            outputs: Tensor = kernels.conv2d(x, index.reshape(-1), weight, bias, laws, kernel)
+        return outputs.view(*index.shape, *outputs.shape[1:])
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return _one_by_one(F.conv2d, geometry, x, index, weight, bias, laws, own)
 

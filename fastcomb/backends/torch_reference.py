@@ -172,14 +172,14 @@ class TorchReference:
 
     def _random(self, x: Tensor) -> bool:
         """Whether the module draws random numbers; says so."""
-        found = self._random_call(((x,), {}))
-        if found:
+        varies = self._random_call(((x,), {}))
+        if varies:
             notify(
                 f"{type(self.model).__name__} returns something else each time it is called on the same "
                 "samples, so its results are not a function of the combination alone; does it draw random "
                 "numbers in eval mode?"
             )
-        return found
+        return varies
 
     @torch.no_grad()
     def prepare(self, index: Tensor) -> ReferenceBlock:
@@ -198,20 +198,22 @@ class TorchReference:
         totals: State = {}
         calls: dict[str, int] = {}
         for batch in self.normalisation.batches:
-            with self._collecting() as made:
-                fresh = {n: self._shared[n].new_zeros(count, *self._shared[n].shape) for n in made.statistics}
+            with self._collecting() as counted:
+                fresh = {
+                    n: self._shared[n].new_zeros(count, *self._shared[n].shape) for n in counted.statistics
+                }
                 for _ in self._outputs(
                     prepared._replace(statistics=fresh), (_copied(self._ready(batch)),), {}
                 ):
                     pass
             for name, value in fresh.items():  # each call counts once, as in torch's update_bn
-                calls[name] = calls.get(name, 0) + made.of(name)
-                totals[name] = totals.get(name, 0) + made.of(name) * value
-        found = {name: total / max(1, calls[name]) for name, total in totals.items()}
-        for name in found:
+                calls[name] = calls.get(name, 0) + counted.of(name)
+                totals[name] = totals.get(name, 0) + counted.of(name) * value
+        averages = {name: total / max(1, calls[name]) for name, total in totals.items()}
+        for name in averages:
             if not calls[name]:  # never called on the calibration data: θ_A's
-                found[name] = self._shared[name].expand(count, *self._shared[name].shape).clone()
-        return prepared._replace(statistics=found)
+                averages[name] = self._shared[name].expand(count, *self._shared[name].shape).clone()
+        return prepared._replace(statistics=averages)
 
     @contextlib.contextmanager
     def _collecting(self) -> Iterator[Calls]:
@@ -268,9 +270,9 @@ class TorchReference:
 
     def output(self, index: Tensor, statistics: State, x: Tensor) -> Any:
         """Output on samples x [S, ...] of the one combination in ``index`` with given running statistics."""
-        own = {name: self._ready(value)[None] for name, value in statistics.items()}
+        ready = {name: self._ready(value)[None] for name, value in statistics.items()}
         (output,) = self._outputs(
-            ReferenceBlock(index, self._mixed(index), own), (_copied(self._ready(x)),), {}
+            ReferenceBlock(index, self._mixed(index), ready), (_copied(self._ready(x)),), {}
         )
         return mapped(lambda t: t[0], output)
 
@@ -280,8 +282,8 @@ class TorchReference:
         shared = self._shared
         self._shared = self._own(carried)
         try:
-            own = {n: t.to(self.mixture.device, self._kind(n), copy=True) for n, t in parameters.items()}
-            return mapped(lambda t: t[0], self._single(own, (_copied(self._ready(x)),), {}))
+            state = {n: t.to(self.mixture.device, self._kind(n), copy=True) for n, t in parameters.items()}
+            return mapped(lambda t: t[0], self._single(state, (_copied(self._ready(x)),), {}))
         finally:
             self._shared = shared
 
@@ -292,18 +294,18 @@ class TorchReference:
         batch it, combinations run one after another from now on.
         """
         prepared = self.prepare(index)
-        found = joined(list(self._outputs(prepared, args, kwargs)))
+        outputs = joined(list(self._outputs(prepared, args, kwargs)))
         if not self._inside:
             return False
         mixed = self._mixed(index)
         for k in range(len(index)):
-            own = {n: t[k].clone() for n, t in prepared.statistics.items()}
-            given = tree_map(_copied, (args, kwargs))
-            plain = self._single({n: t[k].contiguous() for n, t in mixed.items()} | own, *given)
-            pairs = zip(tensors(found), tensors(plain), strict=True)
+            statistics = {n: t[k].clone() for n, t in prepared.statistics.items()}
+            arguments = tree_map(_copied, (args, kwargs))
+            plain = self._single({n: t[k].contiguous() for n, t in mixed.items()} | statistics, *arguments)
+            pairs = zip(tensors(outputs), tensors(plain), strict=True)
             limit = _BATCHED.get(self.dtype, _BATCHED_FLOAT)
             if not all(close(one[k].double(), other[0].double(), limit) for one, other in pairs):
-                if self._random_call(given):
+                if self._random_call(arguments):
                     return True
                 self.slots, self._inside = 1, False
                 notify(
@@ -313,10 +315,10 @@ class TorchReference:
                 return False
         return True
 
-    def _random_call(self, given: tuple[Any, Any]) -> bool:
+    def _random_call(self, arguments: tuple[Any, Any]) -> bool:
         """Whether the module returns something else each time."""
         mixed = {n: t[0] for n, t in self._mixed(self.mixture.index_tensor([0])).items()}
-        one, other = (tensors(self._single(dict(mixed), *tree_map(_copied, given))) for _ in range(2))
+        one, other = (tensors(self._single(dict(mixed), *tree_map(_copied, arguments))) for _ in range(2))
         return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True))
 
     def _size(self, produced: float) -> None:
@@ -353,26 +355,26 @@ class TorchReference:
     def _outputs(self, block: ReferenceBlock, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Outputs [k, ...] of successive parts of a block; its statistics are updated by collecting."""
         done = 0
-        given = (args, kwargs)
+        arguments = (args, kwargs)
         while done < len(block.indices):
             part = slice(done, done + self.slots)
-            own = {n: t[part] for n, t in block.statistics.items()}
+            statistics = {n: t[part] for n, t in block.statistics.items()}
             known = {n: t[part] for n, t in (block.mixed or {}).items()}
             virtual = self._virtual and (self.slots > 1 or not known)
             if virtual:
-                args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
+                args, kwargs = tree_map(_copied, arguments) if self._writes_inputs else arguments
                 try:
-                    yield self._generating(block.indices[part], known, own, args, kwargs)
+                    yield self._generating(block.indices[part], known, statistics, args, kwargs)
                     done += self.slots
                     continue
                 except Exception as error:
                     failure = error
             mixed = block.mixed or self._mixed(block.indices)
             while done < len(block.indices):
-                own = {n: t[done] for n, t in block.statistics.items()}
-                args, kwargs = tree_map(_copied, given) if self._writes_inputs else given
+                statistics = {n: t[done] for n, t in block.statistics.items()}
+                args, kwargs = tree_map(_copied, arguments) if self._writes_inputs else arguments
                 # copies, since a module may write to its parameters, and other samples may follow
-                yield self._single({n: t[done].clone() for n, t in mixed.items()} | own, args, kwargs)
+                yield self._single({n: t[done].clone() for n, t in mixed.items()} | statistics, args, kwargs)
                 done += 1
             if virtual:  # the module itself runs, so generating inside the pass is at fault
                 batched, self.slots, self._inside = self.slots > 1, 1, False
@@ -386,7 +388,7 @@ class TorchReference:
 
     @torch.no_grad()
     def _generating(
-        self, index: Tensor, known: State, own: State, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, index: Tensor, known: State, statistics: State, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Outputs of up to ``slots`` combinations whose weights are known or generated on the way."""
 
@@ -395,19 +397,19 @@ class TorchReference:
             return {n: VirtualParameter(self.mixture, n, index, self._kind(n), known.get(n)) for n in names}
 
         if self.slots == 1:
-            one = {n: t[0] for n, t in own.items()}
-            return self._single(virtual(index[0], {}) | one, args, kwargs)
+            first = {n: t[0] for n, t in statistics.items()}
+            return self._single(virtual(index[0], {}) | first, args, kwargs)
         built: list[Any] = []
 
-        def each(index: Tensor, known: State, own: State) -> list[Tensor]:
-            output = self._run(virtual(index, known) | own, args, kwargs)
+        def each(index: Tensor, known: State, statistics: State) -> list[Tensor]:
+            output = self._run(virtual(index, known) | statistics, args, kwargs)
             built.append(output)
             return tensors(output)
 
         with warnings.catch_warnings():  # vmap's own loop over an operation is slow but right
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            found = vmap(each)(index, known, own)
-        return rebuilt(built[-1], found)
+            outputs = vmap(each)(index, known, statistics)
+        return rebuilt(built[-1], outputs)
 
     @torch.no_grad()
     def _single(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -415,12 +417,12 @@ class TorchReference:
 
     def _run(self, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One pass with the tensors of ``state`` and copies of the shared ones, which it may write to."""
-        given = {place: t for name, t in state.items() for place in self._places.get(name, (name,))}
-        fresh = {place: t.clone() for place, t in self._shared.items() if place not in given}
+        placed = {place: t for name, t in state.items() for place in self._places.get(name, (name,))}
+        fresh = {place: t.clone() for place, t in self._shared.items() if place not in placed}
         if self._calls is not None:
             self._calls.begin()
         try:
-            output = functional_call(self.model, fresh | given, args, kwargs, tie_weights=False)
+            output = functional_call(self.model, fresh | placed, args, kwargs, tie_weights=False)
         finally:
             self._pristine.restore()
         if not tensors(output):
@@ -431,16 +433,16 @@ class TorchReference:
         """What is not mixed, by place: buffers, and parameters that are no real floating-point numbers."""
         cast = self.dtype if self.dtype != self.mixture.dtype else None
         mixed = {place for places in self._places.values() for place in places}
-        found = {}
+        unmixed = {}
         for place, tensor in itertools.chain(
             *(_slots(self.model, kind) for kind in ("parameters", "buffers"))
         ):
             if place not in mixed:
                 value = carried.get(place, tensor)
-                found[place] = value.to(
+                unmixed[place] = value.to(
                     self.mixture.device, cast if value.is_floating_point() else None
                 ).detach()
-        return found
+        return unmixed
 
     def _ready(self, tensor: Tensor) -> Tensor:
         cast = tensor.is_floating_point() and not self._several
@@ -492,11 +494,11 @@ def places(mixture: Mixture, model: nn.Module) -> dict[str, list[str]]:
             faults.append(f"{name!r} is {tuple(mixture.shape(name))}, in the model {tuple(shapes[name])}")
     if faults:
         raise ValueError(f"the mixture does not fit {type(model).__name__}: {'; '.join(faults[:5])}")
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for place, tensor in _slots(model, "parameters"):
         if id(tensor) in first:
-            found.setdefault(first[id(tensor)], []).append(place)
-    return found
+            by_name.setdefault(first[id(tensor)], []).append(place)
+    return by_name
 
 
 def _slots(model: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:
@@ -507,16 +509,16 @@ def _slots(model: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:
                 yield f"{prefix}.{key}".lstrip("."), tensor
 
 
-def close(found: Tensor, expected: Tensor, limit: float) -> bool:
+def close(actual: Tensor, expected: Tensor, limit: float) -> bool:
     """Whether two tensors differ by at most ``limit`` times the largest expected value; NaN equals NaN."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return False
     if not expected.is_floating_point():
-        return torch.equal(found, expected)
+        return torch.equal(actual, expected)
     finite = torch.isfinite(expected)
-    if not torch.equal(finite, torch.isfinite(found)) or not finite.any():
-        return torch.equal(finite, torch.isfinite(found))
-    difference = (found - expected)[finite].abs().max()
+    if not torch.equal(finite, torch.isfinite(actual)) or not finite.any():
+        return torch.equal(finite, torch.isfinite(actual))
+    difference = (actual - expected)[finite].abs().max()
     return bool(difference <= limit * expected[finite].abs().max())
 
 

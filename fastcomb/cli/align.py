@@ -27,16 +27,16 @@ def _checkpoint(_: click.Context, __: click.Parameter, out: str) -> str:
 
 def _option(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
     """Options of a method by name; what is no literal is text."""
-    given = {}
+    options = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not name or not equals:
             raise click.BadParameter(f"{text!r} is not NAME=VALUE")
         try:
-            given[name] = ast.literal_eval(value)
+            options[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            given[name] = value
-    return given
+            options[name] = value
+    return options
 
 
 @click.command()
@@ -88,24 +88,24 @@ def align(
     read = reading.read_data if method == "ste" else reading.read_inputs
     samples = None if data is None else read(data)
     with about(f"aligning networks of {model}" + (f" on {data}" if data else "")):
-        found = fc.rebasin.align(reference, second, method, data=samples, seed=seed, **options)
-    checkpoint.write(found, Path(out), like=Path(b))
+        aligned = fc.rebasin.align(reference, second, method, data=samples, seed=seed, **options)
+    checkpoint.write(aligned, Path(out), like=Path(b))
     if alignment:
-        found.save(alignment)
-    groups = found.symmetries.groups
+        aligned.save(alignment)
+    groups = aligned.symmetries.groups
     report = {
         "out": out,
-        "method": found.method,
-        "objective_before": found.objective[0],
-        "objective_after": found.objective[-1],
+        "method": aligned.method,
+        "objective_before": aligned.objective[0],
+        "objective_after": aligned.objective[-1],
         "groups": len(groups),
         "units": sum(group.size for group in groups),
-        "pinned": len(found.pinned),
+        "pinned": len(aligned.pinned),
     }
     if as_json:
         click.echo(json.dumps(report, indent=1))
         return
     click.echo(
         f"{out}: {report['units']} units in {len(groups)} groups permuted to match {a} ({method}); objective "
-        f"{found.objective[0]:.6g} -> {found.objective[-1]:.6g}; {len(found.pinned)} dimensions pinned"
+        f"{aligned.objective[0]:.6g} -> {aligned.objective[-1]:.6g}; {len(aligned.pinned)} dimensions pinned"
     )

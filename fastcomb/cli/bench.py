@@ -47,7 +47,7 @@ def bench(width: int, layers: int, samples: int, rounds: int, as_json: bool) -> 
     ratio = milliseconds["torch loop"] / milliseconds["fastcomb"]
     once = statistics.median(contest.before)
     if as_json:
-        found = {
+        report = {
             "widths": widths,
             "samples": samples,
             "milliseconds": milliseconds,
@@ -55,7 +55,7 @@ def bench(width: int, layers: int, samples: int, rounds: int, as_json: bool) -> 
             "seconds_before": once,
             "machine": configuration(),
         }
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(report, indent=1))
         return
     click.echo(
         f"MLP {'-'.join(map(str, widths))}, {samples} samples, float32, {torch.get_num_threads()} threads"

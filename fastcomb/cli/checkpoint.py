@@ -14,11 +14,11 @@ from fastcomb.rebasin import Alignment
 from fastcomb.utils.files import write_atomically
 
 
-def write(found: Alignment, path: Path, *, like: Path) -> None:
+def write(alignment: Alignment, path: Path, *, like: Path) -> None:
     """Write the aligned network, whole or not at all; tensors keep the dtypes that network B's file has.
 
     Args:
-        found: the alignment.
+        alignment: the alignment.
         path: ending in .safetensors, or in .pt or .pth for ``torch.save`` of a state dict with the versions
             of its modules, as ``module.state_dict()`` has them.
         like: network B's file, whose metadata a .safetensors file keeps.
@@ -27,15 +27,15 @@ def write(found: Alignment, path: Path, *, like: Path) -> None:
         OSError: it cannot be written.
     """
     if path.suffix.lower() == ".safetensors":
-        whole = {name: tensor.detach().clone().contiguous() for name, tensor in found.state_dict.items()}
+        whole = {name: tensor.detach().clone().contiguous() for name, tensor in alignment.state_dict.items()}
         text = save(whole, _metadata(like))
         write_atomically(path, lambda beside: beside.write_bytes(text))
         return
     copies: dict[int, Tensor] = {}  # tied weights stay one tensor
-    for tensor in found.state_dict.values():
+    for tensor in alignment.state_dict.values():
         copies.setdefault(id(tensor), tensor.detach().clone())
-    state = OrderedDict((name, copies[id(tensor)]) for name, tensor in found.state_dict.items())
-    state._metadata = found.model.state_dict()._metadata  # type: ignore[attr-defined]
+    state = OrderedDict((name, copies[id(tensor)]) for name, tensor in alignment.state_dict.items())
+    state._metadata = alignment.model.state_dict()._metadata  # type: ignore[attr-defined]
     write_atomically(path, lambda beside: torch.save(state, beside))
 
 

@@ -56,11 +56,11 @@ def info(as_json: bool) -> None:
     """What this installation runs on: versions, instructions, threads, GPU."""
     from fastcomb.kernels.config import configuration
 
-    found = configuration()
+    settings = configuration()
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(settings, indent=1))
         return
-    for name, value in found.items():
+    for name, value in settings.items():
         click.echo(f"{name:16} {value}")
 
 

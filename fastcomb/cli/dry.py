@@ -69,8 +69,8 @@ def _left(
 ) -> list[Span]:
     """What of the span is not there yet, in a folder that holds the same experiment or none."""
     place = None if options["device"] is None else torch.device(options["device"])
-    given = options | {"device": place, "metrics": None, "data_budget": DATA_BUDGET, "decide": decide}
-    experiment = Experiment.of(*mixture, **given)
+    arguments = options | {"device": place, "metrics": None, "data_budget": DATA_BUDGET, "decide": decide}
+    experiment = Experiment.of(*mixture, **arguments)
     job = experiment.start()
     if decide is not None:
         check(decide, job)

@@ -57,9 +57,9 @@ def imported(text: str, what: str, *, call: bool = True) -> Any:
         raise ValueError(f"{what} {text!r}: write a module with dots, without .py, as in {dotted}:{called}")
     if "" not in sys.path:
         sys.path.insert(0, "")  # modules of the present folder, as python -m has it
-    found: Any
+    target: Any
     try:
-        found = functools.reduce(getattr, called.split("."), importlib.import_module(place))
+        target = functools.reduce(getattr, called.split("."), importlib.import_module(place))
     except (Exception, SystemExit) as error:
         raise ValueError(f"{what} {text!r} cannot be imported: {told(error)}") from error
     arguments: tuple[Any, ...] = ()
@@ -72,10 +72,10 @@ def imported(text: str, what: str, *, call: bool = True) -> Any:
             keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in tree.keywords}
         except (SyntaxError, ValueError, AssertionError) as error:
             raise ValueError(f"{what} {text!r}: arguments must be literals") from error
-    elif not call or not callable(found) or isinstance(found, nn.Module):
-        return found
+    elif not call or not callable(target) or isinstance(target, nn.Module):
+        return target
     try:
-        return found(*arguments, **keywords)
+        return target(*arguments, **keywords)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{what} {text!r} raised {told(error)}") from error
 
@@ -162,8 +162,8 @@ def read_inputs(text: str) -> Any:
     arrays = _arrays(text, "x")
     if arrays is not None:
         return arrays[0]
-    found = read_data(text)
-    return found[0] if isinstance(found, (tuple, list)) and found else found
+    data = read_data(text)
+    return data[0] if isinstance(data, (tuple, list)) and data else data
 
 
 def _network(label: str, path: str, model: nn.Module, text: str) -> Endpoint:
@@ -196,16 +196,16 @@ def _arrays(text: str, *names: str) -> list[Tensor] | None:
         with np.load(path) if suffix == ".npz" else safe_open(path, "pt") as file:
             there = list(file.keys())
             lacking = [name for name in names if name not in there]
-            found = [] if lacking else [_array(file, name) for name in names]
+            arrays = [] if lacking else [_array(file, name) for name in names]
     except Exception as error:
         raise ValueError(f"{text} cannot be read as {suffix}: {told(error)}") from error
     if lacking:
         has = ", ".join(sorted(there)) or "nothing"
         raise ValueError(f"{text} has {has}; it must have {' and '.join(names)}")
-    for name, value in zip(names, found, strict=True):
+    for name, value in zip(names, arrays, strict=True):
         if value.ndim == 0:
             raise ValueError(f"{text}: {name} is a single number; the first dimension must count samples")
-    return found
+    return arrays
 
 
 def _array(file: Any, name: str) -> Tensor:

@@ -34,9 +34,9 @@ def density(
     """Distribution of a metric in RUNS: mean, quantiles with intervals, fractions; several are compared."""
     check_level(metric, level)
     sweeps = dict(zip(labels(runs), map(fc.open_sweep, runs), strict=True))
-    reports = {label: _described(found, metric, level, confidence) for label, found in sweeps.items()}
+    reports = {label: _described(sweep, metric, level, confidence) for label, sweep in sweeps.items()}
     measured = {
-        label: found for label, found in sweeps.items() if len(found) and not isinstance(found, fc.Decided)
+        label: sweep for label, sweep in sweeps.items() if len(sweep) and not isinstance(sweep, fc.Decided)
     }
     if plot:
         if not measured:
@@ -50,16 +50,16 @@ def density(
         for other in names[i + 1 :]:
             comparisons[f"{one} and {other}"] = fc.compare(measured[one], measured[other], metric, confidence)
     if as_json:
-        compared = {pair: found.headline for pair, found in comparisons.items()}
+        compared = {pair: comparison.headline for pair, comparison in comparisons.items()}
         click.echo(as_text({"runs": reports, "comparisons": compared}))
         return
     for label, report in reports.items():
         click.echo(label)
         for name, value in report.items():
             click.echo(f"  {name.replace('_', ' '):32}{_shown(value)}")
-    for pair, found in comparisons.items():
-        click.echo(f"{pair}: {found.headline}")
-        click.echo(found.table())
+    for pair, comparison in comparisons.items():
+        click.echo(f"{pair}: {comparison.headline}")
+        click.echo(comparison.table())
 
 
 @click.command()
@@ -82,8 +82,8 @@ def report(runs: tuple[str, ...], out: str, level: float | None, title: str) -> 
 )
 def merge(runs: tuple[str, ...], out: str) -> None:
     """Put RUNS of one experiment together, for example those of an array of jobs."""
-    found = fc.merge(runs, out)
-    click.echo(f"{out}: {len(found):,} of {found.requested:,} combinations")
+    merged = fc.merge(runs, out)
+    click.echo(f"{out}: {len(merged):,} of {merged.requested:,} combinations")
 
 
 def labels(runs: tuple[str, ...]) -> list[str]:
@@ -96,28 +96,28 @@ def labels(runs: tuple[str, ...]) -> list[str]:
     return names if len(set(names)) == len(names) else list(map(str, runs))
 
 
-def _described(found: fc.Sweep, metric: str, level: float | None, confidence: float) -> dict[str, Any]:
+def _described(sweep: fc.Sweep, metric: str, level: float | None, confidence: float) -> dict[str, Any]:
     """Numbers about one run by name, ready for JSON; an interval is [value, low, high]."""
-    if not len(found):
-        return {"combinations": 0, "requested": found.requested, "complete": False}
-    if isinstance(found, fc.Decided):
-        return found.summary() | (fraction(found, metric, level) if level is not None else {})
-    values = found.density(metric)
+    if not len(sweep):
+        return {"combinations": 0, "requested": sweep.requested, "complete": False}
+    if isinstance(sweep, fc.Decided):
+        return sweep.summary() | (fraction(sweep, metric, level) if level is not None else {})
+    values = sweep.density(metric)
     report: dict[str, Any] = {
-        "combinations": len(found),
-        "complete": found.complete,
+        "combinations": len(sweep),
+        "complete": sweep.complete,
         f"{metric}_mean": values.mean,
         f"{metric}_standard_error": values.standard_error,
     }
     if metric in ("loss", "accuracy"):
-        report |= {f"{metric}_of_{one.label}": getattr(one, metric) for one in found.endpoints}
+        report |= {f"{metric}_of_{one.label}": getattr(one, metric) for one in sweep.endpoints}
     for q in _LEVELS:
         interval = values.quantile_interval(q, confidence)
         report[f"{metric}_q{round(100 * q):02d}"] = [interval.value, interval.low, interval.high]
-    if found.estimate is not None:  # the sweep stopped when this was precise enough
-        estimate = found.estimate
+    if sweep.estimate is not None:  # the sweep stopped when this was precise enough
+        estimate = sweep.estimate
         report["estimate_until"] = [estimate.value, estimate.low, estimate.high]
-    return report | (fraction(found, metric, level) if level is not None else {})
+    return report | (fraction(sweep, metric, level) if level is not None else {})
 
 
 def _shown(value: Any) -> str:

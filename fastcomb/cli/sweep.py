@@ -85,96 +85,98 @@ _OF_RAY = ("address", "cpus", "gpus")
 @click.option("--dry-run", is_flag=True, help="Say what would run and how long it would take.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def sweep(a: str, b: str, as_json: bool, dry_run: bool, quiet: bool, **given: Any) -> int:
+def sweep(a: str, b: str, as_json: bool, dry_run: bool, quiet: bool, **arguments: Any) -> int:
     """Evaluate combinations of checkpoints A and B on data."""
-    _check(given)
+    _check(arguments)
     from fastcomb.cli import reading
 
-    model = reading.read_model(given["model"])
-    reading.check_normalisation(model, given["model"], given["batch_norm"])
-    one, other = reading.read_networks(a, b, model, given["model"])
+    model = reading.read_model(arguments["model"])
+    reading.check_normalisation(model, arguments["model"], arguments["batch_norm"])
+    one, other = reading.read_networks(a, b, model, arguments["model"])
     options: dict[str, Any] = {
         "model": model,
-        "data": reading.read_data(given["data"]),
-        "seed": given["seed"],
-        "loss": reading.read_measure(given["loss"], "loss"),
-        "batch_norm": given["batch_norm"],
-        "calibration": reading.read_inputs(given["calibration"]) if given["calibration"] else None,
-        "device": given["device"],
-        "dtype": reading.dtype(given["dtype"]),
-        "backend": given["backend"],
+        "data": reading.read_data(arguments["data"]),
+        "seed": arguments["seed"],
+        "loss": reading.read_measure(arguments["loss"], "loss"),
+        "batch_norm": arguments["batch_norm"],
+        "calibration": reading.read_inputs(arguments["calibration"]) if arguments["calibration"] else None,
+        "device": arguments["device"],
+        "dtype": reading.dtype(arguments["dtype"]),
+        "backend": arguments["backend"],
     }
-    if given["accuracy"]:
-        options["accuracy"] = reading.read_measure(given["accuracy"], "accuracy")
-    if given["buffers"]:
-        options["buffers"] = given["buffers"]
-    metric, level, decide = given["metric"] or "loss", given["level"], None
-    if given["decide"]:
-        decide = (fc.Below if metric == "loss" else fc.Above)(metric, level, given["error"] or 1e-3)
-    what = f"running {given['model']} on {given['data']}"
-    span = given["start"], given["start"] + given["n"]
+    if arguments["accuracy"]:
+        options["accuracy"] = reading.read_measure(arguments["accuracy"], "accuracy")
+    if arguments["buffers"]:
+        options["buffers"] = arguments["buffers"]
+    metric, level, decide = arguments["metric"] or "loss", arguments["level"], None
+    if arguments["decide"]:
+        decide = (fc.Below if metric == "loss" else fc.Above)(metric, level, arguments["error"] or 1e-3)
+    what = f"running {arguments['model']} on {arguments['data']}"
+    span = arguments["start"], arguments["start"] + arguments["n"]
     if dry_run:
         from fastcomb.cli.dry import would
 
         with about(what):
-            planned = would((one, other, given["sampler"]), options, span, decide, given["out"])
+            planned = would((one, other, arguments["sampler"]), options, span, decide, arguments["out"])
         _show(planned, as_json)
         return 0
-    if given["half_width"]:
+    if arguments["half_width"]:
         options["until"] = fc.Precision(
             "fraction_below" if metric == "loss" else "fraction_above",
             level,
-            half_width=given["half_width"],
+            half_width=arguments["half_width"],
             metric=metric,
         )
-    if given["ray"]:
-        options["engine"] = fc.Ray(**{name: given[name] for name in _OF_RAY if given[name] is not None})
+    if arguments["ray"]:
+        options["engine"] = fc.Ray(
+            **{name: arguments[name] for name in _OF_RAY if arguments[name] is not None}
+        )
     with about(what):
-        found = fc.evaluate(
+        result = fc.evaluate(
             one,
             other,
-            given["sampler"],
-            n=given["n"],
-            start=given["start"],
-            out=given["out"],
+            arguments["sampler"],
+            n=arguments["n"],
+            start=arguments["start"],
+            out=arguments["out"],
             decide=decide,
             progress=False if quiet else None,
             **options,
         )
-    report = found.summary() | ({"out": given["out"]} if given["out"] else {})
-    if level is not None and not given["half_width"]:  # then the estimate's interval is the valid one
-        report |= fraction(found, metric, level)
+    report = result.summary() | ({"out": arguments["out"]} if arguments["out"] else {})
+    if level is not None and not arguments["half_width"]:  # then the estimate's interval is the valid one
+        report |= fraction(result, metric, level)
     _show(report, as_json)
-    return 0 if found.complete else 130
+    return 0 if result.complete else 130
 
 
-def _check(given: dict[str, Any]) -> None:
+def _check(arguments: dict[str, Any]) -> None:
     """Raise click.UsageError for options that go without each other, or that would be ignored."""
-    level = given["level"]
-    if (given["decide"] or given["half_width"]) and level is None:
+    level = arguments["level"]
+    if (arguments["decide"] or arguments["half_width"]) and level is None:
         raise click.UsageError("--decide and --half-width are about a fraction: give --level")
-    if given["decide"] and given["half_width"]:
+    if arguments["decide"] and arguments["half_width"]:
         raise click.UsageError("--decide measures nothing that --half-width could look at: give one of them")
-    if given["metric"] and level is None:
+    if arguments["metric"] and level is None:
         raise click.UsageError("--metric is that of --level: give --level too")
-    check_level(given["metric"] or "loss", level)
-    if given["error"] is not None and not given["decide"]:
+    check_level(arguments["metric"] or "loss", level)
+    if arguments["error"] is not None and not arguments["decide"]:
         raise click.UsageError("--error is of the answers of --decide: give --decide too")
-    alone = [f"--{name}" for name in _OF_RAY if given[name] is not None]
-    if alone and not given["ray"]:
+    alone = [f"--{name}" for name in _OF_RAY if arguments[name] is not None]
+    if alone and not arguments["ray"]:
         raise click.UsageError(f"{alone[0]} is about Ray: give --ray too")
-    if given["ray"] and given["device"]:
+    if arguments["ray"] and arguments["device"]:
         raise click.UsageError("--device is this process's; for GPUs of a cluster give --ray --gpus 1")
-    if given["calibration"] and given["batch_norm"] != "recompute":
+    if arguments["calibration"] and arguments["batch_norm"] != "recompute":
         raise click.UsageError("--calibration is for --batch-norm recompute: give that too")
-    if given["batch_norm"] == "recompute" and not given["calibration"]:
+    if arguments["batch_norm"] == "recompute" and not arguments["calibration"]:
         raise click.UsageError("--batch-norm recompute collects statistics on inputs: give --calibration")
 
 
-def fraction(found: fc.Sweep, metric: str, level: float) -> dict[str, Any]:
+def fraction(result: fc.Sweep, metric: str, level: float) -> dict[str, Any]:
     """The fraction on the good side of a level, for a table or JSON."""
     side = "below" if metric == "loss" else "above"
-    share = getattr(found, f"fraction_{side}")(metric, level)
+    share = getattr(result, f"fraction_{side}")(metric, level)
     return {
         f"fraction_{metric}_{side}_{level:g}": share.value,
         "fraction_low": share.low,

@@ -52,8 +52,8 @@ class Reader:
         elif alone or isinstance(source, (tuple, list)):
             self._held = self._batch((source,) if alone else source)
         else:
-            wanted = "(x, y), a Dataset of pairs" if pairs else "inputs, (x, y), a Dataset"
-            raise TypeError(f"{name} is a {type(source).__name__}; pass {wanted} or a DataLoader")
+            accepted = "(x, y), a Dataset of pairs" if pairs else "inputs, (x, y), a Dataset"
+            raise TypeError(f"{name} is a {type(source).__name__}; pass {accepted} or a DataLoader")
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches in order.
@@ -64,18 +64,18 @@ class Reader:
         """
         if self._held is not None:
             yield self._held
-        for batch in self.loader or ():
+        for batch in () if self.loader is None else self.loader:
             yield self._batch(batch)
 
-    def _batch(self, given: Any) -> Batch:
+    def _batch(self, batch: Any) -> Batch:
         """One batch as tensors, class numbers as int64.
 
         Raises:
             TypeError, ValueError: as iterating does.
         """
-        parts = given if isinstance(given, (tuple, list)) else (given,)
+        parts = batch if isinstance(batch, (tuple, list)) else (batch,)
         if len(parts) != 2 and (self._pairs or len(parts) != 1):
-            what = f"{len(parts)} items" if isinstance(given, (tuple, list)) else type(given).__name__
+            what = f"{len(parts)} items" if isinstance(batch, (tuple, list)) else type(batch).__name__
             raise TypeError(f"{self.name} must come as pairs (x, y), not as {what}")
         x, y = (*(as_tensor(name, value) for name, value in zip("xy", parts, strict=False)), None)[:2]
         assert x is not None
@@ -95,16 +95,17 @@ def in_batches(source: Any, name: str = "data") -> tuple[Batch, ...]:
             infinite.
     """
     reader = Reader(source, name)
-    found = []
+    batches = []
     for x, y in reader:
         if x.is_floating_point() and not torch.isfinite(x).all():
             raise ValueError(f"{name} has inputs that are NaN or infinite")
         size = BATCH if reader.loader is None else max(1, len(x))
-        ys = [None] * -(-len(x) // size) if y is None else y.cpu().split(size)
-        found += [Batch(part, target) for part, target in zip(x.cpu().split(size), ys, strict=True)]
-    if not found or not len(found[0].x):
+        parts = x.cpu().split(size)
+        targets = [None] * len(parts) if y is None else y.cpu().split(size)
+        batches += [Batch(part, target) for part, target in zip(parts, targets, strict=True)]
+    if not batches or not len(batches[0].x):
         raise ValueError(f"{name} is empty; at least one sample is needed")
-    return tuple(found)
+    return tuple(batches)
 
 
 def calibration_batches(source: Any) -> tuple[Tensor, ...]:

@@ -70,12 +70,12 @@ class Data:
         if self._held is not None:
             x, y = self._held
             return x[:count], y[:count]
-        found: list[tuple[Tensor, Tensor]] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         for x, y in self._pairs():
-            found.append((x, y))
-            if sum(len(x) for x, _ in found) >= count:
+            pairs.append((x, y))
+            if sum(len(x) for x, _ in pairs) >= count:
                 break
-        xs, ys = zip(*found, strict=True)
+        xs, ys = zip(*pairs, strict=True)
         return torch.cat(xs)[:count], torch.cat(ys)[:count]
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> Data:
@@ -125,7 +125,7 @@ class Data:
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One reading of the source."""
-        for x, y in self._reader or ():
+        for x, y in () if self._reader is None else self._reader:
             assert y is not None  # the reader demands pairs
             yield x, y
 

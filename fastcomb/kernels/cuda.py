@@ -59,14 +59,14 @@ def parameter(module: ModuleType, mixed: Mixed) -> Any:
     return module.Mixed(a=a, others=others, unit=mixed.unit[0], sharing=mixed.sharing)
 
 
-def mix(module: ModuleType, index: Tensor, mixed: Mixed, given: Laws, dtype: torch.dtype) -> Tensor:
+def mix(module: ModuleType, index: Tensor, mixed: Mixed, laws: Laws, dtype: torch.dtype) -> Tensor:
     """One parameter of each of K combinations: [K, *a.shape]."""
     out = torch.empty((len(index), *mixed.a.shape), dtype=dtype, device=index.device)
     if out.numel():
         with torch.cuda.device_of(index):
             module.mix(
-                laws=native.laws(given, module),
-                seed=given.seed,
+                laws=native.laws(laws, module),
+                seed=laws.seed,
                 parameter=parameter(module, mixed),
                 index=index.contiguous(),
                 out=out,

@@ -58,12 +58,12 @@ def cpu_capability() -> str:
     if module is None:
         return "none"
     levels: list[str] = module.levels()
-    wanted = os.environ.get(LEVEL_VARIABLE)
-    if not wanted:
+    level = os.environ.get(LEVEL_VARIABLE)
+    if not level:
         return levels[0]
-    if wanted not in levels:
-        raise ValueError(f"{LEVEL_VARIABLE}={wanted!r}: this processor has {', '.join(levels)}")
-    return wanted
+    if level not in levels:
+        raise ValueError(f"{LEVEL_VARIABLE}={level!r}: this processor has {', '.join(levels)}")
+    return level
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -71,20 +71,20 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def laws(given: Laws, module: ModuleType | None = None) -> list[Any]:
+def laws(arguments: Laws, module: ModuleType | None = None) -> list[Any]:
     """Laws as an extension takes them (this one's, if no other is named)."""
     make = (module or _module()).Law
     return [
         make(
             kind=rule.kind,
-            bits=given.bits,
-            ends=given.ends,
+            bits=arguments.bits,
+            ends=arguments.ends,
             low=rule.low,
             range=rule.span,
             threshold=rule.threshold,
             table=table,
         )
-        for rule, table in zip(given.steps, given.tables, strict=True)
+        for rule, table in zip(arguments.steps, arguments.tables, strict=True)
     ]
 
 
@@ -95,14 +95,14 @@ def coefficients(index: int, law: Any, seed: int, unit: int, count: int) -> Tens
     return out
 
 
-def mix(indices: list[int], mixed: Mixed, given: Laws, dtype: torch.dtype) -> Tensor:
+def mix(indices: list[int], mixed: Mixed, arguments: Laws, dtype: torch.dtype) -> Tensor:
     """One parameter of each of K combinations: [K, *a.shape]."""
     a, others, unit = mixed
     out = torch.empty((len(indices), *a.shape), dtype=dtype if dtype in DTYPES else torch.float32)
     _module().mix(
         level=cpu_capability(),
-        laws=laws(given),
-        seed=given.seed,
+        laws=laws(arguments),
+        seed=arguments.seed,
         unit=unit[0],
         index=indices,
         sharing=mixed.sharing,

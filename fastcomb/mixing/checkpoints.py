@@ -65,10 +65,10 @@ def load(given: str | os.PathLike[str], label: str) -> Mapping[Any, Any]:
     path = Path(text)
     if not path.exists():
         raise FileNotFoundError(f"{label}: no file {path}{_instead(path)}")
-    found = _Reader(label).anything(path)
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{label}: {path} holds a {type(found).__name__}, not a state dict")
-    return found
+    checkpoint = _Reader(label).anything(path)
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"{label}: {path} holds a {type(checkpoint).__name__}, not a state dict")
+    return checkpoint
 
 
 class _Reader:
@@ -189,39 +189,39 @@ class _Reader:
         self.check_there(path, [path.parent / shard for shard in shards])
         merged: dict[str, Any] = {}
         for shard in shards:
-            wanted = {name for name, place in places.items() if place == shard}
-            merged |= self.part(path.parent / shard, merged, wanted)
+            names = {name for name, place in places.items() if place == shard}
+            merged |= self.part(path.parent / shard, merged, names)
         return OrderedDict((name, merged[name]) for name in places)
 
     def places(self, path: Path) -> dict[str, str]:
         """Which shard each tensor is in, as an index says."""
         try:
-            found = json.loads(path.read_bytes())["weight_map"]
-            if not isinstance(found, dict) or not found:
+            weight_map = json.loads(path.read_bytes())["weight_map"]
+            if not isinstance(weight_map, dict) or not weight_map:
                 raise TypeError
-            if not all(isinstance(place, str) for place in found.values()):
+            if not all(isinstance(place, str) for place in weight_map.values()):
                 raise TypeError
         except (ValueError, KeyError, TypeError) as error:
             raise self.fault(
                 path, "is no index of shards: it is not JSON with names of tensors under 'weight_map'"
             ) from error
-        return found
+        return weight_map
 
     def part(self, path: Path, before: Mapping[str, Any], wanted: set[str] | None = None) -> dict[str, Any]:
         """The tensors of one shard, which must be the wanted ones, and in no shard before."""
-        found = self.file(path)
-        if not isinstance(found, Mapping):
-            raise self.fault(path, f"holds a {type(found).__name__}, not a state dict")
-        missing = [] if wanted is None else sorted(map(repr, wanted - found.keys()))
+        state = self.file(path)
+        if not isinstance(state, Mapping):
+            raise self.fault(path, f"holds a {type(state).__name__}, not a state dict")
+        missing = [] if wanted is None else sorted(map(repr, wanted - state.keys()))
         if missing:
             raise self.fault(path, f"lacks what the index says it holds: {few(missing)}")
-        unknown = [] if wanted is None else sorted(map(repr, found.keys() - wanted))
+        unknown = [] if wanted is None else sorted(map(repr, state.keys() - wanted))
         if unknown:
             raise self.fault(path, f"holds what the index does not say: {few(unknown)}")
-        twice = sorted(map(repr, found.keys() & before.keys()))
+        twice = sorted(map(repr, state.keys() & before.keys()))
         if twice:
             raise self.fault(path, f"holds what another shard holds too: {few(twice)}")
-        return dict(found)
+        return dict(state)
 
     def check_there(self, whole: Path, shards: Iterable[Path]) -> None:
         missing = [str(shard) for shard in shards if not shard.is_file()]
@@ -237,11 +237,11 @@ class _Reader:
                 "is a distributed checkpoint; convert it by torch.distributed.checkpoint.format_utils's "
                 "dcp_to_torch_save",
             )
-        found: dict[str, Callable[[], Any]] = {}
+        readers: dict[str, Callable[[], Any]] = {}
         covered: set[str] = set()
         for path in files:
             if path.name.casefold().endswith(_INDEXES):
-                found[path.name] = partial(self.index, path)
+                readers[path.name] = partial(self.index, path)
                 covered |= set(self.places(path).values())
         groups: dict[str, list[Path]] = {}
         for path in files:
@@ -251,18 +251,18 @@ class _Reader:
                     name = f"{shard['stem']}-*-of-{shard['total']}{shard['suffix']}"
                     groups.setdefault(name, []).append(path)
                 else:
-                    found[path.name] = partial(self.file, path)
+                    readers[path.name] = partial(self.file, path)
         for name in groups:
-            found[name] = partial(self.shards, folder, name)
-        usual = [name for name in found if name.casefold().removesuffix(_INDEX) in _USUAL]
-        if not found:
+            readers[name] = partial(self.shards, folder, name)
+        usual = [name for name in readers if name.casefold().removesuffix(_INDEX) in _USUAL]
+        if not readers:
             raise self.fault(folder, f"is a folder without a checkpoint ({', '.join(_SUFFIXES)})")
-        if len(usual) == 1 and len(found) > 1:
+        if len(usual) == 1 and len(readers) > 1:
             notify(f"of the folder {folder} {usual[0]} is read")
-        elif len(found) > 1:
-            names = few(usual or list(found))
+        elif len(readers) > 1:
+            names = few(usual or list(readers))
             raise self.fault(folder, f"is a folder with several checkpoints; pass the path of one: {names}")
-        return found[usual[0] if usual else next(iter(found))]()
+        return readers[usual[0] if usual else next(iter(readers))]()
 
     def shards(self, folder: Path, pattern: str) -> Any:
         """All tensors of shards that no index lists."""
@@ -312,13 +312,13 @@ def _refusal(path: Path, error: str) -> str:
 
 def _globals(path: Path) -> set[str]:
     """What the older format's pickles import, without executing them."""
-    found = set()
+    imports = set()
     with path.open("rb") as stream:
         for _ in range(4):  # a magic number, the format's version, the machine, what was saved
             for operation, argument, _place in pickletools.genops(stream):
                 if operation.name == "GLOBAL":
-                    found.add(str(argument).replace(" ", "."))
-    return found
+                    imports.add(str(argument).replace(" ", "."))
+    return imports
 
 
 def _is_text(head: bytes) -> bool:

@@ -72,8 +72,8 @@ def read(theta: Theta, model: nn.Module | None, label: str) -> Endpoint:
         endpoint = _from_module(unwrapped(theta), label)
     elif isinstance(theta, (str, os.PathLike)):
         source = os.fspath(theta)
-        found, label = checkpoints.load(theta, label), f"{label} ({source})"
-        endpoint = _from_mapping(chosen(found, _layout(model), label, source), model, label, source)
+        checkpoint, label = checkpoints.load(theta, label), f"{label} ({source})"
+        endpoint = _from_mapping(chosen(checkpoint, _layout(model), label, source), model, label, source)
     elif isinstance(theta, Mapping):
         endpoint = _from_mapping(theta, model, label, "a state dict")
     else:
@@ -95,8 +95,8 @@ def labelled(theta_a: Theta, theta_b: Theta | Sequence[Theta]) -> dict[str, Thet
 
 def structure(model: nn.Module | None, *thetas: Theta) -> nn.Module | None:
     """The module that the networks are weights of: the given one, or the first that is a module."""
-    found = next((theta for theta in (model, *thetas) if isinstance(theta, nn.Module)), None)
-    return None if found is None else unwrapped(found)
+    module = next((theta for theta in (model, *thetas) if isinstance(theta, nn.Module)), None)
+    return None if module is None else unwrapped(module)
 
 
 def check_match(a: Endpoint, b: Endpoint, labels: tuple[str, str] = ("theta_a", "theta_b")) -> None:
@@ -180,10 +180,10 @@ def _layout(model: nn.Module | None) -> Layout | None:
     """The names that state dicts of a model have."""
     if model is None:
         return None
-    own = _from_module(unwrapped(model), "model")
-    tied = set(own.aliases.values())
-    known = {**own.parameters, **own.carried, **own.aliases}
-    return Layout(known.keys(), own.parameters.keys() - tied)
+    endpoint = _from_module(unwrapped(model), "model")
+    tied = set(endpoint.aliases.values())
+    known = {**endpoint.parameters, **endpoint.carried, **endpoint.aliases}
+    return Layout(known.keys(), endpoint.parameters.keys() - tied)
 
 
 def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str, source: str) -> Endpoint:
@@ -191,14 +191,14 @@ def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str,
 
     Without a model every floating-point tensor but running statistics is a parameter.
     """
-    given = tidied(theta, _layout(model), label, source)
-    check_usable({}, given, label)
+    state = tidied(theta, _layout(model), label, source)
+    check_usable({}, state, label)
     if model is not None:
-        return _from_mapping_for(given, unwrapped(model), label, source)
+        return _from_mapping_for(state, unwrapped(model), label, source)
     parameters: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
-    for name, value in given.items():
+    for name, value in state.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or _is_running_statistic(name):
             continue
         check_usable({name: value}, {}, label)  # others have no place in memory to compare
@@ -208,10 +208,10 @@ def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str,
         else:
             seen[place] = name
             parameters[name] = value
-    carried = {n: v for n, v in given.items() if n not in parameters and n not in aliases}
+    carried = {n: v for n, v in state.items() if n not in parameters and n not in aliases}
     rigid = frozenset(n for n, v in carried.items() if isinstance(v, Tensor) and v.is_complex())
-    metadata = getattr(given, "_metadata", None)
-    return Endpoint(parameters, carried, aliases, tuple(given), rigid, metadata)
+    metadata = getattr(state, "_metadata", None)
+    return Endpoint(parameters, carried, aliases, tuple(state), rigid, metadata)
 
 
 def _from_mapping_for(theta: OrderedDict[str, Any], model: nn.Module, label: str, source: str) -> Endpoint:
@@ -220,24 +220,24 @@ def _from_mapping_for(theta: OrderedDict[str, Any], model: nn.Module, label: str
     _check_kinds(theta, own, label)
     if _loads_its_own_way(model):
         theta = _loaded(theta, model, own, label)
-    given = dict(theta)
+    state = dict(theta)
     for alias, name in own.aliases.items():
-        tied = given.pop(alias, None)
+        tied = state.pop(alias, None)
         if tied is None:
             continue
-        if name in given and not _equal(tied, given[name]):
+        if name in state and not _equal(tied, state[name]):
             raise ValueError(f"{label}: {alias!r} and {name!r} are tied in the model but differ here")
-        given.setdefault(name, tied)
-    missing = [_near(name, given) for name in own.parameters if name not in given]
+        state.setdefault(name, tied)
+    missing = [_near(name, state) for name in own.parameters if name not in state]
     if missing:
         raise ValueError(f"{label} lacks parameters of the model: {_few(missing)}")
-    strange = [repr(name) for name in given if name not in own.parameters | own.carried]
+    strange = [repr(name) for name in state if name not in own.parameters | own.carried]
     if strange:
         raise ValueError(f"{label} has entries that the model does not know: {_few(strange)}")
     both = [
-        (name, given[name], value)
+        (name, state[name], value)
         for name, value in (own.parameters | own.carried).items()
-        if isinstance(value, Tensor) and isinstance(given.get(name), Tensor)
+        if isinstance(value, Tensor) and isinstance(state.get(name), Tensor)
     ]
     shapes = [f"{n!r} {tuple(v.shape)}, model {tuple(w.shape)}" for n, v, w in both if v.shape != w.shape]
     if shapes:
@@ -245,23 +245,23 @@ def _from_mapping_for(theta: OrderedDict[str, Any], model: nn.Module, label: str
     absent = [
         repr(name)
         for name in own.state
-        if name not in given and isinstance(own.carried.get(name), Tensor) and not name.endswith(_COUNT)
+        if name not in state and isinstance(own.carried.get(name), Tensor) and not name.endswith(_COUNT)
     ]
     if absent:
         notify(f"{source} lacks buffers, for which the model's own are taken: {_few(absent)}")
-    parameters = {name: given[name] for name in own.parameters}
+    parameters = {name: state[name] for name in own.parameters}
     carried = dict(own.carried)
-    for name in carried.keys() & given.keys():
-        value, like = given[name], own.carried[name]
+    for name in carried.keys() & state.keys():
+        value, like = state[name], own.carried[name]
         if isinstance(value, Tensor) and isinstance(like, Tensor) and not like.is_floating_point():
             value = value.to(like.dtype)  # which _check_kinds found to be the same
         carried[name] = value
     return Endpoint(parameters, carried, own.aliases, own.state, own.rigid, own.metadata)
 
 
-def _near(name: str, given: Mapping[str, Any]) -> str:
+def _near(name: str, state: Mapping[str, Any]) -> str:
     """A name that is missing, with a longer one that may be meant."""
-    longer = next((other for other in given if other.endswith(f".{name}")), None)
+    longer = next((other for other in state if other.endswith(f".{name}")), None)
     return f"{name!r} (it has {longer!r})" if longer else repr(name)
 
 
@@ -269,10 +269,10 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
-def _check_kinds(given: Mapping[str, Any], own: Endpoint, label: str) -> None:
+def _check_kinds(state: Mapping[str, Any], own: Endpoint, label: str) -> None:
     """Raise ValueError where numbers are of another kind than the model's and do not mean the same in it."""
     wrong = []
-    for name, value in given.items():
+    for name, value in state.items():
         first = own.aliases.get(name, name)
         like = own.parameters.get(first, own.carried.get(first))
         if not isinstance(value, Tensor) or not isinstance(like, Tensor) or value.is_meta:

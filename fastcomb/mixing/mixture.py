@@ -255,13 +255,13 @@ class Mixture:
         if isinstance(indices, Tensor):
             indices = indices.tolist()
         try:
-            wanted = [operator.index(index) for index in indices]
+            integers = [operator.index(index) for index in indices]
         except TypeError as error:
             raise TypeError(f"a combination's index is an int: {error}") from None
-        outside = [i for i in wanted if not 0 <= i < _INDICES]
+        outside = [i for i in integers if not 0 <= i < _INDICES]
         if outside:
             raise IndexError(f"combination index {outside[0]} is outside [0, 2**64)")
-        return torch.tensor([as_signed(i) for i in wanted], dtype=torch.int64, device=self.device)
+        return torch.tensor([as_signed(i) for i in integers], dtype=torch.int64, device=self.device)
 
     def __repr__(self) -> str:
         total = sum(a.numel() for a, _ in self._values.values())

@@ -217,12 +217,12 @@ def check(program: Program, module: nn.Module, inputs: tuple[Tensor, ...]) -> No
     with torch.no_grad():
         expected = module(*(x.clone() for x in inputs))  # a module may write to its inputs
         try:
-            found = program.run(state, *(x.clone() for x in inputs))
+            output = program.run(state, *(x.clone() for x in inputs))
         except Exception as error:
             raise CaptureError(
                 f"the captured operations of {type(module).__name__} do not run: {str(error).splitlines()[0]}"
             ) from error
-    for want, got in zip(tree_leaves(expected), tree_leaves(found), strict=True):
+    for want, got in zip(tree_leaves(expected), tree_leaves(output), strict=True):
         if not isinstance(want, Tensor):
             continue
         known = want[torch.isfinite(want)] if want.is_floating_point() else want[:0]

@@ -106,8 +106,8 @@ class _Writer:
     def module(self, module: nn.Module) -> None:
         self.type(type(module))
         self.put(module.training)
-        own = {name: value for name, value in vars(module).items() if name not in _APART}
-        self.value(own, 0)
+        attributes = {name: value for name, value in vars(module).items() if name not in _APART}
+        self.value(attributes, 0)
 
     def type(self, kind: type) -> None:
         """A class and the code of its methods; of torch's classes their forward."""

@@ -50,10 +50,10 @@ def folded(program: Program, state: Mapping[str, Tensor]) -> tuple[Program, dict
             weight, bias = _scaled(node, norm, state)
             names = [f"{node.name}.folded_{part}" for part in ("weight", "bias")]
             scaled |= dict(zip(names, (weight, bias), strict=True))
-            given = {
+            weights = {
                 part: Weight(name, "buffer") for part, name in zip(("weight", "bias"), names, strict=True)
             }
-            nodes.append(dataclasses.replace(node, name=norm.name, arguments={**node.arguments, **given}))
+            nodes.append(dataclasses.replace(node, name=norm.name, arguments={**node.arguments, **weights}))
         elif node not in norms.values():
             nodes.append(node)
     shapes = {**program.shapes, **{name: tuple(t.shape) for name, t in scaled.items()}}
@@ -70,8 +70,8 @@ def channels_second(layer: Node) -> bool:
 
 def _own(node: Node, *names: str) -> bool:
     """Whether these arguments are parameters or buffers, or None."""
-    given = [node.arguments[name] for name in names]
-    return all(w is None or (isinstance(w, Weight) and w.kind != "constant") for w in given)
+    weights = [node.arguments[name] for name in names]
+    return all(w is None or (isinstance(w, Weight) and w.kind != "constant") for w in weights)
 
 
 def _scaled(layer: Node, norm: Node, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -83,6 +83,6 @@ def _scaled(layer: Node, norm: Node, state: Mapping[str, Tensor]) -> tuple[Tenso
 
     scale = get(norm, "weight", 1) * torch.rsqrt(get(norm, "running_var", 1) + norm.arguments["eps"])
     shift = get(norm, "bias", 0) + (get(layer, "bias", 0) - get(norm, "running_mean", 0)) * scale
-    own = state[layer.arguments["weight"].name]
-    wide = own.double() * scale.reshape(-1, *[1] * (own.ndim - 1))
-    return wide.to(own.dtype), shift.to(own.dtype)
+    original = state[layer.arguments["weight"].name]
+    wide = original.double() * scale.reshape(-1, *[1] * (original.ndim - 1))
+    return wide.to(original.dtype), shift.to(original.dtype)

@@ -157,11 +157,11 @@ class Program:
     @cached_property
     def readers(self) -> dict[str, list[Node]]:
         """The nodes that read each value, by its name."""
-        found: dict[str, list[Node]] = {name: [] for name in self.value_shapes}
+        readers: dict[str, list[Node]] = {name: [] for name in self.value_shapes}
         for node in self.nodes:
             for name in dict.fromkeys(node.values):
-                found[name].append(node)
-        return found
+                readers[name].append(node)
+        return readers
 
     @cached_property
     def returned(self) -> tuple[str, ...]:

@@ -62,13 +62,15 @@ def layers(program: Program) -> tuple[Layer, ...]:
     for name, value in modules + _operation_names(program, {value for _, value in modules}):
         names.setdefault(value, []).append(name)
     channels = _channels(program)
-    found = []
+    result = []
     for node in program:
         if len(node.shape) < 2 or node.shape[0] != "N":
             continue
-        own = list(dict.fromkeys([*names.get(node.name, ()), node.name]))
-        found.append(Layer(own[0], tuple(own[1:]), node.name, node.op, node.shape, channels[node.name]))
-    return tuple(found)
+        labels = list(dict.fromkeys([*names.get(node.name, ()), node.name]))
+        result.append(
+            Layer(labels[0], tuple(labels[1:]), node.name, node.op, node.shape, channels[node.name])
+        )
+    return tuple(result)
 
 
 def find(program: Program, name: str) -> Layer:
@@ -102,7 +104,7 @@ def _module_names(program: Program) -> list[tuple[str, str]]:
     for node in program:
         for call in node.calls:
             inside.setdefault(call, []).append(node)
-    found = []
+    pairs = []
     count = Counter(name for name, _ in inside)
     for (name, number), nodes in inside.items():
         results = [
@@ -115,8 +117,8 @@ def _module_names(program: Program) -> list[tuple[str, str]]:
             )
         ]
         if len(results) == 1:
-            found.append((f"{name}@{number + 1}" if count[name] > 1 else name, results[0]))
-    return sorted(found, key=lambda pair: -pair[0].count("."))
+            pairs.append((f"{name}@{number + 1}" if count[name] > 1 else name, results[0]))
+    return sorted(pairs, key=lambda pair: -pair[0].count("."))
 
 
 def _operation_names(program: Program, results: set[str]) -> list[tuple[str, str]]:
@@ -134,25 +136,25 @@ def _operation_names(program: Program, results: set[str]) -> list[tuple[str, str
     alone = Counter(node.calls for node in program)
     count = Counter((node.module, label(node)) for node in program)
     seen: Counter[tuple[str, str]] = Counter()
-    found = []
+    pairs = []
     for node in program:
         key = (node.module, label(node))
         seen[key] += 1
         if alone[node.calls] == 1 and node.calls and node.name in results:
             continue
         name = ".".join(filter(None, key))
-        found.append((f"{name}@{seen[key]}" if count[key] > 1 else name, node.name))
-    return found
+        pairs.append((f"{name}@{seen[key]}" if count[key] > 1 else name, node.name))
+    return pairs
 
 
 def _channels(program: Program) -> dict[str, int]:
     """Dimension of the channels of every value with two dimensions or more."""
     shapes = program.value_shapes
-    found = {name: _usual(len(shape)) for name, shape in program.inputs.items()}
+    axes = {name: _usual(len(shape)) for name, shape in program.inputs.items()}
     for node in program:
         rank = len(node.shape)
         source = next((v for v in node.values if len(shapes.get(v, ())) > 1), None)
-        before = found[source] if source else _usual(rank)
+        before = axes[source] if source else _usual(rank)
         if node.op in _SECOND:
             axis = 1
         elif node.op in _LAST:
@@ -166,8 +168,8 @@ def _channels(program: Program) -> dict[str, int]:
             axis = before
         else:
             axis = _usual(rank)
-        found[node.name] = axis
-    return found
+        axes[node.name] = axis
+    return axes
 
 
 def _swapped(node: Node, rank: int) -> dict[int, int]:

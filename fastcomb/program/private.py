@@ -83,22 +83,22 @@ def cold_copy(model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
 
 def _kept(model: nn.Module) -> list[tuple[str, str, Any]]:
     """Places of plain tensors: name of the module, of the attribute, and the key where that is a dict."""
-    found: list[tuple[str, str, Any]] = []
+    places: list[tuple[str, str, Any]] = []
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if isinstance(value, Tensor):
-                found.append((name, attribute, None))
+                places.append((name, attribute, None))
             elif isinstance(value, dict) and not attribute.startswith("_"):
-                found += [(name, attribute, key) for key, item in value.items() if isinstance(item, Tensor)]
-    return found
+                places += [(name, attribute, key) for key, item in value.items() if isinstance(item, Tensor)]
+    return places
 
 
 def _remove(model: nn.Module, name: str, attribute: str, key: Any) -> None:
-    own = vars(model.get_submodule(name))
+    variables = vars(model.get_submodule(name))
     if key is None:
-        own[attribute] = None
+        variables[attribute] = None
     else:
-        del own[attribute][key]
+        del variables[attribute][key]
 
 
 def _cloned(leaf: Any) -> Any:
@@ -112,10 +112,10 @@ def _rebind(copied: nn.Module, copies: Mapping[int, nn.Module]) -> None:
     to compute with the original's weights.
     """
     for module in copied.modules():
-        for kept in (vars(module), *(value for value in vars(module).values() if isinstance(value, dict))):
-            for name, value in kept.items():
+        for scope in (vars(module), *(value for value in vars(module).values() if isinstance(value, dict))):
+            for name, value in scope.items():
                 if isinstance(value, types.FunctionType):
-                    kept[name] = _speaking_of(value, copies)
+                    scope[name] = _speaking_of(value, copies)
 
 
 def _speaking_of(function: types.FunctionType, copies: Mapping[int, nn.Module]) -> types.FunctionType:
@@ -133,10 +133,10 @@ def _speaking_of(function: types.FunctionType, copies: Mapping[int, nn.Module]) 
         types.CellType(copies[id(content)]) if id(content) in copies else cell
         for cell, content in zip(cells, inside, strict=True)
     )
-    own = {**function.__globals__, **named} if named else function.__globals__
-    made = types.FunctionType(function.__code__, own, function.__name__, function.__defaults__, closure)
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made
+    scope = {**function.__globals__, **named} if named else function.__globals__
+    rebound = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
+    rebound.__kwdefaults__ = function.__kwdefaults__
+    return rebound
 
 
 def _content(cell: types.CellType) -> Any:

@@ -58,10 +58,10 @@ def dependence(program: Program) -> str:
         return program.bound
     states: dict[str, State] = {}
     for name, shape in program.inputs.items():
-        found = _by_shape(shape)
-        if found is None or found != Samples(0):
+        initial = _by_shape(shape)
+        if initial is None or initial != Samples(0):
             return f"a result that is computed for {shape[0] if shape else 'no'} samples only"
-        states[name] = found
+        states[name] = initial
     shapes = program.value_shapes
     for node in program:
         try:
@@ -115,7 +115,7 @@ def _state(node: Node, states: Mapping[str, State], shapes: Mapping[str, tuple[D
         if counts and key not in allowed:
             raise Mixed(f"the operation {_label(node)} with the number of samples")
     operands = _Operands(node, states, shapes)
-    if not operands.found:
+    if not operands.samples:
         return _by_shape(node.shape)  # such as a token expanded to all samples
     if node.op not in _RULES:
         raise Mixed(f"the operation {_label(node)}, which may bring samples together")
@@ -134,12 +134,12 @@ class _Operands:
     ) -> None:
         self.node = node
         self.shapes = shapes
-        self.found: list[tuple[str, Samples]] = []
+        self.samples: list[tuple[str, Samples]] = []
         for key, argument in node.arguments.items():
             for leaf in tree_leaves(argument):
                 state = states[leaf.name] if isinstance(leaf, Value) else None
                 if isinstance(state, Samples):
-                    self.found.append((key, state))
+                    self.samples.append((key, state))
                 elif isinstance(state, list):
                     raise self.mixed()
         self._names = {
@@ -152,13 +152,13 @@ class _Operands:
     def only(self, *keys: str) -> tuple[Samples, tuple[Dimension, ...]]:
         """The one operand with samples, which must be the argument of one of these names (or the first)."""
         key = next((k for k in keys if k in self.node.arguments), next(iter(self.node.arguments)))
-        if len(self.found) != 1 or self.found[0][0] != key:
+        if len(self.samples) != 1 or self.samples[0][0] != key:
             raise self.mixed()
-        return self.found[0][1], self.shapes[self._names[key]]
+        return self.samples[0][1], self.shapes[self._names[key]]
 
     def of(self, key: str) -> tuple[Samples | None, int]:
         """Where the samples of an argument are, and its number of dimensions."""
-        state = next((s for k, s in self.found if k == key), None)
+        state = next((s for k, s in self.samples if k == key), None)
         argument = self.node.arguments[key]
         rank = len(self.shapes[argument.name]) if isinstance(argument, Value) else 0
         return state, rank
@@ -210,10 +210,10 @@ def _convolution(node: Node, operands: _Operands) -> State:
 @_rule("batch_norm", "group_norm", "instance_norm")
 def _channel_norm(node: Node, operands: _Operands) -> State:
     state, shape = operands.only("input")
-    own = node.op != "batch_norm" or (
+    independent = node.op != "batch_norm" or (
         not node.arguments["training"] and node.arguments["running_mean"] is not None
     )
-    if state.dim or len(shape) < 2 or not own:
+    if state.dim or len(shape) < 2 or not independent:
         raise operands.mixed()
     return state
 
@@ -262,8 +262,8 @@ def _matmul(node: Node, operands: _Operands) -> State:
 
 @_rule("cat")
 def _cat(node: Node, operands: _Operands) -> State:
-    states = {state for _, state in operands.found}
-    if len(states) != 1 or len(operands.found) != len(tree_leaves(node.arguments["tensors"])):
+    states = {state for _, state in operands.samples}
+    if len(states) != 1 or len(operands.samples) != len(tree_leaves(node.arguments["tensors"])):
         raise operands.mixed()
     (state,) = states
     if node.arguments["dim"] % len(node.shape) == state.dim:
@@ -273,8 +273,8 @@ def _cat(node: Node, operands: _Operands) -> State:
 
 @_rule("stack")
 def _stack(node: Node, operands: _Operands) -> State:
-    states = {state for _, state in operands.found}
-    if len(states) != 1 or len(operands.found) != len(tree_leaves(node.arguments["tensors"])):
+    states = {state for _, state in operands.samples}
+    if len(states) != 1 or len(operands.samples) != len(tree_leaves(node.arguments["tensors"])):
         raise operands.mixed()
     (state,) = states
     at = node.arguments["dim"] % len(node.shape)
@@ -381,7 +381,7 @@ def _attention(node: Node, operands: _Operands) -> State:
             if rank - state.dim <= 2:
                 raise operands.mixed()
             ends.add((rank - state.dim, state.before))
-    if len(ends) != 1 or any(key not in ("query", "key", "value") for key, _ in operands.found):
+    if len(ends) != 1 or any(key not in ("query", "key", "value") for key, _ in operands.samples):
         raise operands.mixed()
     ((end, before),) = ends
     return Samples(len(node.shape) - end, before)

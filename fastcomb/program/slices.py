@@ -45,10 +45,10 @@ def between(program: Program, start: str | None, output: Any) -> Program:
     fed = _reached(program, source)
     needed: set[str] = set()
     severed: list[str] = []
-    wanted = [leaf.name for leaf in tree_leaves(output) if isinstance(leaf, Value)]
+    pending = [leaf.name for leaf in tree_leaves(output) if isinstance(leaf, Value)]
     after = _reached(program, start)
-    while wanted:
-        name = wanted.pop()
+    while pending:
+        name = pending.pop()
         if name == start or name in needed:
             continue
         if name not in nodes or (name in fed and name not in after):
@@ -56,7 +56,7 @@ def between(program: Program, start: str | None, output: Any) -> Program:
             continue
         needed.add(name)
         if not _counts(nodes[name], shapes):
-            wanted += nodes[name].values
+            pending += nodes[name].values
     if severed:
         order = [name for name in shapes if name in severed]
         raise SeveredError(
@@ -81,11 +81,11 @@ def between(program: Program, start: str | None, output: Any) -> Program:
 def _reached(program: Program, start: str) -> set[str]:
     """Values whose entries depend on those of ``start``; the number of samples alone does not count."""
     shapes = program.value_shapes
-    found = {start}
+    reached = {start}
     for node in program:
-        if not _counts(node, shapes) and found.intersection(node.values):
-            found.add(node.name)
-    return found
+        if not _counts(node, shapes) and reached.intersection(node.values):
+            reached.add(node.name)
+    return reached
 
 
 def _counts(node: Node, shapes: Mapping[str, tuple[Dimension, ...]]) -> bool:

@@ -149,13 +149,13 @@ def places(mixture: mixing.Mixture) -> dict[tuple[int, int], tuple[int, int]]:
     counts: dict[int, int] = {}
     for unit in mixture.units.values():
         counts[unit.number] = max(counts.get(unit.number, 0), unit.count)
-    found = {}
+    spans = {}
     start = 0
     for step in range(len(mixture.steps)):
         for number, count in counts.items():
-            found[number, step] = (start, start + count)
+            spans[number, step] = (start, start + count)
             start += count
-    return found
+    return spans
 
 
 def width(mixture: mixing.Mixture) -> int:

@@ -100,10 +100,10 @@ class RareFraction(Result):
         rows: list[list[str | float]] = []
         for place, threshold in enumerate(self.thresholds):
             last = place == len(self.steps)
-            found = self.curve[-1] if last else at[float(threshold)]
+            estimate = self.curve[-1] if last else at[float(threshold)]
             moves = ["–", "–"] if last else [f"{self.acceptance[place]:.2f}", f"{self.steps[place]:.3f}"]
             equal = "" if last else "="
-            rows.append([f"{sign}{equal} {threshold:.5g}", fractions[place], *found, *moves])
+            rows.append([f"{sign}{equal} {threshold:.5g}", fractions[place], *estimate, *moves])
         header = [self.metric, "of those before", "of all", "low", "high", "acceptance", "step"]
         return markdown(header, rows)
 

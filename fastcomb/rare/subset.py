@@ -162,12 +162,12 @@ class _Population:
         for number in range(1, self.size.length):
             proposed = torch.randn(now.shape, generator=self.generator, device=now.device)
             proposed.mul_(step).add_(now, alpha=math.sqrt(1 - step * step))
-            found = _numbers(self.problem.score(proposed))
-            inside = found <= threshold
+            proposed_scores = _numbers(self.problem.score(proposed))
+            inside = proposed_scores <= threshold
             keep = torch.from_numpy(inside).to(now.device)[:, None]
             part = slice(number * chains, (number + 1) * chains)
             now = torch.where(keep, proposed, now, out=self.points[part])
-            scores = np.where(inside, found, scores)
+            scores = np.where(inside, proposed_scores, scores)
             self.scores[part] = scores
             accepted += int(inside.sum())
             if adapt:
@@ -205,16 +205,16 @@ def explore(
     threshold, step = math.inf, FIRST_STEP
     while True:
         scores = population.scores
-        found = float(np.partition(scores, size.chains - 1)[size.chains - 1])
-        if found >= threshold:
-            found = float(np.max(scores[scores < threshold], initial=-math.inf))
-        if found < level or len(plan.thresholds) == most:
+        next_threshold = float(np.partition(scores, size.chains - 1)[size.chains - 1])
+        if next_threshold >= threshold:
+            next_threshold = float(np.max(scores[scores < threshold], initial=-math.inf))
+        if next_threshold < level or len(plan.thresholds) == most:
             plan.marks.append(_marks(scores, level, threshold))
-            plan.reached = found < level and bool((scores < level).any())
+            plan.reached = next_threshold < level and bool((scores < level).any())
             return plan
-        plan.marks.append([*_marks(scores, found, threshold), found])
-        plan.thresholds.append(found)
-        threshold = found
+        plan.marks.append([*_marks(scores, next_threshold, threshold), next_threshold])
+        plan.thresholds.append(next_threshold)
+        threshold = next_threshold
         step = population.move(threshold, step, adapt=True)[1]
         plan.steps.append(step)
 

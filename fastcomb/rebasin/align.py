@@ -123,13 +123,13 @@ def align_all(
 
 
 def _structure(model: nn.Module | None, *networks: Theta) -> nn.Module:
-    found = endpoints.structure(model, *networks)
-    if found is None:
+    structure = endpoints.structure(model, *networks)
+    if structure is None:
         raise TypeError(
             "no network is given as a module; pass a module of the architecture as model= (its weights do "
             "not matter)"
         )
-    return found
+    return structure
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,16 +172,18 @@ def _task(
         example = batches[0][0][:2] if batches else example_inputs(_idle(structure))[0]
     example = example.cpu()
     program = captured(module, example)
-    own = next((labels[i] for i, theta in enumerate((model_a, model_b)) if theta is structure), "model")
+    structure_label = next(
+        (labels[i] for i, theta in enumerate((model_a, model_b)) if theta is structure), "model"
+    )
     for theta, label in zip((model_a, model_b), labels, strict=True):
         if isinstance(theta, nn.Module) and theta is not structure:
-            _check_same(program, captured(_idle(theta), example), (own, label))
-    given = b.tensors()
-    groups, trials = verified(module, program, example, given)
+            _check_same(program, captured(_idle(theta), example), (structure_label, label))
+    state = b.tensors()
+    groups, trials = verified(module, program, example, state)
     if trials is None:
         raise ValueError(f"the network has no permutation symmetry that could be used:\n{groups}")
     counted = frozenset(a.parameters)
-    problem = Problem(module, program, example, groups, a.tensors(), given, counted, batches, seed, progress)
+    problem = Problem(module, program, example, groups, a.tensors(), state, counted, batches, seed, progress)
     return _Task(problem, b, model_b if isinstance(model_b, nn.Module) else module, trials)
 
 

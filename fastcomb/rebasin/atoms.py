@@ -156,13 +156,13 @@ class Atoms:
             carriers: dict[tuple[int, ...], int] = {}
             held: dict[tuple[int, ...], bool] = {}
             for ids, rows, still in self._bundles:
-                own: set[tuple[int, ...]] = set()
+                seen: set[tuple[int, ...]] = set()
                 for carrier, row in zip(ids.tolist(), self.find(rows).tolist(), strict=True):
                     key = tuple(row)
-                    if key in own:  # two bundles side by side that carry the same
+                    if key in seen:  # two bundles side by side that carry the same
                         conflicts.append(np.array([carrier, carriers.get(key, carrier), *row]))
                         continue
-                    own.add(key)
+                    seen.add(key)
                     if key in carriers:
                         self.union(np.array([carriers[key]]), np.array([carrier]))
                     elif len(set(row)) < len(row) or any(owner.get(child, key) != key for child in row):
@@ -249,24 +249,24 @@ class Atoms:
 
         def carried(root: int, depth: int = 0) -> dict[int, list[int]]:
             """Entries that move with a root: its own, and those of what it carries."""
-            found = {number: list(where) for number, where in entries.get(root, {}).items()}
+            moving = {number: list(where) for number, where in entries.get(root, {}).items()}
             for row in children.get(root, ()) if depth < _DEPTH else ():
                 for child in row.tolist():
                     for number, where in carried(child, depth + 1).items():
                         if number in whole:  # what lies in some rows only moves when the rows move
-                            found.setdefault(number, []).extend(where)
-            return found
+                            moving.setdefault(number, []).extend(where)
+            return moving
 
         kinds: dict[tuple[int, int, tuple[int, ...]], list[tuple[int, dict[int, list[int]]]]] = {}
         for root in sorted(entries.keys() | children.keys()):
             if root in pinned or root in frozen:
                 continue
-            found = carried(root)
-            if found:
+            moved = carried(root)
+            if moved:
                 # grouped rows may lie differently in units that are alike otherwise
-                where = tuple(n for number in sorted(found) for n in (number, len(found[number])))
+                where = tuple(n for number in sorted(moved) for n in (number, len(moved[number])))
                 key = (parents.get(root, -1), int(signatures[root]), where)
-                kinds.setdefault(key, []).append((root, found))
+                kinds.setdefault(key, []).append((root, moved))
         groups = []
         for (parent, _, _), units in kinds.items():
             if len(units) < 2:
@@ -274,7 +274,7 @@ class Atoms:
             first = min(units[0][1])
             units.sort(key=lambda unit: unit[1][first])
             numbers = sorted(units[0][1])
-            places = {self._places[n][0]: np.array([found[n] for _, found in units]) for n in numbers}
+            places = {self._places[n][0]: np.array([moved[n] for _, moved in units]) for n in numbers}
             if any(_tangled(index) for index in places.values()):
                 pinned |= {root: _CONFLICT for root, _ in units}
                 continue
@@ -296,8 +296,8 @@ class Atoms:
             roots = self.find(ids)
             order = np.argsort(roots, kind="stable")
             roots = roots[order]
-            found = group_of[roots]
-            for number in np.unique(found[found >= 0]).tolist():
+            numbers = group_of[roots]
+            for number in np.unique(numbers[numbers >= 0]).tolist():
                 units = groups[number].units
                 low, high = (np.searchsorted(roots, units, side=side) for side in ("left", "right"))
                 each = int(high[0] - low[0])

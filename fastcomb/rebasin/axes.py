@@ -93,12 +93,12 @@ def is_plain(axis: Axis) -> bool:
 
 def blocks(axes: Iterable[Axis]) -> list[Block]:
     """The blocks that axes are made of, each once."""
-    found: dict[int, Block] = {}
+    by_id: dict[int, Block] = {}
     for axis in axes:
         for factor in axis:
             if factor.block is not None:
-                found.setdefault(id(factor.block), factor.block)
-    return list(found.values())
+                by_id.setdefault(id(factor.block), factor.block)
+    return list(by_id.values())
 
 
 def replace(axes: Axes, old: Block, new: Block | None, dims: dict[int, int]) -> Axes:

@@ -231,8 +231,8 @@ class Descent:
         a = torch.stack([_joined(groups[n].members, counted, self._a) for n in ones])
         b = torch.stack([_joined(groups[n].members, counted, self._b) for n in others])
         self.work += len(ones) * len(others) * (_ASSIGNING * a.shape[1] * b.shape[1] + _STARTING)
-        found = a.flatten(0, 1) @ b.flatten(0, 1).T
-        return found.reshape(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
+        products = a.flatten(0, 1) @ b.flatten(0, 1).T
+        return products.reshape(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
 
     def _own(self, number: int) -> Tensor:
         """Σ over members of ⟨unit of A, unit of B⟩; inner parts of units count in their own groups."""

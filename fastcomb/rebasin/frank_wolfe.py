@@ -53,13 +53,13 @@ class FrankWolfe(Method):
     def match(self, problem: Problem) -> Match:
         """The best of all searches, each of which is rounded and then improved by coordinate descent."""
         a, b = problem.numbers(problem.a), problem.numbers(problem.b)
-        found = []
+        matches = []
         for start in range(self.starts):
             first = problem.start(start)
             (rounded,) = self.search(problem.symmetries, a, [b], [first], problem.progress)
             descent = Descent(problem, rounded).run(100, np.random.default_rng([problem.seed, start]))
-            found.append(Match(descent.permutations, [inner_product(problem, first), *descent.objective]))
-        return max(found, key=lambda match: match.objective[-1])
+            matches.append(Match(descent.permutations, [inner_product(problem, first), *descent.objective]))
+        return max(matches, key=lambda match: match.objective[-1])
 
     def search(
         self,

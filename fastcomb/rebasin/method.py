@@ -45,11 +45,11 @@ class Problem:
     @functools.cached_property
     def owners(self) -> dict[str, set[int]]:
         """For each tensor that groups permute, their numbers."""
-        found: dict[str, set[int]] = {}
+        owners: dict[str, set[int]] = {}
         for number, group in enumerate(self.symmetries.groups):
             for member in group.members:
-                found.setdefault(member.name, set()).add(number)
-        return found
+                owners.setdefault(member.name, set()).add(number)
+        return owners
 
     def numbers(self, side: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters that groups permute, of one network, in float32; complex ones as pairs [..., 2]."""

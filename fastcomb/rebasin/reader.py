@@ -152,8 +152,8 @@ class Reader:
             order = [factor.dim for factor in factors if factor.block is block]
             if len(order) == block.ids.ndim and not any(factor.size[1] for factor in factors):
                 shape = [factor.size[0] for factor in factors]
-                own = [size if f.block is block else 1 for size, f in zip(shape, factors, strict=True)]
-                columns = np.broadcast_to(block.ids.transpose(order).reshape(own), shape)
+                own_shape = [size if f.block is block else 1 for size, f in zip(shape, factors, strict=True)]
+                columns = np.broadcast_to(block.ids.transpose(order).reshape(own_shape), shape)
                 self.atoms.see(Seen(name, dims), columns.reshape(-1))
 
     def _follow(self, node: Node) -> Axes | list[Axes]:
@@ -176,10 +176,10 @@ class Reader:
     def axes(self, leaf: object) -> Axes | None:
         """Axes of an argument, None where it is no tensor."""
         if isinstance(leaf, Value):
-            found = self._values[leaf.name]
-            if isinstance(found, tuple) and leaf.name in self._uniform:
+            value = self._values[leaf.name]
+            if isinstance(value, tuple) and leaf.name in self._uniform:
                 return self._any_order(leaf.name)
-            return found if isinstance(found, tuple) else None
+            return value if isinstance(value, tuple) else None
         if not isinstance(leaf, Weight):
             return None
         if leaf.name not in self._weights:
@@ -207,9 +207,9 @@ class Reader:
 
     def cut(self, block: Block, dim: int, which: int | slice) -> None:
         """Entries are taken from dimension ``dim`` of a block; other Programs may take others."""
-        kept = which if isinstance(which, int) else range(block.ids.shape[dim])[which]
+        taken = which if isinstance(which, int) else range(block.ids.shape[dim])[which]
         _, cuts = self._cuts.setdefault((block.ids.tobytes(), dim), (block.ids, {}))
-        cuts.setdefault(id(self.program), set()).add(kept)
+        cuts.setdefault(id(self.program), set()).add(taken)
 
     def mark(self, ids: Ids, tag: str) -> None:
         """Tell entries from others, by what happens to them in this Program."""
@@ -218,8 +218,8 @@ class Reader:
 
     def several(self, leaf: object) -> list[Axes] | None:
         """Axes of each result of an operation with several."""
-        found = self._values[leaf.name] if isinstance(leaf, Value) else None
-        return found if isinstance(found, list) else None
+        value = self._values[leaf.name] if isinstance(leaf, Value) else None
+        return value if isinstance(value, list) else None
 
     def of(self, node: Node, name: str) -> Axes:
         """Axes of an argument that is a tensor."""

@@ -59,9 +59,9 @@ def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -
         endpoints.read(end, None if isinstance(end, nn.Module) else model, label)
         for label, end in (("a", a), ("b", b))
     ]
-    own = endpoints.read(model, model, "model")
+    interpolated = endpoints.read(model, model, "model")
     for label, end in zip("ab", ends, strict=True):
-        endpoints.check_match(own, end, ("model", label))
+        endpoints.check_match(interpolated, end, ("model", label))
     repaired = private_copy(model).cpu()
     program = captured(private_copy(repaired).eval(), x[:2])
     layers = _repairable(program)
@@ -74,7 +74,7 @@ def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -
             name: (torch.lerp(at_a[name][0], at_b[name][0], t), torch.lerp(at_a[name][1], at_b[name][1], t))
             for name in layers
         }
-        state = own.tensors()
+        state = interpolated.tensors()
         _correct(program, state, x, targets, norms)
         for name, tensor in (*repaired.named_parameters(), *repaired.named_buffers()):
             tensor.copy_(state[name])
@@ -99,8 +99,8 @@ def _repairable(program: Program) -> set[str]:
 
 def _running(node: Node) -> bool:
     """Whether a node normalises with running statistics."""
-    own = _NORMS.get(node.op)
-    return own is not None and isinstance(node.arguments["running_mean"], Weight) and not node.arguments[own]
+    key = _NORMS.get(node.op)
+    return key is not None and isinstance(node.arguments["running_mean"], Weight) and not node.arguments[key]
 
 
 def _moments(value: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -132,18 +132,18 @@ def _correct(
     Norms normalise by the input's own statistics, of which the unbiased variance is kept, as in training.
     """
     values: dict[str, Any] = dict(zip(program.inputs, (x,), strict=True))
-    kept: dict[str, list[Tensor]] = {}
+    recorded: dict[str, list[Tensor]] = {}
     for node in program:
         if node.name in targets:
             _rescale(node, state, program.apply(node, state, values), *targets[node.name])
         if node.name in norms:
-            found = _normalising(node, values[node.arguments["input"].name])
-            for name, statistic in zip(("running_mean", "running_var"), found, strict=True):
-                kept.setdefault(node.arguments[name].name, []).append(statistic)
-            own = {"running_mean": None, "running_var": None, _NORMS[node.op]: True}
-            node = dataclasses.replace(node, arguments={**node.arguments, **own})
+            statistics = _normalising(node, values[node.arguments["input"].name])
+            for name, statistic in zip(("running_mean", "running_var"), statistics, strict=True):
+                recorded.setdefault(node.arguments[name].name, []).append(statistic)
+            changed = {"running_mean": None, "running_var": None, _NORMS[node.op]: True}
+            node = dataclasses.replace(node, arguments={**node.arguments, **changed})
         values[node.name] = program.apply(node, state, values)
-    for name, calls in kept.items():
+    for name, calls in recorded.items():
         state[name] = torch.stack(calls).mean(0).to(state[name].dtype)
 
 

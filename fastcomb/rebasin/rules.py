@@ -186,18 +186,18 @@ def _addmm(reader: Reader, node: Node) -> Result:
     """A product of matrices and something added to it."""
     added, *leaves = list(node.arguments.values())[:3]
     product = _product(reader, node, leaves)
-    own = reader.axes(added)
-    if own is None or not isinstance(product, tuple) or len(product) != len(node.shape):
+    added_axes = reader.axes(added)
+    if added_axes is None or not isinstance(product, tuple) or len(product) != len(node.shape):
         return None
-    return _broadcast(reader, [(product, node.shape), (own, reader.shape(added))], node.shape)
+    return _broadcast(reader, [(product, node.shape), (added_axes, reader.shape(added))], node.shape)
 
 
 def _product(reader: Reader, node: Node, leaves: Sequence[object]) -> Result:
     one, other = (len(reader.shape(leaf)) for leaf in leaves)
     batch = "".join(chr(ord("a") + d) for d in range(max(one, other) - 2))
     labels = [
-        "Y" if rank == 1 else batch[len(batch) + 2 - rank :] + own
-        for rank, own in ((one, "XY"), (other, "YZ"))
+        "Y" if rank == 1 else batch[len(batch) + 2 - rank :] + letters
+        for rank, letters in ((one, "XY"), (other, "YZ"))
     ]
     result = batch + "X" * (one > 1) + "Z" * (other > 1)
     return _contraction(reader, node, leaves, labels, result)
@@ -243,10 +243,10 @@ def _contraction(
     closest = [-1] * len(result)
     for axes, term in zip(operands, labels, strict=True):
         left = reader.contract(axes, [d for d, label in enumerate(term) if label not in result])
-        own = [axis for axis, label in zip(left, term, strict=True) if "".join(labels).count(label) == 1]
+        unshared = [axis for axis, label in zip(left, term, strict=True) if "".join(labels).count(label) == 1]
         for axis, label in zip(left, term, strict=True):
             # a shared axis is the operand's whose own entries lie behind it: its blocks remain whole
-            behind = sum(block in blocks(own) for block in blocks((axis,)))
+            behind = sum(block in blocks(unshared) for block in blocks((axis,)))
             at = result.find(label)
             if at >= 0 and not is_plain(axis) and behind > closest[at]:
                 out[at], closest[at] = axis, behind
@@ -279,8 +279,8 @@ def _index(reader: Reader, node: Node) -> Result:
     reader.pin(source[: len(axes)], "indexed")
     for a in axes:
         reader.pin(a or (), "index")
-    kept = source[len(axes) :]
-    return (*plain(node.shape[: len(node.shape) - len(kept)]), *kept)
+    rest = source[len(axes) :]
+    return (*plain(node.shape[: len(node.shape) - len(rest)]), *rest)
 
 
 def _prelu(reader: Reader, node: Node) -> Result:
@@ -344,7 +344,7 @@ RULES: dict[str, Rule] = {
     "index": _index,
     "prelu": _prelu,
     "glu": _glu,
-    "numpy_T": views.turned_over,
+    "numpy_T": views.transposed,
     "mT": views.last_two_exchanged,
     "_weight_norm": _weight_norm,
 }

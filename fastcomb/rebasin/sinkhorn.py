@@ -70,8 +70,8 @@ class Sinkhorn(Method):
         """
         if self.objective != "distance" and problem.data is None:
             raise ValueError(f"objective={self.objective!r} needs data=(x, y)")
-        found = [self._descend(problem, start) for start in range(self.starts)]
-        return max(found, key=lambda match: match.objective[-1])
+        matches = [self._descend(problem, start) for start in range(self.starts)]
+        return max(matches, key=lambda match: match.objective[-1])
 
     def doubly_stochastic(self, free: Tensor) -> Tensor:
         """P = S(X / τ), differentiable."""

@@ -309,21 +309,21 @@ def symmetries(program: Program, *others: Program) -> Symmetries:
 
 
 def _read(*programs: Program) -> Symmetries:
-    found, pinned = Reader(programs, RULES).read()
-    groups = tuple(_group(one, found) for one in found)
+    permutable, pinned = Reader(programs, RULES).read()
+    groups = tuple(_group(one, permutable) for one in permutable)
     return Symmetries(groups, pinned, programs[0].aliases)
 
 
-def _group(found: Found, others: list[Found]) -> Group:
-    members = tuple(_member(place, torch.from_numpy(index)) for place, index in found.places.items())
-    inside: dict[int, list[int]] = {int(unit): [] for unit in found.units}
+def _group(group: Found, others: list[Found]) -> Group:
+    members = tuple(_member(place, torch.from_numpy(index)) for place, index in group.places.items())
+    inside: dict[int, list[int]] = {int(unit): [] for unit in group.units}
     for number, other in enumerate(others):
         if other.parent in inside:
             inside[other.parent].append(number)
     counts = {len(numbers) for numbers in inside.values()}
     families = tuple(zip(*inside.values(), strict=True)) if counts != {0} else ()
-    views = tuple(View(view.value, view.dims, torch.from_numpy(i)) for view, i in found.views.items())
-    return Group(len(found.units), members, families, views)
+    views = tuple(View(view.value, view.dims, torch.from_numpy(i)) for view, i in group.views.items())
+    return Group(len(group.units), members, families, views)
 
 
 def _member(place: Place, index: Tensor) -> Member:

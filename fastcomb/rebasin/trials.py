@@ -80,15 +80,15 @@ class Trials:
         self._rounded: dict[bool, list[_Network]] = {}
         self.trials: list[Trial] = []
         self.training = self._trains(example)
-        given = _rows(example, 3)
+        rows = _rows(example, 3)
         try:
-            self._add("the example", given, "evaluation", other=False)
+            self._add("the example", rows, "evaluation", other=False)
         except Exception:  # a network may be made for one number of samples
-            given = example
-            self._add("the example", given, "evaluation", other=False)
-        for what, x in _random(given):
+            rows = example
+            self._add("the example", rows, "evaluation", other=False)
+        for what, x in _random(rows):
             self._try(what, x, "evaluation", other=False)
-        for x in _resized(given, sizes):
+        for x in _resized(rows, sizes):
             self._try(f"an input of size {'×'.join(map(str, x.shape))}", x, "evaluation", other=True)
         if self.training:
             for trial in list(self.trials):
@@ -106,12 +106,12 @@ class Trials:
             if main and trial.other:
                 continue
             try:
-                found = network.run(trial.x, trial.mode, wide=trial.wide)
+                outputs = network.run(trial.x, trial.mode, wide=trial.wide)
             except Exception as error:
                 return trial, f"raises {type(error).__name__} on {trial.what}"
             limits: list[float] = []
-            for i, (expected, one) in enumerate(zip(trial.outputs, found, strict=True)):
-                difference, reach = _difference(expected, one), _scale(expected)
+            for i, (expected, actual) in enumerate(zip(trial.outputs, outputs, strict=True)):
+                difference, reach = _difference(expected, actual), _scale(expected)
                 if trial.wide and difference <= _TOLERANCE * reach:
                     continue
                 limits = limits or self._roundings(trial)
@@ -125,13 +125,13 @@ class Trials:
         try:
             expected = self._original.run(x, "evaluation", wide=False)
             with torch.random.fork_rng(devices=[]):
-                found = []
+                outputs = []
                 for seed in (0, 1):
                     torch.manual_seed(seed)
-                    found.append(self._original.run(x, "training", wide=False))
+                    outputs.append(self._original.run(x, "training", wide=False))
         except Exception:  # training may need targets, or other samples
             return False
-        return _alike(found[0], found[1], within=0.0) and not _alike(expected, found[0], within=1e-5)
+        return _alike(outputs[0], outputs[1], within=0.0) and not _alike(expected, outputs[0], within=1e-5)
 
     def _try(self, what: str, x: Tensor, mode: Mode, *, other: bool) -> None:
         try:
@@ -295,11 +295,11 @@ def _drawn(x: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Ten
 def _resized(x: Tensor, sizes: Iterable[int]) -> Iterator[Tensor]:
     """Random inputs in which dimensions other than the batch are shorter or longer."""
     generator = torch.Generator().manual_seed(1)
-    own = x[:1].numel()
+    per_sample = x[:1].numel()
     for dims, new in _sizes(tuple(x.shape), sizes):
         shape = tuple(new if d in dims else size for d, size in enumerate(x.shape))
         entries = torch.Size(shape[1:]).numel()
-        if 0 < entries <= max(_LARGE, own - 1):
+        if 0 < entries <= max(_LARGE, per_sample - 1):
             yield _drawn(x, (3 if entries <= _LARGE // 8 else 2, *shape[1:]), generator)
 
 

@@ -110,9 +110,9 @@ def _training(module: nn.Module, programs: Sequence[Program], example: Tensor) -
         return
     around = {"", *(".".join(name.split(".")[:n]) for name in unread for n in range(1, name.count(".") + 1))}
     for only in (frozenset(around), None):
-        found = _try(in_training(private_copy(module), only), example)
-        if found is not None and len(_unread(module, [*programs, found])) < len(unread):
-            yield found
+        program = _try(in_training(private_copy(module), only), example)
+        if program is not None and len(_unread(module, [*programs, program])) < len(unread):
+            yield program
             return
 
 

@@ -21,7 +21,7 @@ def permute(reader: Reader, node: Node) -> Result:
     return tuple(source[d] for d in node.arguments["dims"])
 
 
-def turned_over(reader: Reader, node: Node) -> Result:
+def transposed(reader: Reader, node: Node) -> Result:
     """``.T``: all dimensions in reverse order."""
     return reader.first(node)[::-1]
 
@@ -180,11 +180,11 @@ def pieces(reader: Reader, node: Node) -> Result:
         step = -(-total // node.arguments["chunks"])
         sizes = [min(step, total - low) for low in range(0, total, step)]
     else:
-        given = node.arguments.get("split_size", node.arguments.get("split_sizes"))
+        split = node.arguments.get("split_size", node.arguments.get("split_sizes"))
         sizes = (
-            list(given)
-            if isinstance(given, (list, tuple))
-            else [min(given, total - low) for low in range(0, total, given)]
+            list(split)
+            if isinstance(split, (list, tuple))
+            else [min(split, total - low) for low in range(0, total, split)]
         )
     if not all(isinstance(size, int) for size in sizes):
         return None

@@ -49,23 +49,23 @@ class WeightMatching(Method):
 
     def match(self, problem: Problem) -> Match:
         """The best of all starts, each an opening, coordinate descent and rounds of scrambling."""
-        found = []
+        matches = []
         for start in range(self.starts):
             generator = np.random.default_rng([problem.seed, start])
-            given = Descent(problem, problem.symmetries.identity())
-            opened = [self._opened(given, order) for order in _orders(given, start, generator)]
+            identity = Descent(problem, problem.symmetries.identity())
+            opened = [self._opened(identity, order) for order in _orders(identity, start, generator)]
             best = max(opened, key=lambda descent: descent.value)  # the first of equals
-            if best.value < given.value:
-                best = given
-            history = [given.value, *([best.value] if best.value > given.value else [])]
+            if best.value < identity.value:
+                best = identity
+            history = [identity.value, *([best.value] if best.value > identity.value else [])]
             history += best.settle(self.sweeps - 1, generator)
             history[-1] = max([best.measure(), *history[-2:-1]])
-            found.append(self._improved(best, history, generator))
-        return max(found, key=lambda match: match.objective[-1])
+            matches.append(self._improved(best, history, generator))
+        return max(matches, key=lambda match: match.objective[-1])
 
-    def _opened(self, given: Descent, order: Iterable[int]) -> Descent:
+    def _opened(self, start: Descent, order: Iterable[int]) -> Descent:
         """After an opening and one whole sweep, whose result tells more."""
-        descent = given.copy()
+        descent = start.copy()
         descent.open(order)
         descent.sweep(outer_groups(descent.problem.symmetries))
         return descent

@@ -92,14 +92,14 @@ def differences(entries: Sequence[Entry]) -> list[list[str]]:
     """Rows of a table: what of the experiments' identities differs, then its value in each run."""
     flat = [dict(_flat(entry.experiment)) for entry in entries]
     names = list(dict.fromkeys(name for one in flat for name in one))
-    found = {}
+    rows = {}
     for name in names:
         values = [one.get(name, _UNKNOWN) for one in flat]
         if any(value != values[0] for value in values):
-            found[name] = [_short(value) for value in values]
-    if "sampler.law" in found:
-        found.pop("sampler.sha256", None)  # says no more than the law
-    return [[_name(name), *cells] for name, cells in found.items()]
+            rows[name] = [_short(value) for value in values]
+    if "sampler.law" in rows:
+        rows.pop("sampler.sha256", None)  # says no more than the law
+    return [[_name(name), *cells] for name, cells in rows.items()]
 
 
 def told_apart(entries: Sequence[Entry], *path: str) -> bool:
@@ -115,12 +115,12 @@ def told_apart(entries: Sequence[Entry], *path: str) -> bool:
 
 
 def _flat(value: Mapping[str, Any], name: str = "") -> list[tuple[str, Any]]:
-    found = []
+    pairs = []
     for key, item in value.items():
-        own = f"{name}.{key}".lstrip(".")
-        nested = isinstance(item, Mapping) and "callable" not in item and own != "decide"
-        found += _flat(item, own) if nested else [(own, item)]
-    return found
+        path = f"{name}.{key}".lstrip(".")
+        nested = isinstance(item, Mapping) and "callable" not in item and path != "decide"
+        pairs += _flat(item, path) if nested else [(path, item)]
+    return pairs
 
 
 def _name(path: str) -> str:
@@ -153,11 +153,11 @@ def _spans(entry: Entry) -> str:
 
 
 def _machines(entry: Entry) -> str:
-    found = dict.fromkeys(
+    machines = dict.fromkeys(
         "{backend} on {device}, {instructions}, {threads} threads".format(**part.about)
         for part in entry.parts
     )
-    return "; ".join(found) or entry.sweep.backend or "–"
+    return "; ".join(machines) or entry.sweep.backend or "–"
 
 
 def _networks(entry: Entry) -> Markup:
@@ -173,9 +173,9 @@ def _model(entry: Entry) -> Markup:
 
 
 def _data(entry: Entry) -> Markup:
-    given = entry.experiment["data"]
-    sha256 = join(" ", digest(given["sha256"])) if "sha256" in given else Markup()
-    return join(f"{given['samples']:,} samples", sha256)
+    identity = entry.experiment["data"]
+    sha256 = join(" ", digest(identity["sha256"])) if "sha256" in identity else Markup()
+    return join(f"{identity['samples']:,} samples", sha256)
 
 
 def _callable(value: Any) -> Markup:
@@ -191,10 +191,10 @@ def _metrics(metrics: Mapping[str, Any]) -> Markup:
 
 
 def _batch_norm(entry: Entry) -> str:
-    given = entry.experiment.get("batch_norm")
-    if given is None:
+    normalisation = entry.experiment.get("batch_norm")
+    if normalisation is None:
         return _UNKNOWN
-    if given["choice"] is None:
+    if normalisation["choice"] is None:
         return "none in the model"
-    count = len(given["calibration"])
-    return f"{given['choice']}" + (f" on {count} batch{'es' if count > 1 else ''}" if count else "")
+    count = len(normalisation["calibration"])
+    return f"{normalisation['choice']}" + (f" on {count} batch{'es' if count > 1 else ''}" if count else "")

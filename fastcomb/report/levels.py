@@ -53,12 +53,12 @@ class Level:
         Kiefer, Wolfowitz and Massart, which holds at all levels at once.
         """
         ask = entry.sweep.fraction_above if self.above else entry.sweep.fraction_below
-        found = ask(self.metric, self.value, confidence)
+        interval = ask(self.metric, self.value, confidence)
         if not self.seen:
-            return found
+            return interval
         margin = dkw(len(entry.sweep), confidence)
-        low, high = max(found.value - margin, 0.0), min(found.value + margin, 1.0)
-        return Interval(found.value, low, high, confidence)
+        low, high = max(interval.value - margin, 0.0), min(interval.value + margin, 1.0)
+        return Interval(interval.value, low, high, confidence)
 
 
 def levels(entries: Sequence[Entry], level: float | None, metric_levels: Mapping[str, float]) -> list[Level]:
@@ -72,16 +72,16 @@ def levels(entries: Sequence[Entry], level: float | None, metric_levels: Mapping
     Raises:
         ValueError: a level is not finite, or its metric is in no measured run.
     """
-    given = ({} if level is None else {"loss": level}) | dict(metric_levels)
+    by_metric = ({} if level is None else {"loss": level}) | dict(metric_levels)
     measured = [entry for entry in entries if entry.measured]
     known = {name for entry in measured for name in entry.densities}
-    for metric, value in given.items():
+    for metric, value in by_metric.items():
         if not math.isfinite(value):
             raise ValueError(f"the level {value} of {metric} is not finite")
         if measured and metric not in known:
             raise ValueError(f"metric_levels: {metric!r} is none of {', '.join(sorted(known))}")
-    asked = [Level(metric, value) for metric, value in given.items()] if measured else []
-    if measured and "loss" not in given:
+    asked = [Level(metric, value) for metric, value in by_metric.items()] if measured else []
+    if measured and "loss" not in by_metric:
         asked = [*_default(measured), *asked]
     return asked
 

@@ -35,10 +35,10 @@ def join(*children: str) -> Markup:
 
 def tag(name: str, /, *children: str, **attributes: str) -> Markup:
     """An element. Attributes go by name, ``class_`` for class and ``aria_label`` for aria-label."""
-    given = "".join(
+    text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"' for key, value in attributes.items()
     )
-    return Markup(f"<{name}{given}>" if name in _VOID else f"<{name}{given}>{join(*children)}</{name}>")
+    return Markup(f"<{name}{text}>" if name in _VOID else f"<{name}{text}>{join(*children)}</{name}>")
 
 
 def data(value: float | int, text: str) -> Markup:

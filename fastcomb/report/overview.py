@@ -47,11 +47,11 @@ def _words(entry: Entry, levels: Sequence[Level], confidence: float) -> Markup:
     several = len(sweep) != 1
     said = [data(len(sweep), f"{len(sweep):,}"), " combinations" if several else " combination"]
     if isinstance(sweep, Decided):
-        found, asked = _answered(sweep, confidence), sweep.decide
-        digits = share_digits(found)
+        holding, asked = _answered(sweep, confidence), sweep.decide
+        digits = share_digits(holding)
         side = f" have {_article(asked.metric)} {_side(asked.sign < 0)} {asked.level:.6g}"
         saving = data(sweep.saving, f"{sweep.saving:.3g}")
-        said = ["Of ", *said, ", ", share(found.value, digits), side, percent, *ends(found, digits, 100)]
+        said = ["Of ", *said, ", ", share(holding.value, digits), side, percent, *ends(holding, digits, 100)]
         said += ["\u00a0%, which allows for wrong answers). That took ", saving, " times fewer samples than "]
         return join(*said, "measuring them all.")
     for metric in (name for name in _TOLD if name in entry.densities):
@@ -73,14 +73,14 @@ def _words(entry: Entry, levels: Sequence[Level], confidence: float) -> Markup:
 
 
 def _share_words(entry: Entry, level: Level, confidence: float) -> list[str]:
-    found = level.fraction(entry, confidence)
-    digits = share_digits(found)
+    interval = level.fraction(entry, confidence)
+    digits = share_digits(interval)
     where = f" {heading(level.metric)} is {_side(level.above)} {level.text} for "
-    if found.value == 0:
-        return [where, "none of them (at most ", share(found.high, digits), ")."]
-    if found.value == 1:
-        return [where, "all of them (at least ", share(found.low, digits), ")."]
-    return [where, share(found.value, digits), " of them (", *ends(found, digits, 100), "\u00a0%)."]
+    if interval.value == 0:
+        return [where, "none of them (at most ", share(interval.high, digits), ")."]
+    if interval.value == 1:
+        return [where, "all of them (at least ", share(interval.low, digits), ")."]
+    return [where, share(interval.value, digits), " of them (", *ends(interval, digits, 100), "\u00a0%)."]
 
 
 def _asides(entries: Sequence[Entry], levels: Sequence[Level], confidence: float) -> list[Markup]:
@@ -130,12 +130,12 @@ def _tiles(entry: Entry, levels: Sequence[Level], confidence: float) -> Markup:
     sweep = entry.sweep
     if not len(sweep):
         return Markup()
-    found: list[tuple[str, Markup, Markup]] = []
+    numbers: list[tuple[str, Markup, Markup]] = []
     if isinstance(sweep, Decided):
         answered = _answered(sweep, confidence)
         digits = share_digits(answered)
         taken = float(sweep.samples_taken.mean())
-        found = [
+        numbers = [
             (_asked(sweep), share(answered.value, digits), join(*ends(answered, digits, 100), "\u00a0%")),
             ("samples per combination", data(taken, f"{taken:,.1f}"), join(f"of {sweep.samples:,}")),
             (
@@ -148,22 +148,22 @@ def _tiles(entry: Entry, levels: Sequence[Level], confidence: float) -> Markup:
         density = entry.densities[metric]
         median = density.quantile_interval(0.5, confidence)
         digits = metric_digits(entry, metric, median)
-        found.append(
+        numbers.append(
             (f"median {metric}", data(median.value, digits(median.value)), join(*ends(median, digits)))
         )
         if metric == "loss" and np.isfinite(density.mean):
             size = Digits.of([density.mean], [density.standard_error])
             error = join("± ", data(density.standard_error, size(density.standard_error)), " standard error")
-            found.append(("mean loss", data(density.mean, size(density.mean)), error))
+            numbers.append(("mean loss", data(density.mean, size(density.mean)), error))
     for level in (one for one in levels if one.metric in entry.densities):
         below = level.fraction(entry, confidence)
         digits = share_digits(below)
-        found.append((str(level), share(below.value, digits), join(*ends(below, digits, 100), "\u00a0%")))
+        numbers.append((str(level), share(below.value, digits), join(*ends(below, digits, 100), "\u00a0%")))
     took = f"{len(sweep):,} in {duration(sweep.seconds)}"
-    found.append(("combinations per second", data(sweep.rate, rate(sweep.rate)), join(took)))
+    numbers.append(("combinations per second", data(sweep.rate, rate(sweep.rate)), join(took)))
     tiles = [
         tag("div", tag("dt", name), tag("dd", value, class_="value"), tag("dd", about, class_="range"))
-        for name, value, about in found
+        for name, value, about in numbers
     ]
     return tag("dl", *tiles, class_="tiles")
 
@@ -205,8 +205,8 @@ def _side_by_side(entries: Sequence[Entry], levels: Sequence[Level], confidence:
     return table(caption, ["run", *(name for name, _ in columns)], rows, "numbers stacked")
 
 
-def _cells(entries: Sequence[Entry], found: dict[int, Markup]) -> list[str]:
-    return [found.get(entry.number, Markup(_NOTHING)) for entry in entries]
+def _cells(entries: Sequence[Entry], cells: dict[int, Markup]) -> list[str]:
+    return [cells.get(entry.number, Markup(_NOTHING)) for entry in entries]
 
 
 def _answered(sweep: Decided, confidence: float) -> Interval:

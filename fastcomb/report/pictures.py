@@ -60,16 +60,16 @@ def density(metric: str, entries: Sequence[Entry], levels: Sequence[Level]) -> P
     with drawing():
         figure, axis = blank()
         for entry in entries:
-            own = entry.densities[metric]
+            measured = entry.densities[metric]
             ink = colour(entry.number)
-            heights, edges = scale.histogram(own)
-            curve = scale.curve(own)
+            heights, edges = scale.histogram(measured)
+            curve = scale.curve(measured)
             if filled or curve is None:
                 axis.stairs(heights, edges, fill=True, alpha=0.25, color=ink, linewidth=0)
             if curve is not None:
                 axis.plot(*curve, color=ink, linestyle=dashes(entry.number))
-            elif len(own.finite):
-                axis.axvline(float(own.finite[0]), color=ink, linestyle=dashes(entry.number))
+            elif len(measured.finite):
+                axis.axvline(float(measured.finite[0]), color=ink, linestyle=dashes(entry.number))
             for value in entry.own(metric).values():
                 axis.axvline(value, color=ink, linestyle=":", linewidth=1.1)
         _finish(axis, metric, scale, levels)
@@ -98,11 +98,11 @@ def distribution(
     with drawing():
         figure, axis = blank()
         for entry in entries:
-            own = entry.densities[metric]
+            measured = entry.densities[metric]
             style = {"color": colour(entry.number), "linestyle": dashes(entry.number)}
-            at, every = scale.steps(own)
+            at, every = scale.steps(measured)
             name = f"run {entry.number}"
-            draw_distribution(axis, own, at, name, confidence=confidence, steps=every, **style)
+            draw_distribution(axis, measured, at, name, confidence=confidence, steps=every, **style)
         _finish(axis, metric, scale, levels)
         axis.set_ylim(0, 1)
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol="\u00a0%"))
@@ -229,8 +229,8 @@ def _shown(level: Level, metric: str, scale: Scale) -> bool:
 
 
 def _dotted(metric: str, scale: Scale, levels: Sequence[Level]) -> str:
-    found = [level.text for level in levels if _shown(level, metric, scale)]
-    return f" Dotted: the level {', '.join(found)}." if found else ""
+    texts = [level.text for level in levels if _shown(level, metric, scale)]
+    return f" Dotted: the level {', '.join(texts)}." if texts else ""
 
 
 def _own(metric: str, entries: Sequence[Entry]) -> str:
@@ -242,12 +242,12 @@ def _own(metric: str, entries: Sequence[Entry]) -> str:
 
 def _lost(metric: str, entries: Sequence[Entry]) -> str:
     densities = {entry.label: entry.densities[metric] for entry in entries}
-    found = [
+    shares = [
         f"{percent(one.nonfinite / len(one.values))} of {label}"
         for label, one in densities.items()
         if one.nonfinite
     ]
-    return f" Not finite, and not shown: {', '.join(found)}." if found else ""
+    return f" Not finite, and not shown: {', '.join(shares)}." if shares else ""
 
 
 def _named(entries: Iterable[Entry]) -> str:
@@ -255,8 +255,8 @@ def _named(entries: Iterable[Entry]) -> str:
 
 
 def _medians(metric: str, entries: Iterable[Entry]) -> str:
-    found = (f"{entry.label} {plain(entry.densities[metric].quantile(0.5))}" for entry in entries)
-    return f"Medians: {', '.join(found)}."
+    medians = (f"{entry.label} {plain(entry.densities[metric].quantile(0.5))}" for entry in entries)
+    return f"Medians: {', '.join(medians)}."
 
 
 def _legend(entries: Sequence[Entry]) -> Legend:

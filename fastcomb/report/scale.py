@@ -50,8 +50,8 @@ class Scale:
         low = min(float(v[int(_TAIL * (len(v) - 1))]) for v in finite)
         high = max(float(v[-1 - int(_TAIL * (len(v) - 1))]) for v in finite)
         cut = first < low or last > high
-        own = [value for entry in entries for value in entry.own(metric).values()]
-        first, low, high = min([first, *own]), min([low, *own]), max([high, *own])
+        endpoints = [value for entry in entries for value in entry.own(metric).values()]
+        first, low, high = min([first, *endpoints]), min([low, *endpoints]), max([high, *endpoints])
         samples = {entry.sweep.samples for entry in entries}
         step = 1 / min(samples) if metric == "accuracy" else 0.0
         log = not step and first > 0 and high > _WIDE * low
@@ -93,12 +93,12 @@ class Scale:
 
         The kernel of what comes in steps is at least a step wide, or it would show them.
         """
-        own = self.on_axis(density)
-        if len(own.finite) < 2 or own.finite[0] == own.finite[-1]:
+        on_axis = self.on_axis(density)
+        if len(on_axis.finite) < 2 or on_axis.finite[0] == on_axis.finite[-1]:
             return None
         places = np.linspace(self.low, self.high, _POINTS)
-        width = Moments().add(own.finite).variance ** 0.5 * len(own.finite) ** -0.2
-        return self.values(places), own.kde(places, max(float(width), self.step))
+        width = Moments().add(on_axis.finite).variance ** 0.5 * len(on_axis.finite) ** -0.2
+        return self.values(places), on_axis.kde(places, max(float(width), self.step))
 
     def steps(self, density: Density) -> tuple[Array, bool]:
         """Values [P] at which the distribution function is drawn, and whether it is constant between them.

@@ -41,13 +41,13 @@ def quantiles(metric: str, entries: Sequence[Entry], confidence: float) -> Marku
     columns = []
     for entry in entries:
         density = entry.densities[metric]
-        found = [density.quantile_interval(q, confidence) for q in QUANTILES]
+        intervals = [density.quantile_interval(q, confidence) for q in QUANTILES]
         ends = [density.quantile(0.0), density.quantile(1.0)]
-        digits = metric_digits(entry, metric, *found)
+        digits = metric_digits(entry, metric, *intervals)
         columns.append(
             [
                 data(ends[0], digits(ends[0])),
-                *(bounded(each, digits) for each in found),
+                *(bounded(each, digits) for each in intervals),
                 data(ends[1], digits(ends[1])),
                 mean(density),
             ]
@@ -69,13 +69,13 @@ def answers(entries: Sequence[Entry], confidence: float) -> Markup:
     for entry in entries:
         sweep = entry.sweep
         assert isinstance(sweep, Decided)
-        found = sweep.decide.fraction(int(sweep.holds.sum()), len(sweep), confidence)
+        fraction = sweep.decide.fraction(int(sweep.holds.sum()), len(sweep), confidence)
         taken = float(sweep.samples_taken.mean())
         rows.append(
             [
                 key(entry.label, entry.number),
                 code(str(sweep.decide)),
-                bounded(found, share_digits(found), 100),
+                bounded(fraction, share_digits(fraction), 100),
                 data(taken, f"{taken:,.1f}"),
                 data(sweep.samples, f"{sweep.samples:,}"),
                 data(sweep.saving, f"{sweep.saving:.3g}"),
@@ -208,5 +208,5 @@ def notes(confidence: float, *, several: bool, decided: bool) -> Markup:
 
 
 def _calibration(entry: Entry) -> str:
-    given = entry.experiment.get("batch_norm") or {}
-    return ", calibration=calibration" if given.get("choice") == "recompute" else ""
+    normalisation = entry.experiment.get("batch_norm") or {}
+    return ", calibration=calibration" if normalisation.get("choice") == "recompute" else ""

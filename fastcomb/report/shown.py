@@ -24,17 +24,17 @@ def key(label: str, number: int) -> Markup:
     return tag("span", swatch(number), label, class_="key")
 
 
-def digits_of(*found: Interval, scale: float = 1) -> Digits:
+def digits_of(*intervals: Interval, scale: float = 1) -> Digits:
     """For intervals that stand together, multiplied by ``scale``."""
-    ends = [scale * end for each in found for end in (each.value, each.low, each.high)]
-    return Digits.of(ends, [scale * each.half_width for each in found])
+    ends = [scale * end for each in intervals for end in (each.value, each.low, each.high)]
+    return Digits.of(ends, [scale * each.half_width for each in intervals])
 
 
-def metric_digits(entry: Entry, metric: str, *found: Interval) -> Digits:
+def metric_digits(entry: Entry, metric: str, *intervals: Interval) -> Digits:
     """For intervals of a metric; accuracies, which come in steps, show these."""
     if metric == "accuracy":
         return Digits(max(2, math.ceil(math.log10(entry.sweep.samples))))
-    return digits_of(*found)
+    return digits_of(*intervals)
 
 
 def heading(metric: str) -> str:
@@ -42,9 +42,9 @@ def heading(metric: str) -> str:
     return metric.capitalize() if metric in ("loss", "accuracy") else metric
 
 
-def share_digits(*found: Interval) -> Digits:
+def share_digits(*intervals: Interval) -> Digits:
     """For shares of the combinations in per cent."""
-    return digits_of(*found, scale=100)
+    return digits_of(*intervals, scale=100)
 
 
 def share(value: float, digits: Digits) -> Markup:
@@ -52,16 +52,18 @@ def share(value: float, digits: Digits) -> Markup:
     return data(value, f"{digits(100 * value)}\u00a0%")
 
 
-def ends(found: Interval, digits: Digits, scale: float = 1) -> tuple[Markup, str, Markup]:
+def ends(interval: Interval, digits: Digits, scale: float = 1) -> tuple[Markup, str, Markup]:
     """Both ends of an interval, in words."""
-    low, high = (data(end, digits(scale * end)) for end in (found.low, found.high))
+    low, high = (data(end, digits(scale * end)) for end in (interval.low, interval.high))
     return low, " to ", high
 
 
-def bounded(found: Interval, digits: Digits | None = None, scale: float = 1) -> Markup:
+def bounded(interval: Interval, digits: Digits | None = None, scale: float = 1) -> Markup:
     """A value and its interval, as tables have them."""
-    digits = digits or digits_of(found, scale=scale)
-    value, low, high = (data(each, digits(scale * each)) for each in (found.value, found.low, found.high))
+    digits = digits or digits_of(interval, scale=scale)
+    value, low, high = (
+        data(each, digits(scale * each)) for each in (interval.value, interval.low, interval.high)
+    )
     return join(value, " ", tag("span", "[", low, ", ", high, "]", class_="range"))
 
 

@@ -65,8 +65,8 @@ def drawing(fonts: str = "none") -> Iterator[None]:
     """The report's style, for drawing and for saving."""
     from matplotlib import rc_context
 
-    given = _STYLE | {"svg.fonttype": fonts, "svg.hashsalt": "fastcomb"}
-    with rc_context(given), warnings.catch_warnings():
+    settings = _STYLE | {"svg.fonttype": fonts, "svg.hashsalt": "fastcomb"}
+    with rc_context(settings), warnings.catch_warnings():
         # of labels in scripts that the font lacks; files show boxes then, the page does not depend on it
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
@@ -98,7 +98,7 @@ def inline(figure: Any, name: str, title: str, description: str) -> Markup:
     inner = text[start : text.rindex("</svg>")]
     inner = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", inner, flags=re.DOTALL)
     inner = re.sub(r'<g id="patch_\d+">\s*<path [^>]*style="fill: none; opacity: 0"/>\s*</g>', "", inner)
-    inner = re.sub(r' d="[^"]*"', lambda found: re.sub(r"\d+\.\d+", _rounded, found[0]), inner)
+    inner = re.sub(r' d="[^"]*"', lambda match: re.sub(r"\d+\.\d+", _rounded, match[0]), inner)
     inner = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", inner)
     inner = inner.replace("xlink:href", "href").replace("\n", " ")
     for variable, (light, _) in COLOURS.items():
@@ -124,10 +124,10 @@ def files(figure: Any, folder: Path, name: str, title: str, legend: Legend) -> l
         if legend:
             lines = [Line2D([], [], color=colour(i), linestyle=dashes(i)) for _, i in legend]
             columns = 1 if max(len(label) for label, _ in legend) > 24 else 2
-            shown = figure.legend(
+            drawn = figure.legend(
                 lines, ["–"] * len(lines), loc="outside lower left", frameon=False, ncols=columns
             )
-            for text, (label, _) in zip(shown.get_texts(), legend, strict=True):
+            for text, (label, _) in zip(drawn.get_texts(), legend, strict=True):
                 text.set_text(shortened(label))
             figure.set_size_inches(_WIDTH, _HEIGHT + 0.5 + 0.19 * -(-len(lines) // columns))
         for suffix in ("png", "svg"):
@@ -148,5 +148,5 @@ def _save(figure: Any, suffix: str, path: Path) -> None:
     figure.savefig(path, format=suffix, dpi=200, facecolor="white", metadata=metadata)
 
 
-def _rounded(found: re.Match[str]) -> str:
-    return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")
+def _rounded(match: re.Match[str]) -> str:
+    return f"{float(match[0]):.2f}".rstrip("0").rstrip(".")

@@ -145,11 +145,11 @@ def _body(
         *([sections.under(entries[0])] if len(entries) == 1 else []),
         tag("nav", tag("ul", *links), aria_label="Sections"),
     )
-    shown = [
+    blocks = [
         tag("section", tag("h2", name, id=key), content, aria_labelledby=key) for key, name, content in parts
     ]
     footer = tag("footer", f"Written by fastcomb {version('fastcomb')}.")
-    return join(header, tag("main", *shown), footer)
+    return join(header, tag("main", *blocks), footer)
 
 
 def _distributions(
@@ -181,11 +181,11 @@ def _comparison(entries: Sequence[Entry], confidence: float) -> Markup:
     content = []
     for metric in dict.fromkeys(name for entry in entries for name in entry.densities):
         having = [entry for entry in entries if metric in entry.densities and len(entry.sweep) > 1]
-        found = [_compared(*pair, metric, confidence) for pair in itertools.combinations(having, 2)]
-        if found:
-            table = sections.compared(found, having)
-            many = tag("summary", f"{len(found)} pairs of runs: {metric}")
-            content.append(table if len(found) <= _PAIRS else tag("details", many, table))
+        comparisons = [_compared(*pair, metric, confidence) for pair in itertools.combinations(having, 2)]
+        if comparisons:
+            table = sections.compared(comparisons, having)
+            many = tag("summary", f"{len(comparisons)} pairs of runs: {metric}")
+            content.append(table if len(comparisons) <= _PAIRS else tag("details", many, table))
     return join(sections.unlike(entries), *content)
 
 
@@ -206,8 +206,8 @@ def _ran(entries: Sequence[Entry], sheets: _Sheets) -> Markup:
     if not timed:
         return sections.ran(entries)
     drawn = pictures.speed(timed)
-    shown = tag("div", sheets.inline(drawn), class_="pictures one")
-    return join(sections.ran(entries), tag("h3", "Speed"), sections.legend(drawn.legend), shown)
+    picture = tag("div", sheets.inline(drawn), class_="pictures one")
+    return join(sections.ran(entries), tag("h3", "Speed"), sections.legend(drawn.legend), picture)
 
 
 def _title(entries: Sequence[Entry]) -> str:

@@ -152,17 +152,17 @@ def _leading(side: Centred, threshold: float) -> Tensor:
     """Orthonormal columns [m, k]: the principal components with this fraction of the variance."""
     left, values = _components(side.values, side.rounding * float(side.scale.max()))
     share = values.square().cumsum(0)
-    kept = int((share < threshold * share[-1]).sum()) + 1
-    return _determined(side, left[:, :kept], "lower the threshold")
+    count = int((share < threshold * share[-1]).sum()) + 1
+    return _determined(side, left[:, :count], "lower the threshold")
 
 
 def _components(values: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
     """Left singular vectors and singular values, of those that rounding does not explain."""
-    left, found, _ = torch.linalg.svd(values, full_matrices=False)
-    least = max(rounding, torch.finfo(torch.float64).eps * max(values.shape) * float(found[0]))
-    kept = found > least
+    left, singular_values, _ = torch.linalg.svd(values, full_matrices=False)
+    least = max(rounding, torch.finfo(torch.float64).eps * max(values.shape) * float(singular_values[0]))
+    kept = singular_values > least
     kept[0] = True  # something varies, as is checked before
-    return left[:, kept], found[kept]
+    return left[:, kept], singular_values[kept]
 
 
 def _determined(side: Centred, columns: Tensor, remedy: str) -> Tensor:

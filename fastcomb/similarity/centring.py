@@ -84,14 +84,14 @@ def alone(moments: Moments, y: Features | None) -> Moments:
     return moments
 
 
-def _of_features(given: Tensor, name: str) -> Centred:
+def _of_features(features: Tensor, name: str) -> Centred:
     """Features [n, d] around their mean, in float64.
 
     Raises:
         ValueError: no feature varies.
     """
-    n, d = given.shape
-    values = given.double()
+    n, d = features.shape
+    values = features.double()
     mean = values.mean(0)
     values = values - mean
     square = values.square().sum(0)
@@ -100,7 +100,7 @@ def _of_features(given: Tensor, name: str) -> Centred:
         raise ValueError(_constant(name, d, n))
     values = torch.where(alive, values, 0.0)
     scale = torch.where(alive, (square + n * mean.square()).sqrt(), 1.0)
-    return Centred(name, values, n, scale, _rounding(epsilon(given), n, d))
+    return Centred(name, values, n, scale, _rounding(epsilon(features), n, d))
 
 
 def _rounding(eps: float, n: int, d: int) -> float:

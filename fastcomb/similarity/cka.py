@@ -72,8 +72,8 @@ def cka(
                 f"{estimator} CKA with the {kernel} kernel does not follow from moments; pass features, or "
                 "use minibatch_cka"
             )
-        given = alone(x, y)
-        return _bounded(float(given.xy.square().sum() / (given.xx.norm() * given.yy.norm())))
+        moments = alone(x, y)
+        return _bounded(float(moments.xy.square().sum() / (moments.xx.norm() * moments.yy.norm())))
     one, other = (side.values for side in centred(x, y))
     if estimator == "debiased":
         return _ratio(_unbiased(one, other, kernel, bandwidth))
@@ -141,17 +141,17 @@ def linear_cka_matrix(features: Sequence[Features]) -> Tensor:
     Raises:
         ValueError: as :func:`linear_cka`.
     """
-    given = [torch.as_tensor(f) for f in features]
-    shapes = [tuple(f.shape) for f in given]
+    tensors = [torch.as_tensor(f) for f in features]
+    shapes = [tuple(f.shape) for f in tensors]
     if any(len(s) != 2 for s in shapes) or len({s[0] for s in shapes}) > 1 or shapes[0][0] < 2:
         raise ValueError(
             f"features of shapes {', '.join(map(str, shapes))}; CKA needs [N, d] of the same N ≥ 2 samples"
         )
     if max(s[1] for s in shapes) > shapes[0][0]:
-        grams = torch.stack([_gram(_around(f), "linear", 1).flatten() for f in given])
+        grams = torch.stack([_gram(_around(f), "linear", 1).flatten() for f in tensors])
         products = grams @ grams.T
     else:
-        around = [_around(f) for f in given]
+        around = [_around(f) for f in tensors]
         products = torch.empty(len(around), len(around), dtype=torch.float64)
         for i, f in enumerate(around):
             for j, g in enumerate(around[: i + 1]):

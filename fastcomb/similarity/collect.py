@@ -61,13 +61,13 @@ class Held:
             shown.update(len(a) * len(b))
             return linear_cka_matrix([*a, *b])[: len(a), len(a) :]
         measure = self._measure
-        found = torch.full((len(a), len(b)), torch.nan, dtype=torch.float64)
+        similarities = torch.full((len(a), len(b)), torch.nan, dtype=torch.float64)
         for i, x in enumerate(a):
             for j, y in enumerate(b):
                 shown.update()
                 if self._positions[0][i] == self._positions[1][j]:
-                    found[i, j] = pair(i, j, partial(measure, x, y))
-        return found
+                    similarities[i, j] = pair(i, j, partial(measure, x, y))
+        return similarities
 
 
 class Streamed:
@@ -113,15 +113,15 @@ class Streamed:
 
         Other pairs are NaN.
         """
-        found = torch.full(self._size, torch.nan, dtype=torch.float64)
+        similarities = torch.full(self._size, torch.nan, dtype=torch.float64)
         for where, (rows, columns) in self._groups.items():
             moments = self._moments[where]
             places = [_slices(side, ws) for side, ws in zip((rows, columns), self._widths, strict=True)]
             for i, x in zip(rows, places[0], strict=True):
                 for j, y in zip(columns, places[1], strict=True):
-                    found[i, j] = pair(i, j, partial(self._measure, moments.part(x, y)))
+                    similarities[i, j] = pair(i, j, partial(self._measure, moments.part(x, y)))
                     shown.update()
-        return found
+        return similarities
 
 
 class Batchwise:
@@ -149,8 +149,8 @@ class Batchwise:
         if not isinstance(between, Tensor):
             raise ValueError("no batch has 4 samples, which the unbiased HSIC needs; pass more samples")
         shown.update(between.numel())
-        found: Tensor = between / torch.outer(x, y).sqrt()
-        return found
+        similarities: Tensor = between / torch.outer(x, y).sqrt()
+        return similarities
 
 
 def _linear(features: Tensor) -> Tensor:

@@ -32,17 +32,17 @@ def flatten(maps: Features, to: Flattening, *, channels: int | None = None) -> T
         ValueError: fewer than two dimensions, an unknown way, or channels where there is no dimension or
             the samples are.
     """
-    given = _tensor(maps, "maps")
-    if given.ndim < 2:
-        raise ValueError(f"maps have shape {tuple(given.shape)}; they must be [N, ...], samples first")
+    tensor = _tensor(maps, "maps")
+    if tensor.ndim < 2:
+        raise ValueError(f"maps have shape {tuple(tensor.shape)}; they must be [N, ...], samples first")
     if to not in ("samples", "positions"):
         raise ValueError(f"to={to!r} is neither 'samples' nor 'positions'")
-    axis = channels if channels is not None else (-1 if given.ndim == 3 else 1)
-    if not -given.ndim < axis < given.ndim or axis == 0:
-        raise ValueError(f"channels={channels} is no dimension after the samples' in {tuple(given.shape)}")
+    axis = channels if channels is not None else (-1 if tensor.ndim == 3 else 1)
+    if not -tensor.ndim < axis < tensor.ndim or axis == 0:
+        raise ValueError(f"channels={channels} is no dimension after the samples' in {tuple(tensor.shape)}")
     if to == "samples":
-        return given.flatten(1)
-    return given.movedim(axis, -1).flatten(0, -2)
+        return tensor.flatten(1)
+    return tensor.movedim(axis, -1).flatten(0, -2)
 
 
 def checked(x: Features, y: Features, *, least: int = 2) -> tuple[Tensor, Tensor]:
@@ -65,23 +65,23 @@ def checked(x: Features, y: Features, *, least: int = 2) -> tuple[Tensor, Tensor
 
 def matrix(values: Features, name: str) -> Tensor:
     """One set of features as a tensor, in its own dtype; raises as :func:`checked`."""
-    given = _tensor(values, name)
-    if given.ndim != 2:
+    tensor = _tensor(values, name)
+    if tensor.ndim != 2:
         raise ValueError(
-            f"{name} has shape {tuple(given.shape)}; it must be [n, features], which "
+            f"{name} has shape {tuple(tensor.shape)}; it must be [n, features], which "
             "fastcomb.similarity.flatten makes of feature maps"
         )
-    if not given.shape[1]:
-        raise ValueError(f"{name} has shape {tuple(given.shape)}, so no features")
-    if given.is_floating_point():
-        bad = ~torch.isfinite(given)
+    if not tensor.shape[1]:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, so no features")
+    if tensor.is_floating_point():
+        bad = ~torch.isfinite(tensor)
         if bad.any():
             rows = int(bad.any(1).sum())
             raise ValueError(
-                f"{name} has {int(bad.sum())} values that are NaN or infinite, in {rows} of {len(given)} "
+                f"{name} has {int(bad.sum())} values that are NaN or infinite, in {rows} of {len(tensor)} "
                 "samples; leave those samples out of both"
             )
-    return given
+    return tensor
 
 
 def epsilon(values: Tensor) -> float:
@@ -90,10 +90,10 @@ def epsilon(values: Tensor) -> float:
 
 
 def _tensor(values: Features, name: str) -> Tensor:
-    given = as_tensor(values, name)
-    if given.is_complex():
-        raise TypeError(f"{name} has dtype {given.dtype}; features are real numbers")
-    return given
+    tensor = as_tensor(values, name)
+    if tensor.is_complex():
+        raise TypeError(f"{name} has dtype {tensor.dtype}; features are real numbers")
+    return tensor
 
 
 def as_tensor(values: Features, name: str) -> Tensor:

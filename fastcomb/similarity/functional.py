@@ -45,13 +45,15 @@ def pairs(logits: Tensor, y: Tensor) -> Pairs:
         logits: [M, S, C], or log-probabilities.
         y: class numbers [S].
     """
-    own = logits.double().log_softmax(2)
-    classes = own.argmax(2)
+    log_probs = logits.double().log_softmax(2)
+    classes = log_probs.argmax(2)
     wrong = (classes != y).double()
-    count = len(own)
-    differ, divergence, right, loss = torch.zeros(4, count, count, dtype=torch.float64, device=own.device)
-    for i, one in enumerate(own):
-        others = own[i:]
+    count = len(log_probs)
+    differ, divergence, right, loss = torch.zeros(
+        4, count, count, dtype=torch.float64, device=log_probs.device
+    )
+    for i, one in enumerate(log_probs):
+        others = log_probs[i:]
         both = torch.logaddexp(one, others) - math.log(2)
         chosen = y.expand(len(both), -1)[..., None]
         differ[i, i:] = (classes[i] != classes[i:]).sum(1).double()
@@ -260,20 +262,20 @@ def _rates(a: Features, b: Features, y: Features) -> tuple[float, list[float]]:
 
 def _output(values: Features, name: str) -> Tensor:
     """Class numbers int64 [n], or outputs [n, classes] as they are."""
-    given = as_tensor(values, name)
-    if given.ndim == 1 and not (given.is_floating_point() or given.is_complex()):
-        if len(given) and int(given.min()) < 0:
+    tensor = as_tensor(values, name)
+    if tensor.ndim == 1 and not (tensor.is_floating_point() or tensor.is_complex()):
+        if len(tensor) and int(tensor.min()) < 0:
             raise ValueError(f"{name} has class numbers below 0")
-        return given.long()
-    if given.ndim != 2 or not given.is_floating_point() or given.shape[1] < 2:
+        return tensor.long()
+    if tensor.ndim != 2 or not tensor.is_floating_point() or tensor.shape[1] < 2:
         raise ValueError(
-            f"{name} is {given.dtype} {list(given.shape)}; pass logits [n, classes] of two classes or more, "
-            "in floating point, or class numbers [n], which are integers"
+            f"{name} is {tensor.dtype} {list(tensor.shape)}; pass logits [n, classes] of two classes or "
+            "more, in floating point, or class numbers [n], which are integers"
         )
-    bad = given.isnan() | (given == torch.inf) | (given == -torch.inf).all(1, keepdim=True)
+    bad = tensor.isnan() | (tensor == torch.inf) | (tensor == -torch.inf).all(1, keepdim=True)
     if bad.any():
         raise ValueError(f"{name} has outputs that are NaN or infinite, in {int(bad.any(1).sum())} samples")
-    return given
+    return tensor
 
 
 def _classes(output: Tensor) -> Tensor:

@@ -239,21 +239,21 @@ class _Side(NamedTuple):
         """Of each layer the dimensions, besides samples and channels, that become rows."""
         if to == "samples":
             return [()] * len(self.layers)
-        kept = [range(1, len(layer.shape)) for layer in self.layers]
+        ranges = [range(1, len(layer.shape)) for layer in self.layers]
         return [
             tuple(layer.shape[dim] for dim in dims if dim != layer.channels)
-            for layer, dims in zip(self.layers, kept, strict=True)
+            for layer, dims in zip(self.layers, ranges, strict=True)
         ]
 
     def run(self, x: Tensor, to: Flattening) -> list[Tensor]:
         """Features of the layers for one batch of inputs."""
         with torch.no_grad():
             values = self.program.values(self.state, x.to(_device(self.state, x)))
-        found = []
+        features = []
         for layer, name in zip(self.layers, self.names, strict=True):
             matrix = feature.flatten(values[layer.value], to, channels=layer.channels)
-            found.append(feature.matrix(matrix, f"layer {name!r} of {self.label}"))
-        return found
+            features.append(feature.matrix(matrix, f"layer {name!r} of {self.label}"))
+        return features
 
 
 def _side(model: nn.Module, example: Tensor, names: Sequence[str] | None, label: str) -> _Side:

@@ -43,15 +43,15 @@ def neighbour_jaccard(
         ValueError: features that are not [n, d] of the same samples, not finite, or do not vary; k outside
             [1, n − 1]; another metric; samples that are 0 in all features, for "cosine".
     """
-    given = both(x, y)
-    n = len(given[0])
+    sides = both(x, y)
+    n = len(sides[0])
     if not 1 <= k < n:
         raise ValueError(f"k={k} neighbours of {n} samples; k must be from 1 to {n - 1}")
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric={metric!r} is neither 'cosine' nor 'euclidean'")
     one, other = (side.values for side in centred(x, y))
     if metric == "cosine":
-        one, other = (unit_rows(side.double(), name) for side, name in zip(given, "xy", strict=True))
+        one, other = (unit_rows(side.double(), name) for side, name in zip(sides, "xy", strict=True))
     total = 0.0
     for rows in torch.arange(n, device=one.device).split(max(1, _BLOCK_BYTES // (8 * n))):
         shared = (_neighbours(one, rows, k) & _neighbours(other, rows, k)).sum(1).double()

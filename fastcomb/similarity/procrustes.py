@@ -36,9 +36,9 @@ def angular_procrustes(x: Features | Moments, y: Features | None = None) -> floa
         ValueError: features that are not [n, d] of the same samples, not finite, or do not vary.
     """
     if isinstance(x, Moments):
-        given = alone(x, y)
-        norms = (given.xx.trace() * given.yy.trace()).sqrt()
-        return float((torch.linalg.svdvals(given.xy).sum() / norms).clamp(0, 1).arccos())
+        moments = alone(x, y)
+        norms = (moments.xx.trace() * moments.yy.trace()).sqrt()
+        return float((torch.linalg.svdvals(moments.xy).sum() / norms).clamp(0, 1).arccos())
     one, other = (side / side.norm() for side in _padded(x, y))
     chord = float(_residual(one, other))  # precise for small angles, unlike their cosine
     return min(2 * math.asin(min(chord / 2, 1.0)), math.pi / 2)
@@ -63,9 +63,9 @@ def size_and_shape_procrustes(x: Features | Moments, y: Features | None = None) 
         TypeError, ValueError: as :func:`angular_procrustes`.
     """
     if isinstance(x, Moments):
-        given = alone(x, y)
-        nuclear = torch.linalg.svdvals(given.xy).sum()
-        return float((given.xx.trace() + given.yy.trace() - 2 * nuclear).clamp_min(0).sqrt())
+        moments = alone(x, y)
+        nuclear = torch.linalg.svdvals(moments.xy).sum()
+        return float((moments.xx.trace() + moments.yy.trace() - 2 * nuclear).clamp_min(0).sqrt())
     return float(_residual(*_padded(x, y)))
 
 

@@ -103,11 +103,11 @@ def rsa(
     return _cosine(one - one.mean(), other - other.mean())
 
 
-def _distances(given: Tensor, metric: str, name: str) -> Tensor:
+def _distances(features: Tensor, metric: str, name: str) -> Tensor:
     """Distances of the pairs above the diagonal, row by row: float64 [n (n − 1) / 2]."""
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r} is none of {', '.join(map(repr, METRICS))}")
-    values = given.double()
+    values = features.double()
     if metric in ("correlation", "cosine"):
         values = unit_rows(values, name, centre=metric == "correlation")
     else:

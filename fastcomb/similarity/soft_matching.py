@@ -81,9 +81,11 @@ def _transported(cost: NDArray[np.float64]) -> float:
     # in units of the largest cost and of 1/rows; the last sum follows from the others
     scale = np.abs(cost).max() or 1.0
     totals = np.concatenate([np.ones(rows), np.full(columns, rows / columns)])
-    found = scipy.optimize.linprog(
+    solution = scipy.optimize.linprog(
         cost.ravel() / scale, A_eq=scipy.sparse.vstack(sums).tocsr()[:-1], b_eq=totals[:-1], method="highs-ds"
     )
-    if not found.success:
-        raise RuntimeError(f"the linear program of {rows} × {columns} units was not solved: {found.message}")
-    return float(found.fun * scale / rows)
+    if not solution.success:
+        raise RuntimeError(
+            f"the linear program of {rows} × {columns} units was not solved: {solution.message}"
+        )
+    return float(solution.fun * scale / rows)

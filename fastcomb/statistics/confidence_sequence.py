@@ -195,15 +195,15 @@ class Running:
     @property
     def interval(self) -> Interval:
         """The estimate by now, a :class:`~fastcomb.Proportion` for fractions."""
-        wanted = self.precision
-        if wanted.quantity == "mean":
-            found = self._moments
-            variance = found.variance if found.count > 1 else 0.0
+        precision = self.precision
+        if precision.quantity == "mean":
+            moments = self._moments
+            variance = moments.variance if moments.count > 1 else 0.0
             return mean_sequence(
-                found.mean, variance, found.count, wanted.confidence, narrowest_at=8 * wanted.least
+                moments.mean, variance, moments.count, precision.confidence, narrowest_at=8 * precision.least
             )
-        target = max(1.0, 1 / wanted.half_width**2 / 8)
-        return fraction_sequence(self._count, self._total, wanted.confidence, narrowest_at=target)
+        target = max(1.0, 1 / precision.half_width**2 / 8)
+        return fraction_sequence(self._count, self._total, precision.confidence, narrowest_at=target)
 
     @property
     def reached(self) -> bool:

@@ -187,8 +187,8 @@ class Density:
         points, back = np.unique(at, return_inverse=True)
         kernels = _direct if len(values) * len(points) <= _DIRECT else _binned
         with np.errstate(under="ignore", over="ignore"):
-            found = kernels(values, points, width) / (width * np.sqrt(2 * np.pi) * len(self.values))
-        return np.asarray(found[back].reshape(at.shape))
+            densities = kernels(values, points, width) / (width * np.sqrt(2 * np.pi) * len(self.values))
+        return np.asarray(densities[back].reshape(at.shape))
 
     def _levels(self, q: Any) -> Array:
         levels = np.asarray(q, dtype=np.float64)
@@ -200,8 +200,8 @@ class Density:
 
     def _rank(self, place: ArrayLike) -> Array:
         """Order statistics, counted from 0, with inf for NaN."""
-        found = self.ranked[np.asarray(place).astype(np.int64)].astype(np.float64)
-        return np.where(np.isnan(found), np.inf, found)
+        values = self.ranked[np.asarray(place).astype(np.int64)].astype(np.float64)
+        return np.where(np.isnan(values), np.inf, values)
 
 
 def dkw(count: int, confidence: float) -> float:

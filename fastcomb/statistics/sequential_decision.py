@@ -210,8 +210,8 @@ class Question:
         taken = 0
         while won is None and taken < len(order):
             some = order[taken : taken + BLOCK]
-            for seen, (sample, found) in enumerate(zip(some, values(some), strict=True), taken + _PRIOR):
-                value, width = self.decide.sign * float(found), self.width[sample]
+            for seen, (sample, measured) in enumerate(zip(some, values(some), strict=True), taken + _PRIOR):
+                value, width = self.decide.sign * float(measured), self.width[sample]
                 inside = value - self.low[sample]
                 share = 1.0 if math.isnan(inside) else min(max(inside / width, 0.0), 1.0)
                 if won is None:

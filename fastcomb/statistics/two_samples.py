@@ -111,10 +111,10 @@ def probability_below(a: Sample, b: Sample, confidence: float, *, independent: b
     """
     above = Moments()  # for each b, the share of a below it
     below = Moments()  # for each a, the share of b below it
-    for sample, others, found in ((b, a, above), (a, b, below)):
+    for sample, others, moments in ((b, a, above), (a, b, below)):
         for block in blocks(sample):
             ranks = np.searchsorted(others, block, "left") + np.searchsorted(others, block, "right")
-            found.add(ranks / (2 * len(others)))
+            moments.add(ranks / (2 * len(others)))
     value = above.mean
     error, degrees = _combined(below, above, independent)
     if error == 0 or not 0 < value < 1:  # the latter from rounding

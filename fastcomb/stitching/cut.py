@@ -106,8 +106,8 @@ class Network:
 
         It returns ``(activations, output)``: a list in the order of ``layers``, and the output or None.
         """
-        wanted = [Value(layer.value) for layer in layers]
-        tree = (wanted, self.program.output if output else None)
+        values = [Value(layer.value) for layer in layers]
+        tree = (values, self.program.output if output else None)
         return Part(between(self.program, None, tree), self.state)
 
 
@@ -261,9 +261,9 @@ def places(a: Cut, b: Cut, resize: str | None) -> dict[str, Any]:
         ValueError: the activations have different positions, and nothing says how those of one become those
             of the other; or they cannot.
     """
-    for label, given in (("a", a), ("b", b)):
-        if not isinstance(given, Cut):
-            raise TypeError(f"{label} is a {type(given).__name__}; pass stitching.cut(model, layer)")
+    for label, end in (("a", a), ("b", b)):
+        if not isinstance(end, Cut):
+            raise TypeError(f"{label} is a {type(end).__name__}; pass stitching.cut(model, layer)")
     channels = (a.layer.channels, b.layer.channels)
     if resize is not None:
         Resize(resize, b.positions or (1,))  # a wrong word is an error even where nothing is resized

@@ -139,8 +139,8 @@ class ReducedRank(Direct):
         check_rank(self.rank, min(moments.xy.shape))
         free = solved(moments.xx, moments.xy, self.ridge)
         _, axes = torch.linalg.eigh(free.T @ moments.xx @ free)
-        kept = axes[:, -self.rank :]  # eigenvalues ascend
-        left, right = kept, (free @ kept).T
+        leading = axes[:, -self.rank :]  # eigenvalues ascend
+        left, right = leading, (free @ leading).T
         return LowRank(left, right, moments.mean_y - left @ (right @ moments.mean_x), **places)
 
 
@@ -294,8 +294,8 @@ def solved(xx: Tensor, xy: Tensor, ridge: float = 0.0) -> Tensor:
     values, axes = torch.linalg.eigh(xx)
     kept = values > _FLAT * values[-1].clamp_min(0)
     inverse = torch.where(kept, 1 / (values + ridge).where(kept, 1.0), 0.0)
-    found: Tensor = axes @ (inverse[:, None] * (axes.T @ xy))
-    return found
+    solution: Tensor = axes @ (inverse[:, None] * (axes.T @ xy))
+    return solution
 
 
 def correlations(moments: Moments) -> Tensor:

@@ -109,9 +109,9 @@ def fit_all(
     trainings = []
     for (a, b, tasks), moments, place in zip(jobs, gathered, where, strict=True):
         layers = [task.start(a, b, moments, **place) for task in tasks]
-        own = TrainingData.of(a, b, tasks, cache, place["resize"])
+        training_data = TrainingData.of(a, b, tasks, cache, place["resize"])
         validated = None if other is None else TrainingData.of(a, b, tasks, other, place["resize"])
-        trainings.append(Training(a, b, tasks, layers, own, validated, schedule))
+        trainings.append(Training(a, b, tasks, layers, training_data, validated, schedule))
         files.restore(len(trainings) - 1, trainings[-1])
     with (
         bar(sum(t.steps for t in trainings), "step", progress) as shown,
@@ -178,8 +178,8 @@ def _cache(jobs: Sequence[Job], samples: Data, budget: int, progress: bool | Non
         if any(task.cka for task in tasks):
             layers.setdefault(b.network, []).append(b)
         for task in tasks:
-            given = {"a": [a], "b": [b], "mean": [a, b], "labels": [b]}[task.targets]
-            outputs |= dict.fromkeys(cut.network for cut in given)
+            sources = {"a": [a], "b": [b], "mean": [a, b], "labels": [b]}[task.targets]
+            outputs |= dict.fromkeys(cut.network for cut in sources)
     return Cache(layers, list(outputs), samples, budget, progress)
 
 
@@ -189,6 +189,6 @@ def _gathered(
     """Moments of the activations for the jobs that start from them."""
     needing = [number for number, (_, _, tasks) in enumerate(jobs) if any(task.gathers for task in tasks)]
     pairs = [jobs[number][:2] for number in needing]
-    found = gather(pairs, samples, resize=resize, progress=progress) if pairs else []
-    by_number: Mapping[int, Gathered] = dict(zip(needing, found, strict=True))
+    gathered = gather(pairs, samples, resize=resize, progress=progress) if pairs else []
+    by_number: Mapping[int, Gathered] = dict(zip(needing, gathered, strict=True))
     return [by_number.get(number) for number in range(len(jobs))]

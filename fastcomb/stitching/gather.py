@@ -106,7 +106,7 @@ def gather(
                 f"more than {_THIRD_BYTES >> 30}: 8 · outputs · (inputs + 1)² bytes; choose narrower layers"
             )
     samples = as_data(data)
-    found: list[Gathered | None] = [None] * len(pairs)
+    gathered: list[Gathered | None] = [None] * len(pairs)
     runners = {id(c.network): Taps(c.network, [d for p in pairs for d in p]) for p in pairs for c in p}
     size = batch_size([c for pair in pairs for c in pair])
     with bar(samples.samples, "sample", progress) as shown, torch.no_grad():
@@ -117,20 +117,20 @@ def gather(
                 if change is not None:
                     h = change(h, a.layer.channels)
                 new = _moments(positions(h, a.layer.channels), positions(g, b.layer.channels), third, a, b)
-                before = found[i]
-                found[i] = new if before is None else before + new
+                before = gathered[i]
+                gathered[i] = new if before is None else before + new
             shown.update(len(x))
-    return [one for one in found if one is not None]
+    return [one for one in gathered if one is not None]
 
 
 class Taps:
     """Activations of one network at several layers, in one pass."""
 
     def __init__(self, network: Network, cuts: Sequence[Cut]) -> None:
-        own = {cut.layer.value: cut.layer for cut in cuts if cut.network is network}
-        self.names = list(own)
+        layers = {cut.layer.value: cut.layer for cut in cuts if cut.network is network}
+        self.names = list(layers)
         self._network = network
-        self._part = network.taps(list(own.values()), output=False)
+        self._part = network.taps(list(layers.values()), output=False)
 
     def run(self, x: Tensor) -> dict[str, Tensor]:
         """Inputs [N, ...] to activations by the name of the value."""
@@ -152,10 +152,10 @@ def as_data(data: Any) -> Data:
     return Data(data)
 
 
-def check_labels(given: Any, data: Data, classes: int) -> None:
+def check_labels(source: Any, data: Data, classes: int) -> None:
     """Raise ValueError unless the data have class numbers below ``classes``."""
     _, y = data.first()
-    if isinstance(given, (Tensor, np.ndarray)) or y.ndim != 1 or y.is_floating_point():
+    if isinstance(source, (Tensor, np.ndarray)) or y.ndim != 1 or y.is_floating_point():
         raise ValueError("labels are needed; pass data=(x, y) with class numbers y [N]")
     if min(data.lowest or 0, 0) < 0 or (data.highest or 0) >= classes:
         raise ValueError(f"labels run from {data.lowest} to {data.highest}, but there are {classes} classes")

@@ -74,11 +74,11 @@ def lasso_path(
     n = moments.count
     gram, target, square = moments.xx / n, moments.xy.T / n, moments.yy.diagonal() / n
     weight = torch.zeros_like(target)
-    found = []
+    layers = []
     for alpha in alphas:
         weight = _descend(gram, target, square, weight, alpha, tolerance)
-        found.append(Sparse(*with_bias(weight, moments, True), **places))
-    return found
+        layers.append(Sparse(*with_bias(weight, moments, True), **places))
+    return layers
 
 
 def _descend(
@@ -99,15 +99,15 @@ def _descend(
         moved = torch.zeros_like(
             square
         )  # Σ (change of the predictions)² / n, summed over the steps of a sweep
-        for j, own in enumerate(diagonal):
-            if own <= 0:
+        for j, curvature in enumerate(diagonal):
+            if curvature <= 0:
                 continue
             before = weight[:, j].clone()
-            free = rest[:, j] + own * before
-            after = free.sign() * (free.abs() - alpha).clamp_min(0) / own
+            free = rest[:, j] + curvature * before
+            after = free.sign() * (free.abs() - alpha).clamp_min(0) / curvature
             weight[:, j] = after
             rest -= torch.outer(after - before, gram[j])
-            moved += own * (after - before).square()
+            moved += curvature * (after - before).square()
         # without a penalty the gap says nothing; a step that moves this little gains less than the tolerance
         still = moved <= (tolerance**2 if alpha == 0 else 0.0) * square
         if (still | (_gap(weight, rest, target, square, alpha) <= tolerance * square)).all():

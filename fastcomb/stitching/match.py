@@ -101,8 +101,8 @@ def match_all(
     third = any(method.third for method in chosen)
     gathered = gather(pairs, data, resize=resize, third=third, progress=progress)
     return [
-        {str(method): _stitched(a, b, method, found, resize) for method in chosen}
-        for (a, b), found in zip(pairs, gathered, strict=True)
+        {str(method): _stitched(a, b, method, of_pair, resize) for method in chosen}
+        for (a, b), of_pair in zip(pairs, gathered, strict=True)
     ]
 
 

@@ -43,8 +43,8 @@ class Orthogonal(StitchingLayer):
     def matrix(self) -> Tensor:
         """The first rows and columns of Q exp(A − Aᵀ), [outputs, inputs]."""
         outputs, inputs = self._shape
-        turned: Tensor = self.base @ torch.linalg.matrix_exp(self.generator - self.generator.mT)
-        return turned[:outputs, :inputs]
+        rotation: Tensor = self.base @ torch.linalg.matrix_exp(self.generator - self.generator.mT)
+        return rotation[:outputs, :inputs]
 
     def options(self) -> dict[str, Any]:
         """``outputs`` and ``inputs``, of which Q tells the larger only."""

@@ -149,9 +149,9 @@ def score(
                 logits[network] = _logits(output)
             for name, stitch in named.items():
                 a, b = stitch.ends
-                own = _logits(stitch.top(stitch.layer(values[a.network][a.layer.value])))
-                triple = torch.stack([own, logits[a.network], logits[b.network]])
-                totals[name] = totals[name] + _sums(triple.double(), y.to(own.device)).cpu()
+                stitched = _logits(stitch.top(stitch.layer(values[a.network][a.layer.value])))
+                triple = torch.stack([stitched, logits[a.network], logits[b.network]])
+                totals[name] = totals[name] + _sums(triple.double(), y.to(stitched.device)).cpu()
             shown.update(len(x))
     return _scores(named, samples.samples, torch.stack([totals[name] for name in named]).numpy())
 
@@ -171,8 +171,8 @@ def _named(stitches: Stitched | Sequence[Stitched] | Mapping[str, Stitched]) -> 
 
 def _logits(output: Any) -> Tensor:
     (logits,) = tree_leaves(output)
-    found: Tensor = logits
-    return found
+    tensor: Tensor = logits
+    return tensor
 
 
 #: What :func:`_sums` adds up before the bins: right (own, A, B), own and B right, loss, cross-entropy,

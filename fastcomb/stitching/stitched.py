@@ -148,12 +148,12 @@ def load(path: str | Path, model_a: nn.Module, model_b: nn.Module, *inputs: Tens
             (model_a, model_b), record["layers"], record["channels"], strict=True
         )
     ]
-    found = Stitched(ends[0], ends[1], _layer(record, tensors))
+    stitched = Stitched(ends[0], ends[1], _layer(record, tensors))
     try:
-        found.load_state_dict(tensors)
+        stitched.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the two models: {error}") from error
-    return found
+    return stitched
 
 
 def _record(path: Path) -> Path:
@@ -163,10 +163,10 @@ def _record(path: Path) -> Path:
 def _layer(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StitchingLayer:
     """The stitching layer of a file; tensors that its kind is not made with are loaded later."""
     kind = KINDS[record["kind"]]
-    own = {name.removeprefix("layer."): t for name, t in tensors.items() if name.startswith("layer.")}
+    parameters = {name.removeprefix("layer."): t for name, t in tensors.items() if name.startswith("layer.")}
     resize = record["resize"]
     return kind(
-        **{name: t for name, t in own.items() if name in inspect.signature(kind).parameters},
+        **{name: t for name, t in parameters.items() if name in inspect.signature(kind).parameters},
         **record["options"],
         channels=tuple(record["channels"]),
         resize=Resize(resize["how"], tuple(resize["size"])) if resize else None,

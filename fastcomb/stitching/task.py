@@ -148,10 +148,10 @@ class TaskLoss:
             )
             if self.kind == "linear":
                 within = LeastSquares(bias=False)
-            found = within.solve(gathered, **places)
-            if found.kind == self.kind:
-                return found
-            weight, bias = found.map()
+            layer = within.solve(gathered, **places)
+            if layer.kind == self.kind:
+                return layer
+            weight, bias = layer.map()
         else:
             weight, bias = self._map(a, b, gathered)
         if self.kind == "linear":

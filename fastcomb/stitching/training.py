@@ -145,13 +145,13 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back, or on, to a state."""
-        own = copy.deepcopy(dict(state))
-        for layer, tensors in zip(self._layers, own["layers"], strict=True):
+        copied = copy.deepcopy(dict(state))
+        for layer, tensors in zip(self._layers, copied["layers"], strict=True):
             layer.load_state_dict(tensors)
-        self._optimiser.load_state_dict(own["optimiser"])
-        self.epoch, self._best, self._waited = own["epoch"], own["best"], own["waited"]
-        self._losses, self._validated = own["losses"], own["validated"]
-        self._kept, self._snapshots = own["kept"], own["snapshots"]
+        self._optimiser.load_state_dict(copied["optimiser"])
+        self.epoch, self._best, self._waited = copied["epoch"], copied["best"], copied["waited"]
+        self._losses, self._validated = copied["losses"], copied["validated"]
+        self._kept, self._snapshots = copied["kept"], copied["snapshots"]
         self._safe = dict(state)
 
     def _state(self) -> dict[str, Any]:
@@ -278,26 +278,26 @@ class Training:
     def _penalties(self, z: Tensor, rows: Tensor, which: list[int]) -> Tensor:
         """What the tasks add to their cross-entropies and is differentiable, summed."""
         total = z.new_zeros(())
-        for i, own in zip(which, z, strict=True):
+        for i, activations in zip(which, z, strict=True):
             task = self._tasks[i]
             if task.cka:
                 assert self._data.g is not None
-                total = total + task.cka * _linear_cka(own, self._data.g[rows].to(self._device))
+                total = total + task.cka * _linear_cka(activations, self._data.g[rows].to(self._device))
         return total
 
     def _finished(self, layer: StitchingLayer, state: Mapping[str, Tensor], task: TaskLoss) -> StitchingLayer:
         """A layer as it is handed out: with the entries that a penalty made small set to 0."""
-        found = _with(layer, state)
+        trained = _with(layer, state)
         if not task.l1:
-            return found
-        return Sparse.nearest(*found.map(), channels=found.channels, resize=found.resize)
+            return trained
+        return Sparse.nearest(*trained.map(), channels=trained.channels, resize=trained.resize)
 
 
 def _with(layer: StitchingLayer, state: Mapping[str, Tensor]) -> StitchingLayer:
     """A copy of a layer in another state."""
-    found = copy.deepcopy(layer)
-    found.load_state_dict(state)
-    return found
+    copied = copy.deepcopy(layer)
+    copied.load_state_dict(state)
+    return copied
 
 
 def _entries(shape: tuple[int | str, ...]) -> int:

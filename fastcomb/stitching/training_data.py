@@ -37,9 +37,9 @@ class TrainingData:
         h = cache.activations(a)
         if resize is not None:
             h = torch.cat([resize(part, part.ndim - 1) for part in h.split(_SAMPLES)])
-        wanted = {(task.targets, task.temperature) for task in tasks}
+        kinds = {(task.targets, task.temperature) for task in tasks}
         targets = {
-            (what, temperature): _targets(what, temperature, a, b, cache) for what, temperature in wanted
+            (what, temperature): _targets(what, temperature, a, b, cache) for what, temperature in kinds
         }
         return TrainingData(h, cache.activations(b) if any(task.cka for task in tasks) else None, targets)
 
@@ -47,5 +47,5 @@ class TrainingData:
 def _targets(what: str, temperature: float, a: Cut, b: Cut, cache: Cache) -> Tensor:
     if what == "labels":
         return F.one_hot(cache.y, b.network.classes).float()
-    given = {"a": [a], "b": [b], "mean": [a, b]}[what]
-    return torch.stack([(cache.output(cut.network) / temperature).softmax(1) for cut in given]).mean(0)
+    cuts = {"a": [a], "b": [b], "mean": [a, b]}[what]
+    return torch.stack([(cache.output(cut.network) / temperature).softmax(1) for cut in cuts]).mean(0)

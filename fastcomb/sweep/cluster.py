@@ -79,8 +79,8 @@ def distribute(options: Ray, experiment: Experiment, job: Job, todo: Sequence[Sp
     """
     import ray
 
-    own = not ray.is_initialized()
-    if own:
+    started = not ray.is_initialized()
+    if started:
         ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         # on CPUs, what runs here runs there too; everything that is needed travels once
@@ -101,7 +101,7 @@ def distribute(options: Ray, experiment: Experiment, job: Job, todo: Sequence[Sp
             )
         yield from _gathered(ray, task, [shared], options, _Spans(todo, room), 2 * room)
     finally:
-        if own:
+        if started:
             ray.shutdown()
 
 
@@ -140,8 +140,8 @@ class _Spans:
 
     def learn(self, seconds: float) -> None:
         """Take in the seconds per combination of a task; sizes at most double at a time."""
-        wanted = int(_TASK_SECONDS / max(seconds, 1e-9))
-        self._size = max(1, min(wanted, 2 * self._size, _LARGEST_TASK))
+        ideal = int(_TASK_SECONDS / max(seconds, 1e-9))
+        self._size = max(1, min(ideal, 2 * self._size, _LARGEST_TASK))
 
     def next(self) -> Span | None:
         if not self._todo:
@@ -170,10 +170,10 @@ def _evaluate(shared: list[Any], span: Span, threads: int, gpu: bool) -> Piece:
     if name not in _prepared:
         _prepared.clear()
         expected, experiment, question = ray.get(reference)
-        found = importlib.metadata.version("fastcomb")
-        if found != expected:
+        version = importlib.metadata.version("fastcomb")
+        if version != expected:
             raise RuntimeError(
-                f"the cluster has fastcomb {found} and this process {expected}; install the same"
+                f"the cluster has fastcomb {version} and this process {expected}; install the same"
             )
         job = experiment.start(torch.device("cuda") if gpu else None)
         if not gpu and job.runner.name != experiment.backend:

@@ -31,19 +31,19 @@ def endpoint_results(experiment: Experiment) -> tuple[EndpointResult, ...]:
 
     Each has its own buffers and running statistics, or with ``batch_norm="recompute"`` recomputed ones.
     """
-    found = []
+    results = []
     for label, network in experiment.mixture.networks.items():
         alone = Mixture(network, network, Constant(0.0, per="model"), model=experiment.module)
         alone = alone.to(experiment.mixture.device)
-        made = experiment.normalisation
-        own = (
-            Normalisation(made.choice, batches=made.batches)
-            if made.batches
-            else Normalisation.choose(experiment.module, alone, made.choice and "a", None)
+        normalisation = experiment.normalisation
+        chosen = (
+            Normalisation(normalisation.choice, batches=normalisation.batches)
+            if normalisation.batches
+            else Normalisation.choose(experiment.module, alone, normalisation.choice and "a", None)
         )
-        one = dataclasses.replace(
-            experiment, mixture=alone, normalisation=own, metrics={}, decide=None, backend="auto"
+        single = dataclasses.replace(
+            experiment, mixture=alone, normalisation=chosen, metrics={}, decide=None, backend="auto"
         )
-        ((_, columns),) = one.start().run(0, 1)
-        found.append(EndpointResult(label, float(columns["loss"][0]), float(columns["accuracy"][0])))
-    return tuple(found)
+        ((_, columns),) = single.start().run(0, 1)
+        results.append(EndpointResult(label, float(columns["loss"][0]), float(columns["accuracy"][0])))
+    return tuple(results)

@@ -133,7 +133,7 @@ def evaluate(
     cluster = resolve(engine)
     if cluster is not None and device is not None:
         raise ValueError(f"device={str(device)!r} is this process's; for GPUs of a cluster pass Ray(gpus=1)")
-    wanted = (start, start + n)
+    span = (start, start + n)
     experiment = Experiment.of(
         theta_a,
         theta_b,
@@ -161,18 +161,18 @@ def evaluate(
             "data come from a shuffled DataLoader, which has another order for the call that continues a "
             "run; pass shuffle=False with out="
         )
-    kept: Any = contextlib.nullcontext()
+    context: Any = contextlib.nullcontext()
     if out is not None:
         networks = experiment.mixture.networks
-        asked = [] if until else [wanted]
-        kept = writing(out, experiment.identity(), job.names, networks, asked, every=save_every)
-    with kept as writer:
-        watch = Watch(until, wanted)
+        asked = [] if until else [span]
+        context = writing(out, experiment.identity(), job.names, networks, asked, every=save_every)
+    with context as writer:
+        watch = Watch(until, span)
         if until is not None and writer is not None:
-            found = writer.run.rows(wanted).pieces(until.metric)
-            if any(watch.see(*piece) for piece in found):
+            earlier = writer.run.rows(span).pieces(until.metric)
+            if any(watch.see(*piece) for piece in earlier):
                 return _outcome(experiment, job, None, writer, watch, watch.seen, 0.0)
-        todo = [wanted] if writer is None else missing(wanted, writer.done)
+        todo = [span] if writer is None else missing(span, writer.done)
         if decide is not None and todo:
             if n <= decide.pilot:
                 notify(
@@ -182,7 +182,7 @@ def evaluate(
             job = DecidingJob.of(job, run_pilot(decide, job, progress))
         pieces = job.timed(todo) if cluster is None else distribute(cluster, experiment, job, todo)
         with contextlib.closing(pieces):
-            return _collect(experiment, job, pieces, todo, wanted, writer, watch, progress)
+            return _collect(experiment, job, pieces, todo, span, writer, watch, progress)
 
 
 def _collect(
@@ -190,18 +190,18 @@ def _collect(
     job: Job,
     pieces: Generator[Piece],
     todo: list[Span],
-    wanted: Span,
+    span: Span,
     writer: Writer | None,
     watch: Watch,
     progress: bool | None,
 ) -> Sweep:
     """Put the results of the spans ``todo``, of the wanted one, where they belong."""
-    total = wanted[1] - wanted[0]
+    total = span[1] - span[0]
     left = sum(stop - start for start, stop in todo)
     collected = Collected(todo)
     seconds = 0.0
-    shown = None if progress is None else not progress
-    bar = tqdm(total=total, initial=total - left, unit="comb", unit_scale=True, disable=shown)
+    hidden = None if progress is None else not progress
+    bar = tqdm(total=total, initial=total - left, unit="comb", unit_scale=True, disable=hidden)
     enough = False
     try:
         with bar:
@@ -223,7 +223,7 @@ def _collect(
             f"interrupted: {total - left} of {total} combinations are done"
             + ("; the same call continues" if writer else "")
         )
-    return _outcome(experiment, job, collected, writer, watch, watch.seen if enough else wanted, seconds)
+    return _outcome(experiment, job, collected, writer, watch, watch.seen if enough else span, seconds)
 
 
 def _outcome(
@@ -245,10 +245,10 @@ def _outcome(
         return dataclasses.replace(from_run(writer.run, origin, span), estimate=estimate)
     assert collected is not None
     rows = collected.rows(span)
-    given = rows, span[1] - span[0], job.data.samples, seconds, job.runner.name, origin
+    arguments = rows, span[1] - span[0], job.data.samples, seconds, job.runner.name, origin
     if isinstance(job, DecidingJob):
-        return Decided(*given, decide=job.question.decide)
-    return Sweep(*given, estimate=watch.interval())
+        return Decided(*arguments, decide=job.question.decide)
+    return Sweep(*arguments, estimate=watch.interval())
 
 
 def _check_until(until: Precision, decide: Decide | None, metrics: Mapping[str, Any]) -> None:

@@ -125,8 +125,8 @@ class Experiment:
         classes = losses.check(self.loss, output, target, data.highest, data.lowest, self.accuracy)
         for name, metric in self.metrics.items():
             losses.check_measure(f"metrics[{name!r}]", metric, output, target)
-        own = {"loss": self.loss, "accuracy": self.accuracy, **self.metrics}
-        joint = [n for n, f in own.items() if callable(f) and losses.together(f, output, target)]
+        functions = {"loss": self.loss, "accuracy": self.accuracy, **self.metrics}
+        joint = [n for n, f in functions.items() if callable(f) and losses.together(f, output, target)]
         if coupled or joint:
             chunk = self._together(joint)
         measures = (

@@ -67,10 +67,10 @@ def _described(value: Any, depth: int) -> Any:
 
 
 def _attributes(value: Any, depth: int) -> Any:
-    own = {name: item for name, item in sorted(vars(value).items()) if name != "training"}
+    attributes = {name: item for name, item in sorted(vars(value).items()) if name != "training"}
     if isinstance(value, nn.Module):  # what torch keeps there are weights, submodules and hooks
-        own = {name: item for name, item in own.items() if not name.startswith("_")}
-    return [[name, _described(item, depth + 1)] for name, item in own.items()]
+        attributes = {name: item for name, item in attributes.items() if not name.startswith("_")}
+    return [[name, _described(item, depth + 1)] for name, item in attributes.items()]
 
 
 def _kind(value: Any) -> list[str]:

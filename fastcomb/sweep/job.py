@@ -78,5 +78,5 @@ class Job:
                 for i, prepared in enumerate(blocks):
                     totals[i] = totals[i] + runner.summed_metrics(prepared, x, y, self.scores)
             means = (torch.cat(totals, dim=1) / self.data.samples).float().cpu().numpy()
-            wanted = means[:, max(start - low, 0) : stop - low]
-            yield max(start, low), dict(zip(self.names, np.ascontiguousarray(wanted), strict=True))
+            within = means[:, max(start - low, 0) : stop - low]
+            yield max(start, low), dict(zip(self.names, np.ascontiguousarray(within), strict=True))

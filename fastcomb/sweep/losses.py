@@ -103,8 +103,8 @@ def named(metrics: Mapping[str, UserLoss]) -> dict[str, UserLoss]:
 
 def top_class(logits: Any, y: Tensor) -> Tensor:
     """Fraction of class numbers y [S, ...] found by argmax over logits [K, S, C, ...]: [K, S]."""
-    found: Tensor = logits.argmax(2) == y
-    return found.float().flatten(2).mean(2) if y.ndim > 1 else found
+    correct: Tensor = logits.argmax(2) == y
+    return correct.float().flatten(2).mean(2) if y.ndim > 1 else correct
 
 
 def no_accuracy(outputs: Any, y: Tensor) -> Tensor:

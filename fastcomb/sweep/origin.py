@@ -127,8 +127,8 @@ class Saved(Origin):
         module = private_copy(self.model).eval()
         choice, buffers = experiment["batch_norm"]["choice"], experiment.get("buffers")
         normalisation = Normalisation.choose(module, self.mixture, choice, self.calibration, buffers)
-        found = [Digest().add(batch).hex for batch in normalisation.batches]
-        if found != experiment["batch_norm"]["calibration"]:
+        digests = [Digest().add(batch).hex for batch in normalisation.batches]
+        if digests != experiment["batch_norm"]["calibration"]:
             raise ValueError("calibration= is not what the run was calibrated on; pass the same inputs")
         dtype = getattr(torch, experiment["dtype"])
         return TorchReference(self.mixture, module, dtype=dtype, normalisation=normalisation)

@@ -56,13 +56,13 @@ def check(
         if not isinstance(theta, nn.Module):
             continue
         network = mixture.networks[label]
-        own = private_copy(theta).to(mixture.device).eval()
+        copied = private_copy(theta).to(mixture.device).eval()
         with torch.no_grad():
-            expected = tensors(own(x.clone()))
-            found = tensors(law.network(network.parameters, network.carried, x))
-            if _alike(found, expected, mixture.dtype):
+            expected = tensors(copied(x.clone()))
+            outputs = tensors(law.network(network.parameters, network.carried, x))
+            if _alike(outputs, expected, mixture.dtype):
                 continue
-            if not _alike(tensors(own(x.clone())), expected, mixture.dtype):
+            if not _alike(tensors(copied(x.clone())), expected, mixture.dtype):
                 continue  # it draws random numbers, which is said where it runs
         raise ValueError(
             f"{label} computes something else than {type(module).__name__} does with its weights: the "
@@ -75,11 +75,11 @@ def check(
         _check_precision(mixture, module, x)
 
 
-def _alike(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> bool:
+def _alike(actual: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> bool:
     limit = 256 * torch.finfo(dtype).eps
-    return len(found) == len(expected) and all(
+    return len(actual) == len(expected) and all(
         close(a.double() if a.is_floating_point() else a, b.double() if b.is_floating_point() else b, limit)
-        for a, b in zip(found, expected, strict=True)
+        for a, b in zip(actual, expected, strict=True)
     )
 
 
@@ -98,12 +98,12 @@ def _check_range(mixture: Mixture) -> None:
 def _check_precision(mixture: Mixture, module: nn.Module, x: Tensor) -> None:
     """Say so where float16 gives the first network another result than float32, by overflow or otherwise."""
     network = mixture.a
-    found = []
+    outputs = []
     for dtype in (torch.float16, torch.float32):
         law = TorchReference(mixture, module, dtype=dtype, normalisation=Normalisation())
         carried = {n: v for n, v in network.carried.items() if isinstance(v, Tensor)}
-        found.append(tensors(law.network(network.parameters, carried, x)))
-    for half, single in zip(*found, strict=True):
+        outputs.append(tensors(law.network(network.parameters, carried, x)))
+    for half, single in zip(*outputs, strict=True):
         if single.is_floating_point() and not close(half.float(), single.float(), _OVERFLOW):
             notify(
                 f"in float16 {type(module).__name__} returns something else than in float32 (by more than "

@@ -109,15 +109,15 @@ def opened(path: Path, experiment: str, names: Sequence[str]) -> Part:
     try:
         with parquet().ParquetFile(path) as file:
             about = json.loads((file.schema_arrow.metadata or {}).get(_KEY, b"{}"))
-            rows, found = file.metadata.num_rows, set(file.schema_arrow.names)
+            rows, columns = file.metadata.num_rows, set(file.schema_arrow.names)
     except _UNREADABLE as error:
         raise DamagedPart(f"{path} is damaged: {_first_line(error)}") from error
     if about.get("experiment") != experiment:
         raise ForeignPart(
             f"{path} holds results of another experiment than the manifest beside it says; move it away"
         )
-    if rows != stop - start or not {"index", *names} <= found:
-        raise DamagedPart(f"{path} holds {rows} rows of {sorted(found)}; its name and run say otherwise")
+    if rows != stop - start or not {"index", *names} <= columns:
+        raise DamagedPart(f"{path} holds {rows} rows of {sorted(columns)}; its name and run say otherwise")
     return Part(start, stop, path, about)
 
 
@@ -175,15 +175,15 @@ class Parts(Rows):
             DamagedPart: a file cannot be read.
         """
         if name not in self._read:
-            found: NDArray[Any] | None = None
+            column: NDArray[Any] | None = None
             at = 0
             for _, columns in self.pieces(name):
                 values = columns[name]
-                if found is None:
-                    found = np.empty(len(self), dtype=values.dtype)
-                found[at : at + len(values)] = values
+                if column is None:
+                    column = np.empty(len(self), dtype=values.dtype)
+                column[at : at + len(values)] = values
                 at += len(values)
-            self._read[name] = np.zeros(0, dtype=np.float32) if found is None else found
+            self._read[name] = np.zeros(0, dtype=np.float32) if column is None else column
         return self._read[name]
 
 

@@ -73,8 +73,8 @@ class DecidingJob(Job):
     @staticmethod
     def of(job: Job, question: Question) -> DecidingJob:
         """A job that was to measure, with a question instead."""
-        given = {field.name: getattr(job, field.name) for field in dataclasses.fields(Job)}
-        return DecidingJob(**given, question=question)
+        fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(Job)}
+        return DecidingJob(**fields, question=question)
 
     def run(self, start: int, stop: int) -> Iterator[tuple[int, Columns]]:
         """First index and answers of successive pieces of combinations [start, stop)."""
@@ -83,11 +83,11 @@ class DecidingJob(Job):
         runner = self.runner
         for low in range(start, stop, runner.block):
             indices = range(low, min(low + runner.block, stop))
-            found = runner.decide(
+            answers = runner.decide(
                 runner.prepare(runner.mixture.index_tensor(indices)), x, y, self.scores, self.question
             )
-            if found is None:
-                found = []
+            if answers is None:
+                answers = []
                 for index in indices:
                     prepared = runner.prepare(runner.mixture.index_tensor([index]))
 
@@ -96,8 +96,8 @@ class DecidingJob(Job):
                         each = runner.per_sample_metric(prepared, x[at], y[at], score)[0]
                         return each.float().cpu().numpy()
 
-                    found.append(self.question.answer(index, values))
-            holds, samples, mean = zip(*found, strict=True)
+                    answers.append(self.question.answer(index, values))
+            holds, samples, mean = zip(*answers, strict=True)
             yield (
                 low,
                 {

@@ -146,8 +146,8 @@ class Sweep:
         sign = -1 if (metric == "accuracy" if largest is None else largest) else 1
         index, values = indices([], like=self.rows.spans), np.zeros(0, dtype=np.float32)
         for first, columns in self.rows.pieces(metric):
-            own = indices([(first, first + len(columns[metric]))], like=self.rows.spans)
-            index, values = np.concatenate([index, own]), np.concatenate([values, sign * columns[metric]])
+            piece = indices([(first, first + len(columns[metric]))], like=self.rows.spans)
+            index, values = np.concatenate([index, piece]), np.concatenate([values, sign * columns[metric]])
             order = np.argsort(values, kind="stable")[:k]
             index, values = index[order], values[order]
         return index
@@ -170,8 +170,12 @@ class Sweep:
             "combinations_per_second": self.rate,
         }
         if self.estimate is not None:
-            found = self.estimate
-            report |= {"estimate": found.value, "estimate_low": found.low, "estimate_high": found.high}
+            estimate = self.estimate
+            report |= {
+                "estimate": estimate.value,
+                "estimate_low": estimate.low,
+                "estimate_high": estimate.high,
+            }
         for endpoint in self.endpoints:
             report[f"{endpoint.label}_loss"] = endpoint.loss
             if not np.isnan(endpoint.accuracy):
@@ -204,8 +208,8 @@ class Sweep:
     def __str__(self) -> str:
         lines = [f"Sweep of {self.mixture}"]
         for name, value in self.summary().items():
-            shown = f"{value:.5g}" if isinstance(value, float) else str(value)
-            lines.append(f"  {name.replace('_', ' '):28}{shown}")
+            text = f"{value:.5g}" if isinstance(value, float) else str(value)
+            lines.append(f"  {name.replace('_', ' '):28}{text}")
         return "\n".join(lines)
 
 

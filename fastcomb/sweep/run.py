@@ -141,10 +141,10 @@ class Run:
         Raises:
             DamagedPart: naming the file and what to do.
         """
-        found = []
+        parts = []
         for path in listed(self.path / "parts"):
             try:
-                found.append(opened(path, self.manifest.digest, self.manifest.columns))
+                parts.append(opened(path, self.manifest.digest, self.manifest.columns))
             except ForeignPart:
                 raise
             except DamagedPart as error:
@@ -153,7 +153,7 @@ class Run:
                         f"{error}. Evaluating again with the same out= sets it aside and computes it anew"
                     ) from error
                 damaged(error, path)
-        return found
+        return parts
 
     def rows(self, within: Span | None = None) -> Parts:
         """The results that are there."""
@@ -305,7 +305,7 @@ def existing(path: Path, experiment: Mapping[str, Any], columns: tuple[str, ...]
     if not path.exists():
         return None
     known = {".lock", "parts", "networks.safetensors", ".networks.safetensors.tmp", ".manifest.json.tmp"}
-    others = sorted({found.name for found in path.iterdir()} - known)
+    others = sorted({entry.name for entry in path.iterdir()} - known)
     if others:
         raise ValueError(f"{path} holds {others[0]!r} and is no run; take a folder that is new or empty")
     if listed(path / "parts"):

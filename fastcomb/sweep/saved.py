@@ -50,7 +50,7 @@ def from_run(run: Run, origin: Origin, within: Span | None = None) -> Sweep:
         seconds += share * part.about["seconds"]
     requested = [within] if within else run.manifest.requested
     experiment = run.manifest.experiment
-    given = {
+    fields = {
         "rows": rows,
         "requested": sum(stop - start for start, stop in requested),
         "samples": experiment["data"]["samples"],
@@ -61,7 +61,9 @@ def from_run(run: Run, origin: Origin, within: Span | None = None) -> Sweep:
         "estimate": None if within else run.manifest.estimate,
     }
     return (
-        Decided(**given, decide=from_record(experiment["decide"])) if experiment["decide"] else Sweep(**given)
+        Decided(**fields, decide=from_record(experiment["decide"]))
+        if experiment["decide"]
+        else Sweep(**fields)
     )
 
 
@@ -102,8 +104,8 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, progress: bool | None 
     hidden = None if progress is None else not progress
     with writing(out, first.experiment, first.columns, networks, requested, every=math.inf) as writer:
         there = writer.run.rows()
-        for run, found in zip(sources, rows, strict=True):
-            _check_agree(found, there, (run.path, writer.run.path))
+        for run, run_rows in zip(sources, rows, strict=True):
+            _check_agree(run_rows, there, (run.path, writer.run.path))
         for part in tqdm(parts, unit="part", disable=hidden):
             about = {key: value for key, value in part.about.items() if key not in ("experiment", "seconds")}
             each = part.about["seconds"] / (part.stop - part.start)

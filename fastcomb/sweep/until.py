@@ -26,9 +26,9 @@ class Watch:
         seen: the combinations looked at.
     """
 
-    def __init__(self, precision: Precision | None, wanted: Span) -> None:
+    def __init__(self, precision: Precision | None, span: Span) -> None:
         self._running = Running(precision) if precision else None
-        self.seen = (wanted[0], wanted[0])
+        self.seen = (span[0], span[0])
         self._waiting: dict[int, NDArray[np.float32]] = {}
         self._left = np.zeros(0, dtype=np.float32)
 

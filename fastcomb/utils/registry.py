@@ -41,11 +41,11 @@ class Registry(Generic[Method]):
             raise TypeError(f"method is a {type(method).__name__}; pass a name or a {self._kind.__name__}")
         if method not in self._classes:
             raise ValueError(f"method={method!r} is none of {', '.join(map(repr, self._classes))}")
-        found = self._classes[method]
-        known = {field.name for field in dataclasses.fields(found)}
+        method_class = self._classes[method]
+        known = {field.name for field in dataclasses.fields(method_class)}
         for name in options:
             if name not in known:
                 has = f"has {', '.join(sorted(known))}" if known else "has none"
                 raise ValueError(f"method={method!r} has no option {name!r}; it {has}")
-        made: Method = found(**options)
-        return made
+        resolved: Method = method_class(**options)
+        return resolved

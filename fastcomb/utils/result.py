@@ -60,9 +60,9 @@ class Result(abc.ABC):
             record = json.loads(Path(path).read_text("utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not a saved {cls.__name__}: {error}") from error
-        found = record.get("format") if isinstance(record, dict) else None
-        if found != cls._format():
-            raise ValueError(f"{path} is not a saved {cls.__name__}; its format is {found!r}")
+        file_format = record.get("format") if isinstance(record, dict) else None
+        if file_format != cls._format():
+            raise ValueError(f"{path} is not a saved {cls.__name__}; its format is {file_format!r}")
         loaded: Self = _decoded(cls, record)
         return loaded
 

@@ -108,18 +108,18 @@ def chosen(theta: Mapping[Any, Any], layout: Layout | None, label: str, source: 
     Raises:
         ValueError: it is not clear which one is meant.
     """
-    found = inside(theta, layout.known if layout else ())
-    if layout and len(found) > 1:
-        fitting = {key: state for key, state in found.items() if _fits(state, layout)}
-        found = fitting if len(fitting) == 1 else found
-    if not found:
+    states = inside(theta, layout.known if layout else ())
+    if layout and len(states) > 1:
+        fitting = {key: state for key, state in states.items() if _fits(state, layout)}
+        states = fitting if len(fitting) == 1 else states
+    if not states:
         return theta
-    if len(found) > 1:
+    if len(states) > 1:
         raise ValueError(
-            f"{label} holds several state dicts, {few([repr(key) for key in found])}; save the one you mean "
-            f"alone: torch.save(torch.load(path, weights_only=True)[{next(iter(found))!r}], another)"
+            f"{label} holds several state dicts, {few([repr(key) for key in states])}; save the one you mean "
+            f"alone: torch.save(torch.load(path, weights_only=True)[{next(iter(states))!r}], another)"
         )
-    ((key, state),) = found.items()
+    ((key, state),) = states.items()
     notify(f"{source} is a training checkpoint, of which the entry {key!r} is read")
     chosen: Mapping[Any, Any] = state
     return chosen
@@ -142,15 +142,15 @@ def tidied(theta: Mapping[Any, Any], layout: Layout | None, label: str, source: 
     Raises:
         TypeError: an entry is no tensor, or its name no text.
     """
-    found = [repr(key) for key in inside(theta, layout.known if layout else ())]
-    if found:
-        offers = " or ".join(f"{label}[{key}]" for key in found[:_SHOWN])
+    keys = [repr(key) for key in inside(theta, layout.known if layout else ())]
+    if keys:
+        offers = " or ".join(f"{label}[{key}]" for key in keys[:_SHOWN])
         raise TypeError(f"{label} is a training checkpoint, not a state dict; pass {offers}")
-    given = {name: _tensor(value, name, label) for name, value in theta.items()}
-    counters = _counters(given, layout)
+    entries = {name: _tensor(value, name, label) for name, value in theta.items()}
+    counters = _counters(entries, layout)
     if counters:
         notify(f"{source}: counters are left out, {few([repr(name) for name in counters])}")
-    names = [name for name in given if name not in counters]
+    names = [name for name in entries if name not in counters]
     reading = _Reading.of(names, layout)
     changed = [(name, reading.name(name)) for name in names if name != reading.name(name)]
     if changed:
@@ -158,7 +158,7 @@ def tidied(theta: Mapping[Any, Any], layout: Layout | None, label: str, source: 
             f"{source}: names are read without what a wrapper put into them, such as {changed[0][0]!r} as "
             f"{changed[0][1]!r}"
         )
-    result: OrderedDict[str, Any] = OrderedDict((reading.name(name), given[name]) for name in names)
+    result: OrderedDict[str, Any] = OrderedDict((reading.name(name), entries[name]) for name in names)
     metadata = getattr(theta, "_metadata", None)
     if isinstance(metadata, Mapping):
         return with_metadata(result, {reading.path(path): about for path, about in metadata.items()})
@@ -175,8 +175,8 @@ def with_metadata(state: Mapping[str, Any], metadata: Mapping[str, Any] | None) 
 
 def restore(module: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> None:
     """Load a state dict of the module's own layout, whichever notes about it have been lost on the way."""
-    own = getattr(module.state_dict(), "_metadata", None)
-    module.load_state_dict(with_metadata(state, own), strict=strict)
+    metadata = getattr(module.state_dict(), "_metadata", None)
+    module.load_state_dict(with_metadata(state, metadata), strict=strict)
 
 
 @dataclass(frozen=True)
@@ -210,8 +210,8 @@ class _Reading:
         ]
 
         def met(way: _Reading) -> int:
-            found = {way.name(name) for name in names}
-            return len(found & set(layout.known)) if len(found) == len(names) else -1
+            renamed = {way.name(name) for name in names}
+            return len(renamed & set(layout.known)) if len(renamed) == len(names) else -1
 
         return max([_Reading(), *ways], key=met)
 

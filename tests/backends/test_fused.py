@@ -64,7 +64,7 @@ def test_mix_agrees_bit_for_bit(law, per, bits, dtype):
         mix = fc.Mixture(*thetas, LAWS[law](per=per, bits=bits), seed=(9 << 32) | 5)
         mixed, laws = mix.mixed("m.w"), mix.law_arguments
         index = mix.index_tensor(INDICES)
-        expected = reference(index, mixed.a, mixed.others, laws.tables, laws.draw, mixed.unit, dtype)
+        expected = reference(index, mixed.a, mixed.others, laws.tables, laws.stream_key, mixed.unit, dtype)
         moved = mix.to(torch.device(DEVICE))
         given = moved.index_tensor(INDICES), moved.mixed("m.w"), moved.law_arguments
         assert torch.equal(cuda.mix(MODULE, *given, dtype).cpu(), expected), shape
@@ -77,7 +77,8 @@ def test_mix_between_several_networks():
     found = cuda.mix(MODULE, index, mix.mixed("w"), mix.law_arguments, torch.float32)
     mixed, laws = mix.mixed("w"), mix.law_arguments
     assert torch.equal(
-        found, reference(index, mixed.a, mixed.others, laws.tables, laws.draw, mixed.unit, torch.float32)
+        found,
+        reference(index, mixed.a, mixed.others, laws.tables, laws.stream_key, mixed.unit, torch.float32),
     )
     assert cuda.mix(MODULE, index[:0], mixed, laws, torch.float32).shape == (0, 12, 11)
 

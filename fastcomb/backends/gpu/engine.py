@@ -160,8 +160,8 @@ class Triton:
 
     def statistics(self, index: int) -> dict[str, Tensor]:
         """Buffers that combination ``index`` runs with, by name: fixed ones, and statistics recomputed."""
-        own = self.recomputed(self.prepare(self.mixture.index_tensor([index])))
-        return (self.normalisation.fixed or {}) | {name: value[0] for name, value in own.items()}
+        statistics = self.recomputed(self.prepare(self.mixture.index_tensor([index])))
+        return (self.normalisation.fixed or {}) | {name: value[0] for name, value in statistics.items()}
 
     # --- the work, free of synchronisation ---
 
@@ -201,9 +201,9 @@ class Triton:
         """The batches of combinations: their group's weights, and which of the group they are."""
         for first in range(0, len(index), self._group):
             group = slice(first, first + self._group)
-            given = None if statistics is None else statistics[group]
-            own = recomputed(self._program, self._places, given)
-            weights = Weights(self.mixture, self.dtype, index[group], self._fixed | own)
+            of_group = None if statistics is None else statistics[group]
+            running = recomputed(self._program, self._places, of_group)
+            weights = Weights(self.mixture, self.dtype, index[group], self._fixed | running)
             for at in range(0, len(weights.index), self._together):
                 yield weights, slice(at, at + self._together)
 

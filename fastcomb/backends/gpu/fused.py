@@ -77,9 +77,9 @@ class Fused(Triton):
         labels = torch.zeros(len(x), dtype=torch.int64, device=self.mixture.device)
         losses = F.cross_entropy(self.outputs(prepared, x)[0], labels, reduction="sum")
         self._loss = "cross_entropy"
-        found = self._sums(*prepared, self._arranged(self._ready(x)), labels)[0, 0]
+        fused_loss = self._sums(*prepared, self._arranged(self._ready(x)), labels)[0, 0]
         limit = 1e-3 if self.dtype == torch.float32 else 0.1
-        if torch.isfinite(losses) and abs(found - losses) > limit * (abs(losses) + len(x)):
+        if torch.isfinite(losses) and abs(fused_loss - losses) > limit * (abs(losses) + len(x)):
             raise Unsupported("a network whose losses come out otherwise in one kernel")
         return expected
 
@@ -106,13 +106,13 @@ class Fused(Triton):
 
         [tiles of 16 samples, steps, 32 lanes, 16 bytes of registers]; see ``place`` in csrc/cuda/mma.h.
         """
-        kept = self._kept
-        if kept is None or kept[0] != place(x):
+        cached = self._kept
+        if cached is None or cached[0] != place(x):
             values: dict[str, Any] = dict(zip(self._program.inputs, [x], strict=True))
             for node in self._chain.prefix:
                 values[node.name] = self._program.apply(node, self._buffers, values)
-            kept = self._kept = place(x), x, self._in_registers(values[self._chain.start])
-        return kept[2]
+            cached = self._kept = place(x), x, self._in_registers(values[self._chain.start])
+        return cached[2]
 
     def _in_registers(self, x: Tensor) -> Tensor:
         """Rows [S, inputs] as :meth:`_arranged` describes them."""
@@ -128,9 +128,9 @@ class Fused(Triton):
     def _sums(self, index: Tensor, statistics: Tensor, x: Tensor, targets: Tensor) -> Tensor:
         """In one launch: sums of loss and accuracy, float64 [2, K], of samples from :meth:`_arranged`."""
         sums = torch.empty(2, len(index), dtype=torch.float64, device=index.device)
-        own = self.recomputed(DeviceBlock(index, statistics))
-        known = self._fixed | own
-        given = [names and tuple(known[name].contiguous() for name in names) for names in self._means]
+        running = self.recomputed(DeviceBlock(index, statistics))
+        known = self._fixed | running
+        moments = [names and tuple(known[name].contiguous() for name in names) for names in self._means]
         targets, index = targets.contiguous(), index.contiguous()
         if self._loss == "mse":
             targets = targets.flatten(1)
@@ -141,7 +141,7 @@ class Fused(Triton):
                 index=index,
                 sums=sums,
                 loss=self._loss,
-                statistics=given,
+                statistics=moments,
                 stream=cuda.stream(index.device),
             )
         return sums

@@ -53,38 +53,38 @@ def match_mlp(program: Program, most: int) -> Chain:
     Raises:
         Unsupported: it is none, or too wide; says what is in the way.
     """
-    found = Chain()
+    chain = Chain()
     shared = set(program.inputs)
     current = ""  # the result of the last link
     results: dict[str, int] = {}  # links by the names of their results
     taken: set[str] = set()  # nodes in the epilogue of a link
     for node in program:
-        if not found.links and not node.weights and set(node.values) <= shared:
-            found.prefix.append(node)
+        if not chain.links and not node.weights and set(node.values) <= shared:
+            chain.prefix.append(node)
             shared.add(node.name)
         elif node.op == "linear":
             source = node.arguments["input"].name
-            if source != current if found.links else source not in shared:
+            if source != current if chain.links else source not in shared:
                 raise Unsupported(f"the layer {node.name!r}, which does not follow the last, in one kernel")
-            found.start = found.start or source
-            link = _link(program, node, found.links, results)
+            chain.start = chain.start or source
+            link = _link(program, node, chain.links, results)
             taken.update(one.name for one in link.epilogue.nodes)
             current = link.epilogue.last.name
-            results[current] = len(found.links)
-            found.links.append(link)
+            results[current] = len(chain.links)
+            chain.links.append(link)
         elif node.name not in taken and is_nothing(node) and current in node.values:
             results[node.name] = results[current]
             current = node.name
         elif node.name not in taken:
             raise Unsupported(f"the operation {node.op} there in one kernel")
-    if not found.links or program.returned != (current,):
+    if not chain.links or program.returned != (current,):
         raise Unsupported("a network that does not end with its last layer in one kernel")
-    if len(found.links) > most:
+    if len(chain.links) > most:
         raise Unsupported(f"more than {most} layers in one kernel")
-    for at, link in enumerate(found.links):
-        if link.add is not None and any(one.save for one in found.links[link.add + 1 : at]):
+    for at, link in enumerate(chain.links):
+        if link.add is not None and any(one.save for one in chain.links[link.add + 1 : at]):
             raise Unsupported("additions that overlap in one kernel")
-    return found
+    return chain
 
 
 def _link(program: Program, node: Node, links: list[Link], results: dict[str, int]) -> Link:

@@ -166,9 +166,9 @@ class CompiledProgram:
             means=means,
             threads=torch.get_num_threads(),
         )
-        found = zip(answers.tolist(), taken.tolist(), means.tolist(), strict=True)
+        results = zip(answers.tolist(), taken.tolist(), means.tolist(), strict=True)
         exact = question.decide.holds
-        return [Answer(bool(exact(m) if t == samples else a == 1), t, m) for a, t, m in found]
+        return [Answer(bool(exact(m) if t == samples else a == 1), t, m) for a, t, m in results]
 
     def collect(self, indices: Sequence[int], batches: Sequence[Tensor], floats: int) -> Tensor:
         """Running statistics over calibration batches (prepared): float32 [K, floats]."""

@@ -182,8 +182,8 @@ class Native:
 
     def statistics(self, index: int) -> dict[str, Tensor]:
         """Buffers that combination ``index`` runs with, by name: fixed ones, and statistics recomputed."""
-        own = self.recomputed(self.prepare(self.mixture.index_tensor([index])))
-        return (self.normalisation.fixed or {}) | {name: value[0] for name, value in own.items()}
+        statistics = self.recomputed(self.prepare(self.mixture.index_tensor([index])))
+        return (self.normalisation.fixed or {}) | {name: value[0] for name, value in statistics.items()}
 
     def recomputed(self, prepared: NativeBlock) -> dict[str, Tensor]:
         """Recomputed running statistics [K, C] by name."""
@@ -203,11 +203,11 @@ class Native:
 
     def _layout(self, x: Tensor) -> Tensor:
         """The samples in the engine's layout; the last ones are kept where samples stay as they are."""
-        kept = self._kept
-        if kept is None or kept[0] != place(x):
-            kept = (place(x), x, self._prepared(self._ready(x)))  # x stays alive, and so its address
-            self._kept = kept if self._keep else None
-        return kept[2]
+        cached = self._kept
+        if cached is None or cached[0] != place(x):
+            cached = (place(x), x, self._prepared(self._ready(x)))  # x stays alive, and so its address
+            self._kept = cached if self._keep else None
+        return cached[2]
 
     def _prepared(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self._shape or x.dtype != self._kind:

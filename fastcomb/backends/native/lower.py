@@ -210,15 +210,15 @@ class Lowering:
         """An instruction by itself."""
         operands: dict[str, Operand] = {}
         numbers: dict[str, Any] = {}
-        for name, given in fields.items():
-            if isinstance(given, Value):
-                operands[name] = (given.buffer, given.offset)
-            elif isinstance(given, Buffer):
-                operands[name] = (given, 0)
-            elif isinstance(given, tuple) and isinstance(given[0], Buffer):
-                operands[name] = given
-            elif given is not None:
-                numbers[name] = given
+        for name, value in fields.items():
+            if isinstance(value, Value):
+                operands[name] = (value.buffer, value.offset)
+            elif isinstance(value, Buffer):
+                operands[name] = (value, 0)
+            elif isinstance(value, tuple) and isinstance(value[0], Buffer):
+                operands[name] = value
+            elif value is not None:
+                numbers[name] = value
         return Instruction(op, dtype_name(dtype), operands, numbers)
 
     def unary(self, function: str, out: Value, x: Value, alpha: float = 0, beta: float = 0) -> Value:
@@ -382,9 +382,9 @@ class Lowering:
         )  # fmt: skip
 
     def _convert(self, value: Value, to: Buffer, dtype: torch.dtype) -> None:
-        own, wanted = dtype_name(value.meta.dtype), dtype_name(dtype)
+        source, target = dtype_name(value.meta.dtype), dtype_name(dtype)
         count = value.meta.numel()
-        self.emit("convert", self.dtype, x=value, out=to, count=count, from_dtype=own, to_dtype=wanted)
+        self.emit("convert", self.dtype, x=value, out=to, count=count, from_dtype=source, to_dtype=target)
 
     def _place(self, output: tuple[int, ...]) -> Lowered:
         """Give buffers their offsets: in the arena those that one stage alone touches, others beside it."""
@@ -435,11 +435,11 @@ def _shapes(shared: Shared, x: Tensor, samples: int) -> dict[str, Any]:
     for name, value in {**shared.buffers, **program.constants}.items():
         state[name] = meta(value.shape, value.dtype)
     try:
-        found = program.values(state, meta((samples, *x.shape[1:]), x.dtype))
+        values = program.values(state, meta((samples, *x.shape[1:]), x.dtype))
     except RuntimeError as error:  # a view of memory that lies otherwise than torch's own
         raise Unsupported(
             f"a network whose views need another layout ({str(error).splitlines()[0]})"
         ) from error
-    if any(isinstance(value, Tensor) and not value.numel() for value in found.values()):
+    if any(isinstance(value, Tensor) and not value.numel() for value in values.values()):
         raise Unsupported("values without entries")
-    return found
+    return values

@@ -95,7 +95,7 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     if not isinstance(weight, Weight) or weight.kind != "parameter":
         raise Unsupported("a convolution whose weight is computed")
     shape = low.weights.shapes[weight.name]
-    outputs, own, kh, kw = shape
+    outputs, inputs, kh, kw = shape
     (sh, sw), (dh, dw) = arguments["stride"], arguments["dilation"]
     padding = arguments["padding"]
     if isinstance(padding, str):
@@ -104,8 +104,8 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
             raise Unsupported("padding that differs between two sides")
         padding = [size // 2 for size in total]
     value = low.value(arguments["input"])
-    depthwise = groups == value.shape[1] == outputs and own == 1
-    even = low.dtype == torch.bfloat16 and not depthwise and own % 2 == 1
+    depthwise = groups == value.shape[1] == outputs and inputs == 1
+    even = low.dtype == torch.bfloat16 and not depthwise and inputs % 2 == 1
     x = _padded(low, value, tuple(padding), node.name, even=even and groups == 1)
     if even and groups > 1:
         raise Unsupported("grouped bfloat16 convolutions with an odd number of channels")
@@ -113,7 +113,7 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     origin = x.offset - padding[0] * row - padding[1] * pixel
     out_shape = tuple(low.shapes[node.name].shape)
     n, _, oh, ow = out_shape
-    wide = own + even
+    wide = inputs + even
     together = dw == 1 and (pixel == wide or kw == 1)
     segments = [y * dh * row for y in range(kh)] if together else [
         y * dh * row + i * dw * pixel for y in range(kh) for i in range(kw)]  # fmt: skip
@@ -158,7 +158,7 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
                     [like.strides[0], like.strides[2], like.strides[3]],
                 )  # fmt: skip
                 low.emit(
-                    "matmul", low.dtype, x=x.at(origin + group * own), weights=packed,
+                    "matmul", low.dtype, x=x.at(origin + group * inputs), weights=packed,
                     out=out.at(out.offset + start), residual=res, scale=scale and (scale, start),
                     shift=shift and (shift, start), **_rows_of(*nest), outputs=layout.outputs, relu=relu,
                     out_float=low.is_float(out), run=run, segment=segments,
@@ -199,7 +199,7 @@ def _pixels(size: list[int], *strides: list[int]) -> tuple[list[int], ...]:
 def _rows_of(size: list[int], x: list[int], out: list[int], residual: list[int]) -> dict[str, int]:
     """The fields of a matrix product that say which rows: sizes and strides of batch, lines and rows."""
     strides = {"in": x, "out": out, "res": residual}
-    found = dict(zip(("batch", "lines", "rows"), size, strict=True))
+    fields = dict(zip(("batch", "lines", "rows"), size, strict=True))
     for name, steps in strides.items():
-        found |= dict(zip((f"{name}_batch", f"{name}_line", f"{name}_row"), steps, strict=True))
-    return found
+        fields |= dict(zip((f"{name}_batch", f"{name}_line", f"{name}_row"), steps, strict=True))
+    return fields

@@ -46,10 +46,10 @@ _VIEWS = {
 def _view(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Any:
     first, *_ = arguments
     value = low.value(arguments[first])
-    found = node.target(**{**arguments, first: value.meta})
-    if isinstance(found, Tensor):
-        return value.view(found)
-    return tuple(value.view(meta) for meta in found)
+    result = node.target(**{**arguments, first: value.meta})
+    if isinstance(result, Tensor):
+        return value.view(result)
+    return tuple(value.view(meta) for meta in result)
 
 
 @rule(*UNARY_OPS)

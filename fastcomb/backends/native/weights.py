@@ -47,8 +47,8 @@ def conv_layout(shape: tuple[int, ...], wide: int, group: int = 0, groups: int =
     inverse = [
         (i * kh + y) * kw + x if i < inputs else -1 for y in range(kh) for x in range(kw) for i in range(wide)
     ]
-    own = outputs // groups
-    return Layout(own, inputs * kh * kw, group * own, tuple(inverse))
+    per_group = outputs // groups
+    return Layout(per_group, inputs * kh * kw, group * per_group, tuple(inverse))
 
 
 @dataclass(eq=False)

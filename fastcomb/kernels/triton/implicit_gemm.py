@@ -75,7 +75,7 @@ def _implicit_gemm(
             known = (r[:, None] < rows) & (j[None, :] < inner)
             known &= (y[:, None] + dy[None, :] >= 0) & (y[:, None] + dy[None, :] < height)
             known &= (z[:, None] + dz[None, :] >= 0) & (z[:, None] + dz[None, :] < width)
-            given = j < inner
+            valid = j < inner
         else:
             tap = step // blocks
             c = (step - tap * blocks) * BK + tl.arange(0, BK)
@@ -85,14 +85,14 @@ def _implicit_gemm(
             within = r < rows
             if not POINTS:
                 within &= (y + dy >= 0) & (y + dy < height) & (z + dz >= 0) & (z + dz < width)
-            given = c < channels
-            known = within[:, None] & given[None, :]
+            valid = c < channels
+            known = within[:, None] & valid[None, :]
             j = tap * channels + c
         # the taps of a convolution read the same pixels: kept in the first-level cache for the next tap
         left = tl.load(x + here, mask=known, other=0.0, cache_modifier="" if POINTS else ".ca")
         right = tl.load(
             weight + o[None, :] * inner + j[:, None],
-            mask=(o[None, :] < outputs) & given[:, None],
+            mask=(o[None, :] < outputs) & valid[:, None],
             other=0.0,
         )
         total = tl.dot(left, right, total, input_precision=PRECISION)

@@ -64,8 +64,8 @@ def linear(
             shift = shift * epilogue.scale
         epilogue = epilogue._replace(shift=shift if epilogue.shift is None else shift + epilogue.shift)
     if generates(x.shape[-2]):
-        found: Tensor = mixed_linear(x, index, weight, laws, epilogue)
-        return found
+        output: Tensor = mixed_linear(x, index, weight, laws, epilogue)
+        return output
     return ready_linear(x, linear_weights(index, weight, laws, x.dtype), epilogue)
 
 

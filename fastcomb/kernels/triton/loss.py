@@ -33,36 +33,36 @@ def _score(
         for first in range(0, classes, BC):
             c = first + tl.arange(0, BC)
             inside = c[None, :] < classes
-            found = tl.load(logits + row[:, None] + c[None, :], mask=inside, other=0.0)
-            wanted = tl.load(targets + row[:, None] + c[None, :], mask=inside, other=0.0)
-            loss += tl.sum((found - wanted) * (found - wanted), axis=1)
+            tile = tl.load(logits + row[:, None] + c[None, :], mask=inside, other=0.0)
+            target = tl.load(targets + row[:, None] + c[None, :], mask=inside, other=0.0)
+            loss += tl.sum((tile - target) * (tile - target), axis=1)
         loss /= classes
     else:
         label = tl.load(targets + s)
-        own = tl.load(logits + row + label)
-        unknown = own != own
+        label_logit = tl.load(logits + row + label)
+        unknown = label_logit != label_logit
         largest = tl.full((BS,), float("-inf"), dtype=tl.float32)
         total = tl.zeros((BS,), dtype=tl.float32)
         ahead = tl.zeros((BS,), dtype=tl.int32)
         for first in range(0, classes, BC):
             c = first + tl.arange(0, BC)
             inside = c[None, :] < classes
-            found = tl.load(logits + row[:, None] + c[None, :], mask=inside, other=float("-inf"))
+            tile = tl.load(logits + row[:, None] + c[None, :], mask=inside, other=float("-inf"))
             # as torch.argmax: NaN counts as the largest, and the first of equals is taken
-            nan = inside & (found != found)
+            nan = inside & (tile != tile)
             before = c[None, :] < label[:, None]
-            over = inside & ((found > own[:, None]) | (before & (found == own[:, None])))
+            over = inside & ((tile > label_logit[:, None]) | (before & (tile == label_logit[:, None])))
             over = tl.where(unknown[:, None], nan & before, over | nan)
             ahead += tl.sum(over.to(tl.int32), axis=1)
             if LOSS == "cross_entropy":
-                peak = tl.maximum(largest, tl.max(found, axis=1))
+                peak = tl.maximum(largest, tl.max(tile, axis=1))
                 level = tl.where(peak == float("-inf"), 0.0, peak)
-                total = total * tl.exp(largest - level) + tl.sum(tl.exp(found - level[:, None]), axis=1)
+                total = total * tl.exp(largest - level) + tl.sum(tl.exp(tile - level[:, None]), axis=1)
                 largest = peak
         right = (ahead == 0).to(tl.float32)
-        loss = -own
+        loss = -label_logit
         if LOSS == "cross_entropy":
-            loss = tl.log(total) + (largest - own)
+            loss = tl.log(total) + (largest - label_logit)
     at = out + (k * tl.num_programs(0) + tl.program_id(0)) * 2
     tl.store(at, tl.sum(tl.where(real, loss, 0.0).to(tl.float64), axis=0))
     tl.store(at + 1, tl.sum(tl.where(real, right, 0.0).to(tl.float64), axis=0))
