@@ -51,6 +51,15 @@ class Mixture(mixing.Mixture):
             ValueError: the mixture does not fit the model, the model has running statistics and
                 ``batch_norm`` is not given, or the networks' buffers differ and ``buffers`` is not given.
             IndexError: an index is outside [0, 2**64).
+
+        Example:
+            >>> mix = fc.Mixture(a, b, fc.Uniform())
+            >>> logits = mix.functional_call(a, range(64), x)
+            >>> logits.shape
+            torch.Size([64, 100, 3])
+            >>> one = torch.func.functional_call(a, mix[17], x)
+            >>> torch.allclose(logits[17], one, atol=1e-5)
+            True
         """
         model = unwrapped(model)
         single = isinstance(indices, int) or (isinstance(indices, Tensor) and indices.ndim == 0)

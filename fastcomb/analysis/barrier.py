@@ -136,6 +136,17 @@ def barrier(
     Raises:
         ValueError: fewer than two points, or one that is not finite.
         TypeError, ValueError: as :func:`fastcomb.evaluate`.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> line = fc.barrier(a, b, data=(x, y), points=5, progress=False)
+        >>> line.t.tolist()
+        [0.0, 0.25, 0.5, 0.75, 1.0]
+        >>> line.loss_barrier > 0.01
+        True
+        >>> aligned = fc.rebasin.align(a, b).model
+        >>> fc.barrier(a, aligned, data=(x, y), points=5, progress=False).loss_barrier < 1e-5
+        True
     """
     t = line(points)
     evaluation = Evaluation.of(data, options, a, b)

@@ -199,6 +199,17 @@ def compare(
     Raises:
         ValueError: an unknown metric, fewer than two values, equal labels, confidence outside (0, 1), or
             resamples too few for it.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> aligned = fc.rebasin.align(a, b).model
+        >>> before = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=500, progress=False)
+        >>> after = fc.evaluate(a, aligned, fc.Uniform(), data=(x, y), n=500, progress=False)
+        >>> found = fc.compare(after, before, labels=("aligned", "unaligned"))
+        >>> found.dominance
+        'aligned is below unaligned'
+        >>> found.mean_difference.low > 0
+        True
     """
     check_confidence(confidence)
     if labels[0] == labels[1]:

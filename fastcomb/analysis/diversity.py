@@ -209,6 +209,15 @@ def diversity(
         ValueError: fewer than two indices, an unknown layer, one whose output does not begin with the
             samples, or labels that do not fit the outputs.
         TypeError: data without labels, or a layer that does not return a tensor.
+
+    Example:
+        >>> y = a(x).argmax(1)
+        >>> mix = fc.Mixture(a, b, fc.Uniform())
+        >>> found = fc.diversity(mix, range(20), (x, y), model=a, progress=False)
+        >>> found.disagreement.shape  # of 20 combinations and the two networks
+        (22, 22)
+        >>> float(found.accuracy[20])  # of a, whose classes y are
+        1.0
     """
     numbers = [number % (1 << 64) for number in mix.index_tensor(indices).tolist()]
     if len(numbers) < 2:

@@ -173,6 +173,15 @@ def robustness(
     Raises:
         ValueError: a fraction is outside [0, 1], an unknown kind, or a count below 1.
         TypeError, ValueError: as :func:`fastcomb.evaluate` and :func:`fastcomb.rebasin.align`.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> found = fc.robustness(a, b, data=(x, y), n=50, fractions=(0, 1), repeats=2, progress=False)
+        >>> found.kinds
+        ('swap', 'shuffle', 'partial')
+        >>> aligned, disturbed = found.mean("loss").T  # at the fractions 0 and 1
+        >>> bool((aligned < disturbed).all())
+        True
     """
     check_count("n", n)
     check_count("repeats", repeats)

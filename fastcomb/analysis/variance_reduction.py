@@ -93,6 +93,13 @@ def antithetic_mean(
             or buffers that depend on which network comes first, or confidence outside (0, 1).
         TypeError, ValueError: as :func:`fastcomb.evaluate`.
         KeyboardInterrupt: interrupted; nothing is kept.
+
+    Example:
+        >>> found = fc.antithetic_mean(a, b, fc.Uniform(), data=(x, y), n=200, progress=False)
+        >>> found.evaluations  # a hundred pairs
+        200
+        >>> found.low < found.value < found.high
+        True
     """
     law = _check(theta_a, theta_b, sampler, n, 2, "pairs", confidence)
     _check_symmetric(sampler, law.table())
@@ -144,6 +151,14 @@ def stratified_mean(
             combinations for each, n not a multiple of their number, or confidence outside (0, 1).
         TypeError, ValueError: as :func:`fastcomb.evaluate`.
         KeyboardInterrupt: interrupted; nothing is kept.
+
+    Example:
+        >>> line = fc.Uniform(per="model")
+        >>> found = fc.stratified_mean(a, b, line, data=(x, y), n=200, strata=10, progress=False)
+        >>> found.low < found.value < found.high
+        True
+        >>> found.variance_ratio > 2  # one evaluation was worth more than two plain ones
+        True
     """
     if strata < 2:
         raise ValueError(f"strata={strata}: at least two are needed")

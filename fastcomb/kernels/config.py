@@ -37,7 +37,15 @@ def configuration() -> dict[str, str]:
 
 
 def show_config() -> str:
-    """Print and return :func:`configuration`, one line each."""
+    """Print and return :func:`configuration`, one line each.
+
+    Example:
+        >>> config = fc.show_config()
+        fastcomb ...
+        compiled engine ...
+        >>> "threads" in config
+        True
+    """
     text = "\n".join(f"{name:16} {value}" for name, value in configuration().items())
     print(text)
     return text

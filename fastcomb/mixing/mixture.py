@@ -74,6 +74,16 @@ class Mixture:
     Raises:
         TypeError, ValueError: the endpoints do not match, hold NaN or infinite values, or an argument is
             outside its range.
+
+    Example:
+        >>> a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+        >>> mix = fc.Mixture(a, b, fc.Uniform(), seed=7)
+        >>> state = mix[17]  # the state dict of combination 17
+        >>> list(state)
+        ['0.weight', '0.bias', '2.weight', '2.bias']
+        >>> lam = mix.coefficients(17)["0.weight"]
+        >>> torch.allclose(state["0.weight"], torch.lerp(a[0].weight, b[0].weight, lam), atol=1e-6)
+        True
     """
 
     def __init__(
@@ -197,6 +207,13 @@ class Mixture:
         """Λ of one combination: for each mixed parameter a float32 tensor of its shape.
 
         With m > 2 networks, the weights of all of them, [m, ...]: their sum is 1 up to rounding (m · 2⁻²⁴).
+
+        Example:
+            >>> lam = fc.Mixture(a, b, fc.Uniform(per="neuron"), seed=1).coefficients(7)
+            >>> lam["0.weight"].shape
+            torch.Size([8, 4])
+            >>> torch.equal(lam["0.weight"][:, 0], lam["0.bias"])  # which a unit's weights and bias share
+            True
         """
         one = self.index_tensor([index])
         fast = self.laws() if native.serves(self.device) else None

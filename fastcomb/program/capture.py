@@ -44,6 +44,13 @@ def capture(model: nn.Module, *inputs: Tensor) -> Program:
     Raises:
         CaptureError: torch.export cannot follow the module, or the captured operations do not compute
             what the module computes.
+
+    Example:
+        >>> program = fc.capture(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+        >>> [node.op for node in program]
+        ['linear', 'relu', 'linear']
+        >>> program.shapes["0.weight"]
+        (8, 4)
     """
     module = private_copy(model).eval()
     inputs = inputs or example_inputs(module)

@@ -87,6 +87,15 @@ def rare_fraction(
     Raises:
         TypeError, ValueError: an argument that cannot work, a law without randomness, or points that exceed
             the budget; before any work.
+
+    Example:
+        >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=1000, progress=False)
+        >>> level = sweep.density("loss").quantile(0.01)
+        >>> mix = fc.Mixture(a, b, fc.Uniform(), seed=1)
+        >>> few = dict(n=200, repeats=3, progress=False)
+        >>> found = fc.rare_fraction(mix, "loss", level, model=a, data=(x, y), **few)
+        >>> found.reached, 0.002 < found.value < 0.05
+        (True, True)
     """
     n, repeats, seed, max_levels = (operator.index(v) for v in (n, repeats, seed, max_levels))
     _check(metric, level, p0, repeats, confidence, seed, max_levels)

@@ -30,6 +30,12 @@ class ActivationMatching(Method):
 
     Raises:
         ValueError: another criterion.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> found = fc.rebasin.align(a, b, fc.rebasin.ActivationMatching("l2"), data=x)
+        >>> torch.equal(found.model[0].weight, a[0].weight)
+        True
     """
 
     name: ClassVar[str] = "activations"

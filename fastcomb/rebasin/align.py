@@ -75,6 +75,15 @@ def align(
     Warns:
         BackendNotice: parameters that neither the example nor training mode reaches, so that nothing is
             known of the units that they may read.
+
+    Example:
+        >>> groups = fc.rebasin.symmetries(fc.capture(a))
+        >>> shuffled = groups.permute(a.state_dict(), groups.random(seed=1))
+        >>> alignment = fc.rebasin.align(a, shuffled, progress=False)
+        >>> torch.equal(alignment.model[0].weight, a[0].weight)
+        True
+        >>> alignment.objective[-1] > alignment.objective[0]
+        True
     """
     chosen = METHODS.resolve(method, options)
     structure = _structure(model, model_a, model_b)
@@ -106,6 +115,12 @@ def align_all(
 
     Raises:
         as :func:`align`; ValueError for fewer than two networks.
+
+    Example:
+        >>> b, c = (fc.rebasin.align(a, a, "random", seed=s).model for s in (1, 2))  # a's units shuffled
+        >>> together = fc.rebasin.align_all([a, b, c], progress=False)
+        >>> [torch.equal(each.model[0].weight, a[0].weight) for each in together]
+        [True, True, True]
     """
     if len(models) < 2:
         raise ValueError(f"{len(models)} networks given; at least two are needed")

@@ -110,6 +110,15 @@ def load(path: str | Path, model: nn.Module) -> Alignment:
     Raises:
         FileNotFoundError: one of the two files is missing.
         ValueError: the files are something else, or do not fit the model.
+
+    Example:
+        >>> alignment = fc.rebasin.align(a, b)
+        >>> path = alignment.save("alignment.safetensors")
+        >>> loaded = fc.rebasin.load(path, a)
+        >>> torch.equal(loaded.permutations[0], alignment.permutations[0])
+        True
+        >>> torch.equal(loaded.model[0].weight, alignment.model[0].weight)
+        True
     """
     path = Path(path)
     for file in (path, _record(path)):

@@ -11,7 +11,12 @@ from fastcomb.rebasin.symmetries import Matching
 
 @dataclass(frozen=True)
 class Identity(Method):
-    """Leave network B as it is."""
+    """Leave network B as it is.
+
+    Example:
+        >>> fc.rebasin.align(a, b, fc.rebasin.Identity()).permutations[0].tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    """
 
     name: ClassVar[str] = "identity"
 
@@ -22,7 +27,15 @@ class Identity(Method):
 
 @dataclass(frozen=True)
 class Random(Method):
-    """A uniformly random permutation of every group."""
+    """A uniformly random permutation of every group.
+
+    Example:
+        >>> found = fc.rebasin.align(a, b, fc.rebasin.Random(), seed=1)
+        >>> sorted(found.permutations[0].tolist())
+        [0, 1, 2, 3, 4, 5, 6, 7]
+        >>> torch.allclose(found.model(x), b(x), atol=1e-5)
+        True
+    """
 
     name: ClassVar[str] = "random"
 

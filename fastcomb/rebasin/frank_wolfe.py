@@ -39,6 +39,12 @@ class FrankWolfe(Method):
 
     Raises:
         ValueError: a count below 1.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> found = fc.rebasin.align(a, b, fc.rebasin.FrankWolfe(starts=2), progress=False)
+        >>> torch.equal(found.model[0].weight, a[0].weight)
+        True
     """
 
     name: ClassVar[str] = "frank_wolfe"

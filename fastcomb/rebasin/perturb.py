@@ -44,6 +44,14 @@ def perturb(alignment: Alignment, *, fraction: float, kind: str, seed: int = 0) 
 
     Raises:
         ValueError: ``fraction`` is outside [0, 1], or ``kind`` is unknown.
+
+    Example:
+        >>> alignment = fc.rebasin.align(a, b)
+        >>> disturbed = fc.rebasin.perturb(alignment, fraction=0.5, kind="swap")
+        >>> int((disturbed.permutations[0] != alignment.permutations[0]).sum())  # of eight units
+        4
+        >>> torch.allclose(disturbed.model(x), b(x), atol=1e-5)
+        True
     """
     check(kind, fraction)
     groups = alignment.symmetries

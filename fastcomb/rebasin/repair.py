@@ -48,6 +48,14 @@ def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -
         ValueError: the networks do not match, data is empty or a single sample, or there is no layer
             to repair.
         CaptureError: the network could not be captured.
+
+    Example:
+        >>> aligned = fc.rebasin.align(a, b).model
+        >>> middle = fc.evaluate(a, aligned, fc.Constant(0.5), data=(x, y), n=1, progress=False).rebuild(0)
+        >>> repaired = fc.rebasin.repair(middle, a, aligned, x)
+        >>> spread = [each[0](x).std(0) for each in (a, aligned, repaired)]
+        >>> torch.allclose(spread[2], (spread[0] + spread[1]) / 2, rtol=1e-3)
+        True
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; pass the interpolated network as a module")

@@ -41,6 +41,12 @@ class Sinkhorn(Method):
 
     Raises:
         ValueError: an option outside its range.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> found = fc.rebasin.align(a, b, fc.rebasin.Sinkhorn(steps=50), progress=False)
+        >>> torch.equal(found.model[0].weight, a[0].weight)
+        True
     """
 
     name: ClassVar[str] = "sinkhorn"

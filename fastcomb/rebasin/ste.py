@@ -34,6 +34,13 @@ class StraightThrough(Method):
 
     Raises:
         ValueError: an option outside its range.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> method = fc.rebasin.StraightThrough(epochs=2)
+        >>> found = fc.rebasin.align(a, b, method, data=(x, y), progress=False)
+        >>> torch.equal(found.model[0].weight, a[0].weight)
+        True
     """
 
     name: ClassVar[str] = "ste"

@@ -297,6 +297,13 @@ def symmetries(program: Program, *others: Program) -> Symmetries:
 
     Raises:
         TypeError: it is none, but a module perhaps.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> print(fc.rebasin.symmetries(fc.capture(model)))
+        group 0: 8 units: 0.weight[0], 0.bias[0], 2.weight[1]
+        pinned, input of the network: 0.weight[1]
+        pinned, output of the network: 2.weight[0], 2.bias[0]
     """
     for one in (program, *others):
         if not isinstance(one, Program):

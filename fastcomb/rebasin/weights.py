@@ -35,6 +35,12 @@ class WeightMatching(Method):
 
     Raises:
         ValueError: a count below 1, or rounds below 0.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> found = fc.rebasin.align(a, b, fc.rebasin.WeightMatching(starts=3))
+        >>> torch.equal(found.model[0].weight, a[0].weight)
+        True
     """
 
     name: ClassVar[str] = "weights"

@@ -23,6 +23,12 @@ def parse_sampler(text: str) -> Sampler:
 
     Raises:
         ValueError: the text is no such thing, or the law refuses its arguments.
+
+    Example:
+        >>> fc.parse_sampler("Uniform(-0.25, 1.25, per='neuron')")
+        Uniform(per='neuron', bits=16, low=-0.25, high=1.25)
+        >>> fc.parse_sampler(str(fc.Beta(2, 5))) == fc.Beta(2, 5)
+        True
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body

@@ -132,7 +132,16 @@ _TABLES = {bits: functools.lru_cache(kept)(_table) for bits, kept in ((16, MOST_
 
 @dataclass(frozen=True)
 class Uniform(ScalarSampler):
-    """Uniform on (low, high): λ = fma(u, high − low, low) in float32."""
+    """Uniform on (low, high): λ = fma(u, high − low, low) in float32.
+
+    Example:
+        >>> law = fc.Uniform(-0.25, 1.25, per="neuron")  # also around the cube between the networks
+        >>> law.mean
+        0.5
+        >>> lam = fc.Mixture(a, b, law).coefficients(7)["0.weight"]
+        >>> lam.shape, bool(lam.min() >= -0.25 and lam.max() <= 1.25)
+        (torch.Size([8, 4]), True)
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -163,7 +172,16 @@ class Uniform(ScalarSampler):
 
 @dataclass(frozen=True)
 class Bernoulli(ScalarSampler):
-    """1 (take θ_B) with probability p, else 0 (take θ_A): λ = (u < p)."""
+    """1 (take θ_B) with probability p, else 0 (take θ_A): λ = (u < p).
+
+    Example:
+        >>> mix = fc.Mixture(a, b, fc.Bernoulli(0.5, per="neuron"))  # each unit is a's or b's
+        >>> lam = mix.coefficients(7)["0.weight"]
+        >>> lam.unique().tolist()
+        [0.0, 1.0]
+        >>> torch.equal(mix[7]["0.weight"], torch.where(lam == 1, b[0].weight, a[0].weight))
+        True
+    """
 
     p: float = 0.5
 
@@ -191,7 +209,16 @@ class Bernoulli(ScalarSampler):
 
 @dataclass(frozen=True)
 class Beta(ScalarSampler):
-    """Beta(a, b) on (0, 1)."""
+    """Beta(a, b) on (0, 1).
+
+    Example:
+        >>> law = fc.Beta(2, 6)
+        >>> law.mean
+        0.25
+        >>> lam = fc.Mixture(a, b, law).coefficients(7)["0.weight"]
+        >>> bool((lam > 0).all() and (lam < 1).all())
+        True
+    """
 
     a: float
     b: float
@@ -212,7 +239,13 @@ class Beta(ScalarSampler):
 
 @dataclass(frozen=True)
 class Normal(ScalarSampler):
-    """Normal with the given mean and standard deviation."""
+    """Normal with the given mean and standard deviation.
+
+    Example:
+        >>> law = fc.Normal(0.5, 0.25)
+        >>> law.ppf([0.1587, 0.5, 0.8413]).round(2).tolist()  # one standard deviation to both sides
+        [0.25, 0.5, 0.75]
+    """
 
     mean: float = 0.5
     std: float = 0.25
@@ -228,7 +261,13 @@ class Normal(ScalarSampler):
 
 @dataclass(frozen=True)
 class Constant(ScalarSampler):
-    """The same coefficient t everywhere: the point at t on the line from θ_A to θ_B."""
+    """The same coefficient t everywhere: the point at t on the line from θ_A to θ_B.
+
+    Example:
+        >>> middle = fc.Mixture(a, b, fc.Constant(0.5))[0]
+        >>> torch.allclose(middle["0.weight"], (a[0].weight + b[0].weight) / 2, atol=1e-6)
+        True
+    """
 
     t: float
 
@@ -248,6 +287,14 @@ class Law(ScalarSampler):
 
     Args:
         dist: for example ``scipy.stats.truncnorm(-1, 1, loc=0.5, scale=0.2)``.
+
+    Example:
+        >>> from scipy import stats
+        >>> law = fc.Law(stats.triang(0.5), per="layer")
+        >>> law.mean
+        0.5
+        >>> law.ppf([0.125, 0.5]).round(4).tolist()
+        [0.25, 0.5]
     """
 
     dist: Any
@@ -289,6 +336,15 @@ class Dirichlet(Sampler):
 
     Args:
         alpha: the concentrations, positive: one number for all networks, or one for each.
+
+    Example:
+        >>> c = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> mix = fc.Mixture(a, [b, c], fc.Dirichlet(1.0))
+        >>> weights = mix.coefficients(7)["0.weight"]
+        >>> weights.shape  # three networks' weights of each entry
+        torch.Size([3, 8, 4])
+        >>> torch.allclose(weights.sum(0), torch.ones(8, 4))
+        True
     """
 
     alpha: float | Sequence[float] = 1.0

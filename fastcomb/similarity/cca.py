@@ -39,6 +39,15 @@ def canonical_correlations(
         ValueError: features that are not [n, d] of the same samples, not finite, or do not vary; as many
             independent features as samples, less one, without ``ridge``: then all correlations are 1; a
             ``ridge`` that is not positive.
+
+    Example:
+        >>> x = torch.randn(500, 3)
+        >>> y = torch.cat([x[:, :1], x[:, :1] + x[:, 1:2], torch.randn(500, 2)], 1)
+        >>> found = fc.similarity.canonical_correlations(x, y)  # two of x's directions are in y
+        >>> found[:2].round(decimals=4).tolist()
+        [1.0, 1.0]
+        >>> bool(found[2] < 0.5)
+        True
     """
     one, other = centred(x, y)
     return _correlations(basis(one, ridge), basis(other, ridge))[1]
@@ -52,6 +61,14 @@ def mean_cca(x: Features | Moments, y: Features | None = None, *, ridge: float |
 
     Source: Raghu, Gilmer, Yosinski and Sohl-Dickstein, "SVCCA" (NeurIPS 2017); ρ̄_CCA of Kornblith, Norouzi,
     Lee and Hinton, "Similarity of Neural Network Representations Revisited" (ICML 2019).
+
+    Example:
+        >>> x = torch.randn(500, 3)
+        >>> y = x @ torch.tensor([[2.0, 1, 0], [0, 1, 1], [0, 0, 3]]) + 1  # invertible
+        >>> round(fc.similarity.mean_cca(x, y), 4)
+        1.0
+        >>> fc.similarity.mean_cca(x, torch.randn(500, 3)) < 0.5
+        True
     """
     return float(canonical_correlations(x, y, ridge=ridge).mean())
 
@@ -65,6 +82,13 @@ def mean_squared_cca(
 
     Source: R²_CCA of Kornblith, Norouzi, Lee and Hinton, "Similarity of Neural Network Representations
     Revisited" (ICML 2019); for equal ranks Yanai's generalised coefficient of determination.
+
+    Example:
+        >>> t = torch.linspace(0, 2 * torch.pi, 101)[:-1]
+        >>> x = torch.stack([t.cos(), t.sin()], 1)
+        >>> y = torch.stack([t.cos(), t.sin() + (2 * t).cos()], 1)  # correlations of 1 and √½
+        >>> round(fc.similarity.mean_squared_cca(x, y), 4)
+        0.75
     """
     return float(canonical_correlations(x, y, ridge=ridge).square().mean())
 
@@ -88,6 +112,15 @@ def svcca(x: Features | Moments, y: Features | None = None, *, threshold: float 
 
     Raises:
         TypeError, ValueError: as :func:`canonical_correlations`; a threshold outside (0, 1].
+
+    Example:
+        >>> x = torch.randn(500, 5) * torch.tensor([5.0, 5, 5, 0.01, 0.01])
+        >>> noise = torch.randn(500, 2) * 0.01
+        >>> y = torch.cat([x[:, :3], noise], 1)  # alike in all that varies much
+        >>> round(fc.similarity.svcca(x, y), 4)
+        1.0
+        >>> fc.similarity.mean_cca(x, y) < 0.9
+        True
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold} is not a fraction of the variance in (0, 1]")
@@ -121,6 +154,12 @@ def pwcca(
 
     Raises:
         TypeError, ValueError: as :func:`canonical_correlations`; another side.
+
+    Example:
+        >>> x = torch.randn(500, 3) * torch.tensor([9.0, 9, 0.1])
+        >>> y = torch.cat([x[:, :2], torch.randn(500, 1)], 1)  # without what x hardly uses
+        >>> fc.similarity.pwcca(x, y) > 0.9 > fc.similarity.mean_cca(x, y)
+        True
     """
     if side not in ("x", "y"):
         raise ValueError(f"side={side!r} is neither 'x' nor 'y'")

@@ -64,6 +64,14 @@ def cka(
             samples for "debiased", or samples of which the unbiased HSIC sees no structure; unknown names; a
             bandwidth that is not positive, or a median distance of 0; moments for what does not follow from
             them.
+
+    Example:
+        >>> x = torch.randn(500, 5)
+        >>> rotation = torch.linalg.qr(torch.randn(5, 5)).Q
+        >>> round(fc.similarity.cka(x, 3 * x @ rotation + 1), 4)
+        1.0
+        >>> fc.similarity.cka(x, torch.randn(500, 5)) < 0.2
+        True
     """
     _check_options(kernel, estimator, bandwidth)
     if isinstance(x, Moments):
@@ -103,6 +111,13 @@ def minibatch_cka(
 
     Raises:
         TypeError, ValueError: as :func:`cka`; no batches.
+
+    Example:
+        >>> x, y = torch.randn(5, 100, 8), torch.randn(5, 100, 6)  # five batches
+        >>> round(fc.similarity.minibatch_cka((one, 2 * one) for one in x), 4)
+        1.0
+        >>> abs(fc.similarity.minibatch_cka(zip(x, y))) < 0.2
+        True
     """
     _check_options(kernel, "debiased", bandwidth)
     total = torch.zeros(3, dtype=torch.float64)
@@ -129,6 +144,11 @@ def linear_cka(x: Features, y: Features) -> float:
 
     Raises:
         ValueError: not two dimensions each, fewer than two samples, or different numbers of samples.
+
+    Example:
+        >>> x = torch.randn(100, 5)
+        >>> round(fc.similarity.linear_cka(x, 3 * x + 1), 4)
+        1.0
     """
     return float(linear_cka_matrix([x, y])[0, 1])
 
@@ -140,6 +160,12 @@ def linear_cka_matrix(features: Sequence[Features]) -> Tensor:
 
     Raises:
         ValueError: as :func:`linear_cka`.
+
+    Example:
+        >>> x = torch.randn(100, 5)
+        >>> found = fc.similarity.linear_cka_matrix([x, 3 * x + 1, torch.randn(100, 7)])
+        >>> found.shape, round(float(found[0, 1]), 4), bool(found[0, 2] < 0.5)
+        (torch.Size([3, 3]), 1.0, True)
     """
     tensors = [torch.as_tensor(f) for f in features]
     shapes = [tuple(f.shape) for f in tensors]

@@ -31,6 +31,13 @@ def flatten(maps: Features, to: Flattening, *, channels: int | None = None) -> T
     Raises:
         ValueError: fewer than two dimensions, an unknown way, or channels where there is no dimension or
             the samples are.
+
+    Example:
+        >>> maps = torch.zeros(10, 16, 8, 8)
+        >>> fc.similarity.flatten(maps, "samples").shape
+        torch.Size([10, 1024])
+        >>> fc.similarity.flatten(maps, "positions").shape
+        torch.Size([640, 16])
     """
     tensor = _tensor(maps, "maps")
     if tensor.ndim < 2:

@@ -93,6 +93,14 @@ def disagreement(a: Features, b: Features) -> float:
     Raises:
         TypeError: not tensors or arrays of numbers.
         ValueError: other shapes, different numbers of samples or none, NaN or +∞.
+
+    Example:
+        >>> a, b = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 0])
+        >>> fc.similarity.disagreement(a, b)
+        0.5
+        >>> logits = torch.tensor([[3.0, 1, 0], [0, 2, 1], [0, 1, 5], [2, 0, 3]])
+        >>> fc.similarity.disagreement(logits, a)
+        0.0
     """
     one, other, _ = _predictions(a, b)
     return float((one != other).double().mean())
@@ -114,6 +122,13 @@ def churn(a: Features, b: Features, y: Features | None = None) -> float:
 
     Raises:
         TypeError, ValueError: as :func:`disagreement`; labels that are not class numbers [n].
+
+    Example:
+        >>> a, b, y = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])
+        >>> fc.similarity.churn(a, b)
+        0.5
+        >>> fc.similarity.churn(a, b, y)  # of the two samples that changed, one was wrong and still is
+        0.25
     """
     if y is None:
         return disagreement(a, b)
@@ -140,6 +155,11 @@ def error_corrected_disagreement(
 
     Raises:
         TypeError, ValueError: as :func:`churn`; an error rate of 0; another ``error``.
+
+    Example:
+        >>> a, b, y = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 0]), np.array([0, 1, 2, 0])
+        >>> fc.similarity.error_corrected_disagreement(a, b, y)  # ½ over an error rate of ¼
+        2.0
     """
     if error not in ("a", "b", "mean"):
         raise ValueError(f"error={error!r} is none of 'a', 'b', 'mean'")
@@ -166,6 +186,11 @@ def min_max_disagreement(a: Features, b: Features, y: Features) -> float:
 
     Raises:
         TypeError, ValueError: as :func:`churn`; accuracies that leave no choice, as when one never errs.
+
+    Example:
+        >>> a, b, y = np.array([0, 1, 2, 2]), np.array([0, 1, 1, 0]), np.array([0, 1, 2, 0])
+        >>> fc.similarity.min_max_disagreement(a, b, y)  # they never err together
+        1.0
     """
     differ, (one, other) = _rates(a, b, y)
     least, most = abs(one - other), min(one + other, 1.0)
@@ -191,6 +216,12 @@ def jensen_shannon(a: Features, b: Features) -> float:
 
     Raises:
         TypeError, ValueError: as :func:`disagreement`; class numbers, or different numbers of classes.
+
+    Example:
+        >>> a = torch.tensor([[50.0, -50.0], [0.0, 0.0]])
+        >>> b = torch.tensor([[-50.0, 50.0], [0.0, 0.0]])  # sure of the other class, and as undecided
+        >>> round(fc.similarity.jensen_shannon(a, b), 4)  # (log 2 + 0) / 2
+        0.3466
     """
     sides = _output(a, "a"), _output(b, "b")
     _check_samples(*sides)
@@ -218,6 +249,11 @@ def cohen_kappa(a: Features, b: Features) -> float:
 
     Raises:
         TypeError, ValueError: as :func:`disagreement`; both put all samples into one and the same class.
+
+    Example:
+        >>> a, b = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
+        >>> fc.similarity.cohen_kappa(a, b)  # they agree on 3/4, and would on 1/2 by chance
+        0.5
     """
     one, other, _ = _predictions(a, b)
     classes = torch.cat([one, other]).unique(return_inverse=True)[1].view(2, -1)

@@ -194,6 +194,13 @@ def layerwise(
             layers' names.
         TypeError: other data.
         CaptureError: a network that cannot be captured.
+
+    Example:
+        >>> found = fc.similarity.layerwise(a, b, x, progress=False)
+        >>> found.layers_a, found.values.shape
+        (('0', '1', '2'), (3, 3))
+        >>> fc.similarity.layerwise(a, a, x, progress=False).best  # every layer is most like itself
+        (0, 1, 2)
     """
     name, function, usual = _resolved(measure)
     to = flatten or usual

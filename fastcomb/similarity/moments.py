@@ -27,6 +27,14 @@ class Moments:
         mean_x, mean_y: [d1], [d2].
         xx, xy, yy: Σ (x − x̄)(x − x̄)ᵀ [d1, d1], Σ (x − x̄)(y − ȳ)ᵀ [d1, d2], Σ (y − ȳ)(y − ȳ)ᵀ [d2, d2].
         eps: of the coarsest dtype that the features came in; what rounding may have done to them.
+
+    Example:
+        >>> x, y = torch.randn(100, 3), torch.randn(100, 2)
+        >>> total = fc.similarity.Moments.of(x[:60], y[:60]) + fc.similarity.Moments.of(x[60:], y[60:])
+        >>> total.count, total.xy.shape
+        (100, torch.Size([3, 2]))
+        >>> abs(fc.similarity.mean_cca(total) - fc.similarity.mean_cca(x, y)) < 1e-6
+        True
     """
 
     count: int

@@ -42,6 +42,13 @@ def neighbour_jaccard(
         TypeError: not tensors or arrays of real numbers.
         ValueError: features that are not [n, d] of the same samples, not finite, or do not vary; k outside
             [1, n − 1]; another metric; samples that are 0 in all features, for "cosine".
+
+    Example:
+        >>> x = torch.randn(200, 5)
+        >>> fc.similarity.neighbour_jaccard(x, 2 * x)
+        1.0
+        >>> fc.similarity.neighbour_jaccard(x, torch.randn(200, 5)) < 0.2
+        True
     """
     sides = both(x, y)
     n = len(sides[0])

@@ -34,6 +34,14 @@ def angular_procrustes(x: Features | Moments, y: Features | None = None) -> floa
     Raises:
         TypeError: other inputs than features or moments of real numbers.
         ValueError: features that are not [n, d] of the same samples, not finite, or do not vary.
+
+    Example:
+        >>> x = torch.randn(100, 5)
+        >>> rotation = torch.linalg.qr(torch.randn(5, 5)).Q
+        >>> fc.similarity.angular_procrustes(x, 3 * x @ rotation) < 1e-4
+        True
+        >>> fc.similarity.angular_procrustes(x, torch.randn(100, 5)) > 0.5
+        True
     """
     if isinstance(x, Moments):
         moments = alone(x, y)
@@ -61,6 +69,11 @@ def size_and_shape_procrustes(x: Features | Moments, y: Features | None = None) 
 
     Raises:
         TypeError, ValueError: as :func:`angular_procrustes`.
+
+    Example:
+        >>> x = torch.tensor([[3.0, 4], [-3, -4]])
+        >>> round(fc.similarity.size_and_shape_procrustes(x, 2 * x), 4)  # ‖X‖
+        7.0711
     """
     if isinstance(x, Moments):
         moments = alone(x, y)

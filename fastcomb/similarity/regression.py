@@ -41,6 +41,14 @@ def linear_regression_r2(
         ValueError: features that are not [n, d] of the same samples, not finite, or do not vary; a predicting
             side with as many independent features as samples, less one, without ``ridge``: then R² is 1; a
             ``ridge`` that is not positive; another side.
+
+    Example:
+        >>> x = torch.randn(500, 4)
+        >>> y = x[:, :3]  # linear in x, but not the other way round
+        >>> round(fc.similarity.linear_regression_r2(x, y, predict="y"), 4)
+        1.0
+        >>> fc.similarity.linear_regression_r2(x, y, predict="x") < 0.9
+        True
     """
     if predict not in ("x", "y"):
         raise ValueError(f"predict={predict!r} is neither 'x' nor 'y'")

@@ -41,6 +41,10 @@ def rdm(x: Features, *, metric: Metric = "correlation") -> Tensor:
         TypeError: not a tensor or array of real numbers.
         ValueError: not [n, d], fewer than two samples, values that are not finite, another metric; samples
             with the same value in all features for "correlation", or 0 in all for "cosine".
+
+    Example:
+        >>> fc.similarity.rdm(torch.tensor([[0.0, 0], [3, 4], [6, 8]]), metric="euclidean").tolist()
+        [[0.0, 5.0, 10.0], [5.0, 0.0, 5.0], [10.0, 5.0, 0.0]]
     """
     values = matrix(x, "x")
     if len(values) < 2:
@@ -80,6 +84,14 @@ def rsa(
     Raises:
         TypeError, ValueError: as :func:`rdm`; different numbers of samples, fewer than 3, another comparison,
             or distances that are all the same.
+
+    Example:
+        >>> x = torch.randn(50, 5)
+        >>> rotation = torch.linalg.qr(torch.randn(5, 5)).Q
+        >>> round(fc.similarity.rsa(x, x @ rotation, metric="euclidean"), 3)
+        1.0
+        >>> fc.similarity.rsa(x, torch.randn(50, 5), metric="euclidean") < 0.5
+        True
     """
     if compare not in ("spearman", "pearson", "kendall", "cosine"):
         raise ValueError(f"compare={compare!r} is none of 'spearman', 'pearson', 'kendall', 'cosine'")

@@ -39,6 +39,13 @@ def soft_matching_distance(x: Features, y: Features) -> float:
     Raises:
         TypeError: not tensors or arrays of real numbers.
         ValueError: features that are not [n, d] of the same samples, or not finite.
+
+    Example:
+        >>> x = torch.randn(100, 3)
+        >>> fc.similarity.soft_matching_distance(x, x[:, [2, 0, 1]])
+        0.0
+        >>> round(fc.similarity.soft_matching_distance(x, x + 1), 4)  # √100
+        10.0
     """
     one, other = (values.double().T.contiguous() for values in both(x, y, least=1))
     apart = torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -63,6 +70,11 @@ def soft_matching_correlation(x: Features, y: Features) -> float:
     Raises:
         TypeError: not tensors or arrays of real numbers.
         ValueError: features that are not [n, d] of the same samples, not finite, or do not vary.
+
+    Example:
+        >>> x = torch.randn(100, 3)
+        >>> round(fc.similarity.soft_matching_correlation(x, 3 * x[:, [2, 0, 1]] + 1), 4)
+        1.0
     """
     one, other = (torch.nn.functional.normalize(side.values, dim=0) for side in centred(x, y))
     return -_transported(-(one.T @ other).clamp(-1, 1).cpu().numpy())

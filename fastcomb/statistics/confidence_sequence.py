@@ -139,6 +139,14 @@ class Precision:
 
     Raises:
         ValueError: an argument that cannot be.
+
+    Example:
+        >>> until = fc.Precision("fraction_below", 1.0, half_width=0.02)
+        >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=10**6, until=until, progress=False)
+        >>> len(sweep) < 10**6
+        True
+        >>> sweep.estimate.half_width <= 0.02
+        True
     """
 
     quantity: Quantity

@@ -41,6 +41,13 @@ class Density:
     Attributes:
         metric: its name.
         values: floating [n], as evaluated.
+
+    Example:
+        >>> density = fc.Density("loss", np.array([3.0, 1.0, 2.0, np.inf]))
+        >>> density.quantile(0.5)
+        2.5
+        >>> density.nonfinite
+        1
     """
 
     metric: str
@@ -84,6 +91,10 @@ class Density:
 
         Raises:
             ValueError: a level outside [0, 1], or no values.
+
+        Example:
+            >>> fc.Density("loss", np.arange(101.0)).quantile([0.05, 0.5, 0.95]).round(6).tolist()
+            [5.0, 50.0, 95.0]
         """
         place = self._levels(q) * (len(self.values) - 1)
         lower, upper = self._rank(np.floor(place)), self._rank(np.ceil(place))
@@ -147,6 +158,11 @@ class Density:
 
         Raises:
             ValueError: confidence outside (0, 1), or no values.
+
+        Example:
+            >>> low, high = fc.Density("loss", np.arange(1000.0)).band([249, 499])
+            >>> low.round(2).tolist(), high.round(2).tolist()
+            ([0.21, 0.46], [0.29, 0.54])
         """
         margin = dkw(len(self.values), confidence)
         middle = self.distribution(at)
@@ -175,6 +191,11 @@ class Density:
 
         Raises:
             ValueError: fewer than two different finite values, or a bandwidth that is none.
+
+        Example:
+            >>> density = fc.Density("loss", np.linspace(-1, 1, 1001))  # evenly spread: 1/2 per unit
+            >>> density.kde([-3.0, 0.0, 3.0]).round(2).tolist()
+            [0.0, 0.5, 0.0]
         """
         values = self.finite
         if len(values) < 2 or values[0] == values[-1]:

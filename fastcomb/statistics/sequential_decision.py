@@ -122,14 +122,31 @@ class Decide:
 
 @dataclass(frozen=True)
 class Below(Decide):
-    """Is the metric < level?"""
+    """Is the metric < level?
+
+    Example:
+        >>> below = fc.Below("loss", 1.0, error=0.01)
+        >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2000, decide=below, progress=False)
+        >>> sweep.holds.shape  # an answer for each combination
+        (2000,)
+        >>> found = sweep.fraction_below("loss", 1.0)
+        >>> found.low <= found.value <= found.high
+        True
+    """
 
     sign = 1
 
 
 @dataclass(frozen=True)
 class Above(Decide):
-    """Is the metric > level?"""
+    """Is the metric > level?
+
+    Example:
+        >>> above = fc.Above("accuracy", 0.5, error=0.01)
+        >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2000, decide=above, progress=False)
+        >>> sweep.fraction.count == int(sweep.holds.sum())
+        True
+    """
 
     sign = -1
 

@@ -16,6 +16,11 @@ class Affine(StitchingLayer):
     Args:
         weight: [outputs, inputs].
         bias: [outputs] or None.
+
+    Example:
+        >>> layer = fc.stitching.Affine(torch.tensor([[1.0, 2.0]]), torch.tensor([10.0]))
+        >>> layer(torch.tensor([[1.0, 1.0]])).tolist()
+        [[13.0]]
     """
 
     kind: ClassVar[str] = "affine"
@@ -43,6 +48,11 @@ class LowRank(StitchingLayer):
         left: [outputs, rank].
         right: [rank, inputs].
         bias: [outputs].
+
+    Example:
+        >>> layer = fc.stitching.LowRank.nearest(torch.randn(8, 6), torch.zeros(8), rank=2)
+        >>> layer.left.shape, layer.right.shape
+        (torch.Size([8, 2]), torch.Size([2, 6]))
     """
 
     kind: ClassVar[str] = "low_rank"
@@ -72,6 +82,11 @@ class Sparse(StitchingLayer):
     Args:
         weight: [outputs, inputs]; those of its entries that are not 0 stay free.
         bias: [outputs].
+
+    Example:
+        >>> layer = fc.stitching.Sparse(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.zeros(2))
+        >>> layer.sparsity
+        0.75
     """
 
     kind: ClassVar[str] = "sparse"
@@ -105,6 +120,11 @@ class Diagonal(StitchingLayer):
     Args:
         scale: [channels].
         bias: [channels].
+
+    Example:
+        >>> layer = fc.stitching.Diagonal(torch.tensor([1.0, 2.0]), torch.zeros(2))
+        >>> layer(torch.tensor([[5.0, 5.0]])).tolist()
+        [[5.0, 10.0]]
     """
 
     kind: ClassVar[str] = "diagonal"
@@ -135,6 +155,11 @@ class Identity(StitchingLayer):
 
     Args:
         count: number of channels.
+
+    Example:
+        >>> layer = fc.stitching.Identity(3)
+        >>> layer(torch.tensor([[1.0, 2.0, 3.0]])).tolist()
+        [[1.0, 2.0, 3.0]]
     """
 
     kind: ClassVar[str] = "identity"

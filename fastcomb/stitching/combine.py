@@ -40,6 +40,16 @@ def combine(
 
     Raises:
         ValueError, TypeError: the stitches are of different cuts, or as :func:`fastcomb.evaluate`.
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> first = fc.stitching.match(one, other, x, "procrustes", progress=False)
+        >>> second = fc.stitching.match(one, other, x, "random", progress=False)
+        >>> sweep = fc.stitching.combine(first, second, fc.Uniform(), data=(x, y), n=100, progress=False)
+        >>> len(sweep)
+        100
+        >>> first.replaced(sweep.rebuild(17).layer)(x).shape
+        torch.Size([100, 3])
     """
     (a, b), ends = one.ends, other.ends
     if (a.bottom, b.top) != (ends[0].bottom, ends[1].top):

@@ -157,6 +157,11 @@ def layers(model: nn.Module, *inputs: Tensor, clean: bool = False) -> tuple[Laye
     Raises:
         CaptureError: the network cannot be captured.
         ValueError: no input could be guessed.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> [str(layer) for layer in fc.stitching.layers(model)]
+        ['0 N×8', '1 N×8', '2 N×3']
     """
     program = Network.of(model, *inputs).program
     return tuple(layer for layer in program_layers(program) if not clean or _clean(program, layer))
@@ -180,12 +185,26 @@ def cut(model: nn.Module, layer: str, *inputs: Tensor, channels: int | None = No
             before or after it; or the cut severs a skip connection, so that the parts are not connected
             through this layer alone.
         CaptureError: the network cannot be captured.
+
+    Example:
+        >>> parts = fc.stitching.cut(a, "1")
+        >>> parts.width
+        8
+        >>> h = parts.bottom(x)
+        >>> torch.allclose(parts.top(h), a(x), atol=1e-5)
+        True
     """
     return cuts(model, [layer], *inputs, channels=channels)[0]
 
 
 def cuts(model: nn.Module, names: Sequence[str], *inputs: Tensor, channels: int | None = None) -> list[Cut]:
-    """:func:`cut` at several layers: the cuts share the network, so that one pass serves all of them."""
+    """:func:`cut` at several layers: the cuts share the network, so that one pass serves all of them.
+
+    Example:
+        >>> first, second = fc.stitching.cuts(a, ["0", "1"])
+        >>> first.network is second.network
+        True
+    """
     network = Network.of(model, *inputs)
     return [_cut(network, name, channels) for name in names]
 

@@ -67,6 +67,13 @@ class LeastSquares(Direct):
 
     Raises:
         ValueError: a negative penalty.
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> free = fc.stitching.match(one, other, x, fc.stitching.LeastSquares(), progress=False)
+        >>> held = fc.stitching.match(one, other, x, fc.stitching.LeastSquares(ridge=10.0), progress=False)
+        >>> bool(held.layer.matrix().norm() < free.layer.matrix().norm())
+        True
     """
 
     name: ClassVar[str] = "least_squares"
@@ -93,6 +100,13 @@ class Procrustes(Direct):
 
     Args:
         bias: with b, or with b = 0.
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> stitch = fc.stitching.match(one, other, x, fc.stitching.Procrustes(), progress=False)
+        >>> m = stitch.layer.matrix()
+        >>> torch.allclose(m @ m.T, torch.eye(8), atol=1e-4)
+        True
     """
 
     name: ClassVar[str] = "procrustes"
@@ -119,6 +133,12 @@ class ReducedRank(Direct):
     Raises:
         ValueError: a rank below 1 or a negative penalty; in solving, one above the smaller number of
             channels.
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> stitch = fc.stitching.match(one, other, x, fc.stitching.ReducedRank(2), progress=False)
+        >>> stitch.layer.left.shape, stitch.layer.right.shape
+        (torch.Size([8, 2]), torch.Size([2, 8]))
     """
 
     name: ClassVar[str] = "reduced_rank"
@@ -151,6 +171,12 @@ class WeightedLeastSquares(Direct):
     The paper's activation-weighted least squares, with the weights that its published code calls
     "norm_end_acts" (there scaled to [0, 1], which changes nothing): the larger an activation, the more
     exactly it is met. Every output is a regression of its own; takes 8 · outputs · (inputs + 1)² bytes.
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> stitch = fc.stitching.match(one, other, x, fc.stitching.WeightedLeastSquares(), progress=False)
+        >>> torch.allclose(stitch(x), b(x), atol=1e-2)
+        True
     """
 
     name: ClassVar[str] = "weighted"
@@ -174,6 +200,13 @@ class PermutationMatching(Direct):
     """The pairing of channels with the largest sum of correlations, by linear assignment.
 
     (Li et al., "Convergent Learning", ICLR 2016.) A channel that does not vary correlates with nothing.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> stitch = fc.stitching.match(one, other, x, fc.stitching.PermutationMatching(), progress=False)
+        >>> torch.allclose(stitch(x), b(x), atol=1e-4)
+        True
     """
 
     name: ClassVar[str] = "permutation"
@@ -194,6 +227,14 @@ class ScaledPermutationMatching(Direct):
 
     A channel paired with another explains the square of their correlation of its variance, so the pairing
     is a linear assignment on those.
+
+    Example:
+        >>> b = fc.rebasin.align(a, a, "random", seed=1).model  # a with its units in another order
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> method = fc.stitching.ScaledPermutationMatching()
+        >>> stitch = fc.stitching.match(one, other, x, method, progress=False)
+        >>> torch.allclose(stitch.layer.scale, torch.ones(8), atol=1e-4)
+        True
     """
 
     name: ClassVar[str] = "scaled_permutation"
@@ -214,7 +255,14 @@ class ScaledPermutationMatching(Direct):
 
 @dataclass(frozen=True)
 class DiagonalMatching(Direct):
-    """Every channel scaled and shifted to its own counterpart by least squares; no channel is moved."""
+    """Every channel scaled and shifted to its own counterpart by least squares; no channel is moved.
+
+    Example:
+        >>> one = fc.stitching.cut(a, "0")
+        >>> stitch = fc.stitching.match(one, one, x, fc.stitching.DiagonalMatching(), progress=False)
+        >>> torch.allclose(stitch.layer.scale, torch.ones(8), atol=1e-4)
+        True
+    """
 
     name: ClassVar[str] = "diagonal"
 
@@ -232,7 +280,14 @@ class DiagonalMatching(Direct):
 
 @dataclass(frozen=True)
 class IdentityMatching(Direct):
-    """The control: activations as they are."""
+    """The control: activations as they are.
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> stitch = fc.stitching.match(one, other, x, fc.stitching.IdentityMatching(), progress=False)
+        >>> torch.allclose(stitch(x), b[1:](a[0](x)), atol=1e-5)
+        True
+    """
 
     name: ClassVar[str] = "identity"
 
@@ -252,6 +307,12 @@ class RandomMatching(Direct):
 
     Args:
         seed: of the draw.
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> stitch = fc.stitching.match(one, other, x, fc.stitching.RandomMatching(seed=1), progress=False)
+        >>> bool(stitch.layer.matrix().abs().max() <= 8**-0.5)
+        True
     """
 
     name: ClassVar[str] = "random"

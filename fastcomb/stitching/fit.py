@@ -47,6 +47,15 @@ def fit(a: Cut, b: Cut, data: Any, tasks: TaskLoss | Sequence[TaskLoss] = (), **
         ValueError, TypeError: as :func:`fit_all`.
 
     Source: Csiszárik et al., "Similarity and Matching of Neural Network Representations" (NeurIPS 2021).
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> tasks = [fc.stitching.TaskLoss(), fc.stitching.TaskLoss(rank=2)]
+        >>> trained = fc.stitching.fit(one, other, x, tasks, epochs=3, progress=False)
+        >>> trained.loss.shape  # of two stitches in three epochs
+        (2, 3)
+        >>> trained.networks[1](x).shape
+        torch.Size([100, 3])
     """
     chosen = [tasks] if isinstance(tasks, TaskLoss) else list(tasks) or [TaskLoss()]
     return fit_all([(a, b, chosen)], data, **options)[0]
@@ -91,6 +100,14 @@ def fit_all(
     Raises:
         ValueError, TypeError: tasks that the cuts do not allow, data without labels where they are needed, an
             option outside its range, or ``out`` holds another training; before anything is trained.
+
+    Example:
+        >>> task = fc.stitching.TaskLoss(init="random")
+        >>> both = zip(fc.stitching.cuts(a, ["0", "1"]), fc.stitching.cuts(b, ["0", "1"]))
+        >>> jobs = [(one, other, [task]) for one, other in both]
+        >>> found = fc.stitching.fit_all(jobs, x, epochs=3, progress=False)
+        >>> [trained.epochs for trained in found]
+        [3, 3]
     """
     schedule = Schedule(epochs, batch, patience, seed, snapshots)
     where = [_checked(job, resize) for job in jobs]

@@ -96,6 +96,12 @@ def gather(
     Raises:
         ValueError: positions differ and ``resize`` does not say what to do, layers are too wide for third
             moments, or activations are not finite.
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> (found,) = fc.stitching.gather([(one, other)], x, progress=False)
+        >>> found.moments.count, found.moments.xy.shape
+        (100, torch.Size([8, 8]))
     """
     resizes: list[Resize | None] = [places(a, b, resize)["resize"] for a, b in pairs]
     for a, b in pairs if third else ():

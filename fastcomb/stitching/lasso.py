@@ -33,6 +33,12 @@ class Lasso(Direct):
 
     Raises:
         ValueError: a negative penalty, or a tolerance outside (0, 1).
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> stitch = fc.stitching.match(one, other, x, fc.stitching.Lasso(alpha=0.1), progress=False)
+        >>> 0 < stitch.layer.sparsity < 1
+        True
     """
 
     name: ClassVar[str] = "lasso"
@@ -54,7 +60,15 @@ class Lasso(Direct):
 
 
 def largest_alpha(moments: Moments) -> float:
-    """The smallest penalty at which every entry of M is 0."""
+    """The smallest penalty at which every entry of M is 0.
+
+    Example:
+        >>> h = torch.randn(100, 3)
+        >>> moments = fc.similarity.Moments.of(h, 2 * h)
+        >>> alpha = 1.01 * fc.stitching.largest_alpha(moments)
+        >>> fc.stitching.lasso_path(moments, [alpha])[0].sparsity
+        1.0
+    """
     return float(moments.xy.abs().max()) / moments.count
 
 
@@ -70,6 +84,15 @@ def lasso_path(
 
     Returns:
         one layer per penalty.
+
+    Example:
+        >>> h = torch.randn(100, 3)
+        >>> moments = fc.similarity.Moments.of(h, 2 * h)
+        >>> held, free = fc.stitching.lasso_path(moments, [10.0, 0.0])
+        >>> held.sparsity
+        1.0
+        >>> torch.allclose(free.matrix(), 2 * torch.eye(3), atol=1e-2)
+        True
     """
     n = moments.count
     gram, target, square = moments.xx / n, moments.xy.T / n, moments.yy.diagonal() / n

@@ -30,6 +30,10 @@ class Resize:
     Attributes:
         how: "pool", adaptive average pooling, or "interpolate", (bi)linear interpolation between positions.
         size: the positions wanted: (height, width), or (tokens,).
+
+    Example:
+        >>> fc.stitching.Resize("pool", (2, 2))(torch.zeros(10, 16, 8, 8), channels=1).shape
+        torch.Size([10, 16, 2, 2])
     """
 
     how: str

@@ -71,6 +71,14 @@ def match(
             that are NaN or infinite.
 
     Source: Csiszárik et al., "Similarity and Matching of Neural Network Representations" (NeurIPS 2021).
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> stitch = fc.stitching.match(one, other, x, progress=False)
+        >>> stitch.layer.matrix().shape
+        torch.Size([8, 8])
+        >>> torch.allclose(stitch(x), b(x), atol=1e-2)  # exact where both layers are linear in x
+        True
     """
     chosen = METHODS.resolve(method, options)
     return match_all([(a, b)], data, [chosen], resize=resize, progress=progress)[0][str(chosen)]
@@ -96,6 +104,13 @@ def match_all(
 
     Raises:
         ValueError, TypeError: as :func:`match`.
+
+    Example:
+        >>> pairs = list(zip(fc.stitching.cuts(a, ["0", "1"]), fc.stitching.cuts(b, ["0", "1"])))
+        >>> methods = ["procrustes", fc.stitching.ReducedRank(2)]
+        >>> found = fc.stitching.match_all(pairs, x, methods, progress=False)
+        >>> [list(stitches) for stitches in found]
+        [['procrustes', 'reduced_rank(rank=2)'], ['procrustes', 'reduced_rank(rank=2)']]
     """
     chosen = [METHODS.resolve(method, {}) for method in methods]
     third = any(method.third for method in chosen)

@@ -17,6 +17,11 @@ class Orthogonal(StitchingLayer):
         base: Q, orthogonal, [n, n] with n the larger number of channels.
         outputs, inputs: numbers of channels; the first rows and columns are used.
         bias: [outputs].
+
+    Example:
+        >>> m = fc.stitching.Orthogonal.nearest(torch.randn(3, 3), torch.zeros(3)).matrix()
+        >>> torch.allclose(m @ m.T, torch.eye(3), atol=1e-5)
+        True
     """
 
     kind: ClassVar[str] = "orthogonal"

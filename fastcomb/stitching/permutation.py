@@ -21,6 +21,11 @@ class Permutation(StitchingLayer):
     Args:
         index: int64 [outputs], different numbers below ``inputs``.
         inputs: number of channels that come in.
+
+    Example:
+        >>> layer = fc.stitching.Permutation(torch.tensor([2, 0, 1]), 3)
+        >>> layer(torch.tensor([[10.0, 20.0, 30.0]])).tolist()
+        [[30.0, 10.0, 20.0]]
     """
 
     kind: ClassVar[str] = "permutation"
@@ -57,6 +62,12 @@ class ScaledPermutation(StitchingLayer):
         index: as :class:`Permutation`.
         inputs: number of channels that come in.
         scale, bias: [outputs].
+
+    Example:
+        >>> index, scale, bias = torch.tensor([1, 0]), torch.tensor([1.0, 2.0]), torch.tensor([0.0, 5.0])
+        >>> layer = fc.stitching.ScaledPermutation(index, 2, scale, bias)
+        >>> layer(torch.tensor([[10.0, 20.0]])).tolist()
+        [[20.0, 25.0]]
     """
 
     kind: ClassVar[str] = "scaled_permutation"
@@ -99,6 +110,13 @@ class SoftPermutation(StitchingLayer):
         logits: [channels, channels].
         temperature: the lower, the closer to a permutation.
         iterations: of Sinkhorn's algorithm.
+
+    Example:
+        >>> layer = fc.stitching.SoftPermutation(torch.tensor([[0.0, 3, 0], [0, 0, 3], [3, 0, 0]]))
+        >>> torch.allclose(layer.matrix().sum(1), torch.ones(3), atol=1e-3)
+        True
+        >>> layer.hardened().index.tolist()
+        [1, 2, 0]
     """
 
     kind: ClassVar[str] = "soft_permutation"

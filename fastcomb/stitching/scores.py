@@ -124,6 +124,18 @@ def score(
         TypeError: something else than a stitched network.
         ValueError: there are none, the data have no labels or others than the networks' classes, or a
             network returns no logits [N, classes].
+
+    Example:
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> stitches = {
+        ...     "identity": fc.stitching.match(one, one, x, "identity", progress=False),
+        ...     "random": fc.stitching.match(one, other, x, "random", progress=False),
+        ... }
+        >>> scores = fc.stitching.score(stitches, (x, y), progress=False)
+        >>> scores.names
+        ('identity', 'random')
+        >>> float(scores.relative_b[0])  # a stitched to itself
+        1.0
     """
     named = _named(stitches)
     samples = as_data(data)

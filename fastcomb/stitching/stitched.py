@@ -132,6 +132,13 @@ def load(path: str | Path, model_a: nn.Module, model_b: nn.Module, *inputs: Tens
     Raises:
         FileNotFoundError: one of the two files is missing.
         ValueError: the files are something else, or do not fit the models.
+
+    Example:
+        >>> stitch = fc.stitching.match(fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0"), x, progress=False)
+        >>> path = stitch.save("stitch.safetensors")
+        >>> loaded = fc.stitching.load(path, a, b)
+        >>> torch.equal(loaded.layer.weight, stitch.layer.weight)
+        True
     """
     path = Path(path)
     for file in (path, _record(path)):

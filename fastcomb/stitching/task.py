@@ -66,6 +66,15 @@ class TaskLoss:
 
     Raises:
         ValueError: an option outside its range, or options that do not go together.
+
+    Example:
+        >>> task = fc.stitching.TaskLoss(rank=2, targets="labels")
+        >>> task.kind
+        'low_rank'
+        >>> one, other = fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0")
+        >>> trained = fc.stitching.fit(one, other, (x, y), task, epochs=2, progress=False)
+        >>> trained.networks[0].layer.right.shape
+        torch.Size([2, 8])
     """
 
     kind: str = "affine"

@@ -120,6 +120,16 @@ def evaluate(
             combination is evaluated.
         OSError: ``out`` cannot be written, or the disk is full; what was written before is safe.
         RuntimeError: another process writes to ``out``.
+
+    Example:
+        >>> a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+        >>> x, y = torch.randn(100, 4), torch.randint(3, (100,))
+        >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=1000, progress=False)
+        >>> sweep.loss.shape, sweep.accuracy.shape
+        ((1000,), (1000,))
+        >>> part = fc.evaluate(a, b, fc.Uniform(), data=(x, y), start=400, n=100, progress=False)
+        >>> np.array_equal(part.loss, sweep.loss[400:500])  # however the work is cut into pieces
+        True
     """
     n, start = _integer("n", n), _integer("start", start)
     if n < 1:

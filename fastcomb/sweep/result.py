@@ -109,7 +109,14 @@ class Sweep:
         return self.rows.column(metric)
 
     def density(self, metric: str = "loss") -> Density:
-        """Distribution of a metric over the combinations."""
+        """Distribution of a metric over the combinations.
+
+        Example:
+            >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=200, progress=False)
+            >>> low, median, high = sweep.density("loss").quantile([0.05, 0.5, 0.95])
+            >>> bool(sweep.loss.min() < low < median < high < sweep.loss.max())
+            True
+        """
         return Density(metric, self.values(metric))
 
     def fraction_below(self, metric: str, level: float, confidence: float = 0.95) -> Proportion:
@@ -117,6 +124,12 @@ class Sweep:
 
         The interval is about the law of combinations on these samples, not about unseen samples. NaN is
         not below any level. The values are compared in their own precision, float32.
+
+        Example:
+            >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=200, progress=False)
+            >>> median = sweep.density("loss").quantile(0.5)
+            >>> print(sweep.fraction_below("loss", median))
+            0.5 [0.4287, 0.5713]
         """
         self._check(metric)
         check_level(metric, level)
@@ -141,6 +154,14 @@ class Sweep:
             largest: whether large values are good; if None, those of accuracy are and others are not.
 
         Ties go to the lower index.
+
+        Example:
+            >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=200, progress=False)
+            >>> best = sweep.best(3)
+            >>> best.shape
+            (3,)
+            >>> bool(sweep.loss[best[0]] == sweep.loss.min())
+            True
         """
         self._check(metric)
         sign = -1 if (metric == "accuracy" if largest is None else largest) else 1
@@ -157,11 +178,26 @@ class Sweep:
 
         Raises:
             ValueError: the sweep was opened from disk without ``model=``.
+
+        Example:
+            >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=200, progress=False)
+            >>> winner = sweep.rebuild(sweep.best(1)[0])
+            >>> loss = nn.functional.cross_entropy(winner(x), y)
+            >>> abs(loss.item() - sweep.loss.min().item()) < 1e-4
+            True
         """
         return self.origin.rebuild(index)
 
     def summary(self) -> dict[str, Any]:
-        """Counts, moments and quantiles by name, ready for a table or JSON."""
+        """Counts, moments and quantiles by name, ready for a table or JSON.
+
+        Example:
+            >>> report = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=200, progress=False).summary()
+            >>> report["combinations"], report["samples"]
+            (200, 100)
+            >>> report["loss_q05"] < report["loss_mean"] < report["loss_q95"]
+            True
+        """
         report: dict[str, Any] = {
             "combinations": len(self),
             "requested": self.requested,

@@ -35,6 +35,14 @@ def open_sweep(path: str | Path, *, model: nn.Module | None = None, calibration:
     Raises:
         FileNotFoundError: there is no run.
         ValueError: the manifest or a part is damaged, or does not belong there.
+
+    Example:
+        >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=100, out="run", progress=False)
+        >>> opened = fc.open_sweep("run", model=a)
+        >>> np.array_equal(opened.loss, sweep.loss)
+        True
+        >>> opened.rebuild(17)(x).shape
+        torch.Size([100, 3])
     """
     run = Run(path)
     return from_run(run, Saved(run, model, calibration))
@@ -83,6 +91,13 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, progress: bool | None 
         ValueError: no runs, they are of different experiments (names what differs), a part is damaged, or
             they disagree about a combination.
         OSError, RuntimeError: ``out`` cannot be written, or is being written by another process.
+
+    Example:
+        >>> job = dict(data=(x, y), n=100, progress=False)
+        >>> first = fc.evaluate(a, b, fc.Uniform(), start=0, out="runs/0", **job)
+        >>> second = fc.evaluate(a, b, fc.Uniform(), start=100, out="runs/1", **job)
+        >>> len(fc.merge(["runs/0", "runs/1"], "run", progress=False))
+        200
     """
     if isinstance(runs, (str, Path)):
         raise TypeError(f"runs={str(runs)!r} is one folder; pass a list of folders")
