@@ -1167,3 +1167,49 @@ def test_values_without_entries():
     with torch.no_grad():
         logits = functional_call(a, sweep.mixture[1], (data[0],))
     assert sweep.loss[1] == pytest.approx(F.cross_entropy(logits, data[1]).item(), rel=1e-5)
+
+
+REFUSED = {
+    "best of a negative number": (lambda a, b, x, y: sweep_of(a, b, x, y).best(-1), ValueError, "k=-1"),
+    "one network for several": (lambda a, b, x, y: fc.rebasin.align_all(a), TypeError, "pass a list of"),
+    "one method for several": (
+        lambda a, b, x, y: fc.stitching.match_all(
+            [(fc.stitching.cut(a, "0"), fc.stitching.cut(b, "0"))], x, "procrustes"
+        ),
+        TypeError,
+        "pass a list of methods",
+    ),
+    "a network for an alignment": (
+        lambda a, b, x, y: fc.rebasin.perturb(a, fraction=0.5, kind="swap"),
+        TypeError,
+        "alignment is a Sequential",
+    ),
+    "a negative penalty": (
+        lambda a, b, x, y: fc.stitching.lasso_path(fc.similarity.Moments.of(x, x), [-1.0]),
+        ValueError,
+        "must not be negative",
+    ),
+    "no features": (lambda a, b, x, y: fc.similarity.linear_cka_matrix([]), ValueError, "features is empty"),
+    "values in a table": (
+        lambda a, b, x, y: fc.compare(np.ones((3, 2)), np.ones(5)), ValueError, "of shape",
+    ),
+}  # fmt: skip
+
+
+def sweep_of(a, b, x, y):
+    return fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_makes_no_sense_is_one_clear_error(what):
+    call, error, message = REFUSED[what]
+    with pytest.raises(error, match=message):
+        call(*pair(lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))), *samples())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_penalty_is_least_squares(seed):
+    torch.manual_seed(seed)
+    x = torch.randn(100, 3)
+    (layer,) = fc.stitching.lasso_path(fc.similarity.Moments.of(x, 2 * x), [0.0])
+    torch.testing.assert_close(layer.matrix(), 2 * torch.eye(3), rtol=0, atol=1e-5)

@@ -220,6 +220,10 @@ def compare(
         independent = not (isinstance(a, Sweep) and isinstance(b, Sweep) and _shared(a, b))
     densities = (_density(a, metric), _density(b, metric))
     for density, label in zip(densities, labels, strict=True):
+        if np.ndim(density.values) != 1:
+            raise ValueError(
+                f"{label} has values of shape {np.shape(density.values)}; pass them in one row [n]"
+            )
         if len(density.values) < 2:
             raise ValueError(f"{label} has {len(density.values)} values; at least two are needed")
     first, second = (_ordered(density) for density in densities)

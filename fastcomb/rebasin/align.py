@@ -122,6 +122,8 @@ def align_all(
         >>> [torch.equal(each.model[0].weight, a[0].weight) for each in together]
         [True, True, True]
     """
+    if isinstance(models, nn.Module):
+        raise TypeError(f"models is one {type(models).__name__}; pass a list of networks")
     if len(models) < 2:
         raise ValueError(f"{len(models)} networks given; at least two are needed")
     chosen = METHODS.resolve("frank_wolfe", options)

@@ -43,6 +43,7 @@ def perturb(alignment: Alignment, *, fraction: float, kind: str, seed: int = 0) 
         before.
 
     Raises:
+        TypeError: ``alignment`` is none.
         ValueError: ``fraction`` is outside [0, 1], or ``kind`` is unknown.
 
     Example:
@@ -54,6 +55,8 @@ def perturb(alignment: Alignment, *, fraction: float, kind: str, seed: int = 0) 
         True
     """
     check(kind, fraction)
+    if not isinstance(alignment, Alignment):
+        raise TypeError(f"alignment is a {type(alignment).__name__}; pass what rebasin.align returned")
     groups = alignment.symmetries
     present = alignment.permutations
     steps = groups.identity()

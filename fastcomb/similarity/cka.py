@@ -168,6 +168,8 @@ def linear_cka_matrix(features: Sequence[Features]) -> Tensor:
         (torch.Size([3, 3]), 1.0, True)
     """
     tensors = [torch.as_tensor(f) for f in features]
+    if not tensors:
+        raise ValueError("features is empty; pass the features of at least one layer")
     shapes = [tuple(f.shape) for f in tensors]
     if any(len(s) != 2 for s in shapes) or len({s[0] for s in shapes}) > 1 or shapes[0][0] < 2:
         raise ValueError(

@@ -78,12 +78,15 @@ def lasso_path(
     """Stitching layers for several penalties, each solved from the one before: give them in descending order.
 
     Args:
-        moments: of the activations (:func:`~fastcomb.stitching.gather`).
+        moments: of the activations: what :func:`~fastcomb.stitching.gather` finds has them as ``.moments``.
         alphas: penalties, as :class:`Lasso` has them.
         tolerance: as there.
 
     Returns:
         one layer per penalty.
+
+    Raises:
+        ValueError: a penalty is negative or NaN.
 
     Example:
         >>> h = torch.randn(100, 3)
@@ -94,6 +97,8 @@ def lasso_path(
         >>> torch.allclose(free.matrix(), 2 * torch.eye(3), atol=1e-2)
         True
     """
+    if not all(alpha >= 0 for alpha in alphas):
+        raise ValueError(f"alphas={list(alphas)}: penalties must not be negative")
     n = moments.count
     gram, target, square = moments.xx / n, moments.xy.T / n, moments.yy.diagonal() / n
     weight = torch.zeros_like(target)
@@ -119,9 +124,7 @@ def _descend(
     rest = target - weight @ gram  # the negative gradient of the smooth part
     diagonal = gram.diagonal().tolist()
     for _ in range(_SWEEPS):
-        moved = torch.zeros_like(
-            square
-        )  # Σ (change of the predictions)² / n, summed over the steps of a sweep
+        moved = torch.zeros_like(square)  # Σ (change of the predictions)² / n, over the steps of a sweep
         for j, curvature in enumerate(diagonal):
             if curvature <= 0:
                 continue
@@ -132,8 +135,11 @@ def _descend(
             rest -= torch.outer(after - before, gram[j])
             moved += curvature * (after - before).square()
         # without a penalty the gap says nothing; a step that moves this little gains less than the tolerance
-        still = moved <= (tolerance**2 if alpha == 0 else 0.0) * square
-        if (still | (_gap(weight, rest, target, square, alpha) <= tolerance * square)).all():
+        if alpha == 0:
+            done = moved <= tolerance**2 * square
+        else:
+            done = (moved == 0) | (_gap(weight, rest, target, square, alpha) <= tolerance * square)
+        if done.all():
             break
     return weight
 

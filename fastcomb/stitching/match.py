@@ -112,6 +112,8 @@ def match_all(
         >>> [list(stitches) for stitches in found]
         [['procrustes', 'reduced_rank(rank=2)'], ['procrustes', 'reduced_rank(rank=2)']]
     """
+    if isinstance(methods, str):
+        raise TypeError(f"methods={methods!r} is one name; pass a list of methods")
     chosen = [METHODS.resolve(method, {}) for method in methods]
     third = any(method.third for method in chosen)
     gathered = gather(pairs, data, resize=resize, third=third, progress=progress)

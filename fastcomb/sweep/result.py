@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,9 @@ class Sweep:
 
         Ties go to the lower index.
 
+        Raises:
+            TypeError, ValueError: k is no number of combinations, or the metric is unknown.
+
         Example:
             >>> sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=200, progress=False)
             >>> best = sweep.best(3)
@@ -164,6 +168,9 @@ class Sweep:
             True
         """
         self._check(metric)
+        k = operator.index(k)
+        if k < 0:
+            raise ValueError(f"k={k} is negative; ask for at least no combinations")
         sign = -1 if (metric == "accuracy" if largest is None else largest) else 1
         index, values = indices([], like=self.rows.spans), np.zeros(0, dtype=np.float32)
         for first, columns in self.rows.pieces(metric):
