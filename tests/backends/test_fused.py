@@ -101,7 +101,7 @@ def test_mlp_at_every_granularity(per):
     "widths",
     [(1, 1), (3, 5), (64, 32, 10), (100, 128, 5), (17, 64, 64, 128), (500, 9, 5), (8, *[16] * 11, 5)],
 )
-@pytest.mark.parametrize("samples", [1, 100])
+@pytest.mark.parametrize("samples", [pytest.param(1, marks=pytest.mark.slow), 100])
 def test_widths(widths, samples):
     fused(lambda: MLP(widths), *vectors(samples, widths[0], widths[-1]))
 

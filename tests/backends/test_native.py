@@ -36,16 +36,11 @@ SAMPLERS = [
 SIZES = [0, 1, 3, 63, 100, 500]
 
 
-@pytest.fixture(params=LEVELS)
+@pytest.fixture(params=levels())
 def level(request, monkeypatch) -> str:
     monkeypatch.setenv(native.LEVEL_VARIABLE, request.param)
     assert native.cpu_capability() == request.param
     return request.param
-
-
-def mostly_slow(values, *quick):
-    """Parameters of which ``make test`` takes some, by their places, and ``make test-all`` all."""
-    return [v if i in quick else pytest.param(v, marks=pytest.mark.slow) for i, v in enumerate(values)]
 
 
 def pair_of(make, seed=0):
@@ -299,6 +294,7 @@ def networks(draw):
 any_network = given(networks(), st.sampled_from(LEVELS), st.sampled_from(["a", "recompute"]))
 
 
+@pytest.mark.slow
 @any_network
 @settings(max_examples=15)
 def test_random_networks_agree_with_the_reference_backend(network, level, batch_norm):
@@ -415,6 +411,7 @@ class TestThreads:
 import os, torch, fastcomb as fc
 from fastcomb.mixing.ops import mix
 from fastcomb.sampling.rules import encoded
+from tests.quick import levels, mostly_slow
 torch.set_num_threads(2)
 law, a, b = fc.Uniform(), torch.randn(500, 1000), torch.randn(1, 500, 1000)
 rest = law.table()[None], encoded([law.rule()]), [1, 0, 16, 0], [0, 500000, 0], torch.float32

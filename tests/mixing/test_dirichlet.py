@@ -18,12 +18,12 @@ from fastcomb.mixing import ops
 from fastcomb.models import MLP, Tiny10
 from fastcomb.sampling.rules import encoded
 from tests import independent
+from tests.quick import levels
 
 GRANULARITIES = ["element", "neuron", "layer", "model"]
-LEVELS = native.extension().levels() if native.extension() else []
 
 
-@pytest.fixture(params=LEVELS)
+@pytest.fixture(params=levels())
 def level(request, monkeypatch):
     monkeypatch.setenv(native.LEVEL_VARIABLE, request.param)
     return request.param

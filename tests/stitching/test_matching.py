@@ -19,6 +19,7 @@ from fastcomb.stitching.gather import Gathered, Third, positions
 from fastcomb.stitching.match import METHODS
 from fastcomb.stitching.stitched import KINDS
 from tests.networks import inputs, operations, randomised
+from tests.quick import mostly_slow
 from tests.stitches import activations, pair
 
 #: Stitching layers are rounded to float32: half an ulp, and as much for activations computed in float32.
@@ -402,7 +403,7 @@ def test_directions_without_variation_do_no_harm():
         assert np.isfinite(solve(method, x, y)[0]).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, 0, 3, 6))
 def test_stitched_networks_survive_the_disk(kind, tmp_path):
     a, b = randomised(Tiny10, 0), randomised(ResNet20, 1)
     x = inputs(a, 3)

@@ -133,7 +133,7 @@ def test_answers_on_a_real_sweep(problem, ask, wanted):
     )
 
 
-@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+@pytest.mark.parametrize("metric", [pytest.param("loss", marks=pytest.mark.slow), "accuracy"])
 def test_the_engine_follows_the_plain_rule(problem, metric):
     """Per-sample losses differ in their last bits, so the odd bet may be won one sample sooner or later."""
     a, b, data, level = problem
