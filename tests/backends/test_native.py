@@ -21,6 +21,7 @@ from fastcomb.kernels import native
 from fastcomb.mixing import ops
 from fastcomb.models import MLP, ResNet20, Tiny10
 from fastcomb.sampling.rules import encoded
+from tests.quick import levels, mostly_slow
 
 LEVELS = native.extension().levels()
 SAMPLERS = [
@@ -411,7 +412,6 @@ class TestThreads:
 import os, torch, fastcomb as fc
 from fastcomb.mixing.ops import mix
 from fastcomb.sampling.rules import encoded
-from tests.quick import levels, mostly_slow
 torch.set_num_threads(2)
 law, a, b = fc.Uniform(), torch.randn(500, 1000), torch.randn(1, 500, 1000)
 rest = law.table()[None], encoded([law.rule()]), [1, 0, 16, 0], [0, 500000, 0], torch.float32

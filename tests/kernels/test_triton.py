@@ -138,7 +138,7 @@ def close(found, expected, size, products):
 
 
 @pytest.mark.parametrize("per", GRANULARITIES)
-@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("bits", [16, pytest.param(32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(
     "sizes",
