@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastcomb.backends.base import Unsupported
 from fastcomb.backends.batch_norm import Normalisation
-from fastcomb.backends.torch_reference import TorchReference, places
+from fastcomb.backends.places import places
+from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.mixing import Mixture
 from fastcomb.program import CaptureError, Program, Value, dependence
 from fastcomb.program.cache import captured

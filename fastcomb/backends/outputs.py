@@ -77,3 +77,16 @@ def _rebuilt(output: Any, others: Iterator[Tensor]) -> Any:
         else:
             object.__setattr__(result, place, part)
     return result
+
+
+def close(actual: Tensor, expected: Tensor, limit: float) -> bool:
+    """Whether two tensors differ by at most ``limit`` times the largest expected value; NaN equals NaN."""
+    if actual.shape != expected.shape:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(actual, expected)
+    finite = torch.isfinite(expected)
+    if not torch.equal(finite, torch.isfinite(actual)) or not finite.any():
+        return torch.equal(finite, torch.isfinite(actual))
+    difference = (actual - expected)[finite].abs().max()
+    return bool(difference <= limit * expected[finite].abs().max())

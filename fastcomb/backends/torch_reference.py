@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcomb.backends.base import Score, Scores
 from fastcomb.backends.batch_norm import Calls, Normalisation, collecting
-from fastcomb.backends.outputs import joined, mapped, rebuilt, tensors
+from fastcomb.backends.outputs import close, joined, mapped, rebuilt, tensors
+from fastcomb.backends.places import places, slots
 from fastcomb.backends.pristine import Pristine
 from fastcomb.backends.virtual import VirtualParameter
 from fastcomb.kernels import native
@@ -435,7 +436,7 @@ class TorchReference:
         mixed = {place for places in self._places.values() for place in places}
         unmixed = {}
         for place, tensor in itertools.chain(
-            *(_slots(self.model, kind) for kind in ("parameters", "buffers"))
+            *(slots(self.model, kind) for kind in ("parameters", "buffers"))
         ):
             if place not in mixed:
                 value = carried.get(place, tensor)
@@ -461,65 +462,6 @@ class _ByteCounter(TorchDispatchMode):
         if not func.is_view and func is not torch.ops.fastcomb.mix.default:
             self.total += sum(t.nbytes for t in tree_leaves(result) if isinstance(t, Tensor))
         return result
-
-
-def places(mixture: Mixture, model: nn.Module) -> dict[str, list[str]]:
-    """Where each mixed parameter lies in a module: the names of all its places, of a shared submodule once.
-
-    Raises:
-        ValueError: the mixture's parameters are not the model's.
-    """
-    tied: dict[int, list[str]] = {}
-    shapes = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.is_floating_point():
-            tied.setdefault(id(parameter), []).append(name)
-            shapes[name] = parameter.shape
-    faults = []
-    first: dict[int, str] = {}
-    for key, names in tied.items():
-        known = [name for name in names if name in mixture.names]
-        if not known:
-            faults.append(f"{min(names)!r} is missing")
-        elif len(known) > 1:
-            faults.append(
-                f"{' and '.join(map(repr, known))} are one tensor in the model; pass model= to Mixture"
-            )
-        else:
-            first[key] = known[0]
-    for name in mixture.names:
-        if name not in shapes:
-            faults.append(f"the model has no {name!r}")
-        elif mixture.shape(name) != shapes[name]:
-            faults.append(f"{name!r} is {tuple(mixture.shape(name))}, in the model {tuple(shapes[name])}")
-    if faults:
-        raise ValueError(f"the mixture does not fit {type(model).__name__}: {'; '.join(faults[:5])}")
-    by_name: dict[str, list[str]] = {}
-    for place, tensor in _slots(model, "parameters"):
-        if id(tensor) in first:
-            by_name.setdefault(first[id(tensor)], []).append(place)
-    return by_name
-
-
-def _slots(model: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:
-    """Every place of a parameter or buffer, by the first name of its module, and what is there."""
-    for prefix, module in model.named_modules():
-        for key, tensor in getattr(module, f"_{kind}").items():
-            if tensor is not None:
-                yield f"{prefix}.{key}".lstrip("."), tensor
-
-
-def close(actual: Tensor, expected: Tensor, limit: float) -> bool:
-    """Whether two tensors differ by at most ``limit`` times the largest expected value; NaN equals NaN."""
-    if actual.shape != expected.shape:
-        return False
-    if not expected.is_floating_point():
-        return torch.equal(actual, expected)
-    finite = torch.isfinite(expected)
-    if not torch.equal(finite, torch.isfinite(actual)) or not finite.any():
-        return torch.equal(finite, torch.isfinite(actual))
-    difference = (actual - expected)[finite].abs().max()
-    return bool(difference <= limit * expected[finite].abs().max())
 
 
 def _copied(leaf: Any) -> Any:

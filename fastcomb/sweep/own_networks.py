@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastcomb.backends.batch_norm import Normalisation
-from fastcomb.backends.outputs import tensors
-from fastcomb.backends.torch_reference import TorchReference, close
+from fastcomb.backends.outputs import close, tensors
+from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.mixing import Mixture
 from fastcomb.mixing.endpoints import Theta
 from fastcomb.program import private_copy
