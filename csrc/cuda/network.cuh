@@ -57,8 +57,8 @@ static void launch(const Network& net, cudaStream_t stream) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared - 256));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, kOwn, shared));
-  const int most = processors * together;
-  kernel < <<net.combinations<most ? net.combinations : most, kOwn, shared, stream>>>(net);
+  const int most = processors * together, blocks = net.combinations < most ? net.combinations : most;
+  kernel<<<blocks, kOwn, shared, stream>>>(net);
   check(cudaGetLastError());
 }
 

@@ -49,12 +49,11 @@ class Pristine:
             if len(queue) != len(held) or any(a is not b for a, b in zip(queue, held, strict=True)):
                 queue.clear()
                 queue.extend(held)
-        for holder, values in self._slots:
+        for holder, slots in self._slots:
             for name in _slot_names(holder):
-                if name in values:
-                    setattr(holder, name, values[name])
-                elif hasattr(holder, name):
-                    delattr(holder, name)
+                present = getattr(holder, name, self)
+                if present is not slots.get(name, self):
+                    setattr(holder, name, slots[name]) if name in slots else delattr(holder, name)
         for members, had in self._sets:
             if members != had:
                 members.clear()
