@@ -87,6 +87,12 @@ FASTCOMB_INLINE F apply(F x, float alpha, float beta) {
     const F y = x * alpha;
     return select((I)(y > beta), x, each_lane(exponential(minimum(set1(beta), y)), log1pf) / alpha);
   }
+  if (OP == kMish) {  // tanh(log(1 + e)) = n / (n + 2) for n = e (e + 2), which is 1 in float32 from x = 20 on
+    const F e = exponential(minimum(set1(20.0f), x)), n = e * (e + 2.0f);
+    return x * (n / (n + 2.0f));
+  }
+  if (OP == kSelu)  // torch's scale, and its product with torch's alpha
+    return select((I)(x > 0.0f), 1.0507009873554805f * x, 1.7580993408473768f * each_lane(minimum(zero, x), expm1f));
   if (OP == kExp) return select((I)(x > 88.72283f), set1(__builtin_inff()), exponential(x));
   if (OP == kNeg) return -x;
   if (OP == kAbs) return absolute(x);

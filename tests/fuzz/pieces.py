@@ -19,7 +19,7 @@ ANY = """
 * h = F.<relu|gelu|silu|elu|selu|softplus|tanh|sigmoid|hardswish|mish|leaky_relu|hardtanh|relu6|softsign|\
 logsigmoid|tanhshrink|celu>(h)
 h = torch.<relu|tanh|sigmoid|sin|cos|atan|erf|exp|square|abs|neg|sinh|expm1>(h.clamp(-3, 3))
-* h = $a{nn.<ReLU|GELU|SiLU|ELU|Tanh|Sigmoid|Hardswish|Mish|LeakyReLU|Identity|Softplus|PReLU|ReLU6|\
+* h = $a{nn.<ReLU|GELU|SiLU|ELU|SELU|Tanh|Sigmoid|Hardswish|Mish|LeakyReLU|Identity|Softplus|PReLU|ReLU6|\
 Hardtanh>()}(h)
 * h = $a{nn.GELU(approximate="tanh")}(h)
 * h = $a{nn.<ReLU|SiLU|ELU|Hardswish|LeakyReLU|ReLU6>(inplace=True)}(h)

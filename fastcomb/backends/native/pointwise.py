@@ -19,7 +19,7 @@ UNARY_OPS: dict[str, tuple[str, Callable[[Mapping[str, Any]], tuple[float, float
         name: (name, lambda a: (0, 0))
         for name in (
             "relu", "gelu", "silu", "tanh", "sigmoid", "hardswish", "hardsigmoid", "exp", "neg", "abs",
-            "sqrt", "rsqrt",
+            "sqrt", "rsqrt", "mish", "selu",
         )
     },
     "leaky_relu": ("leaky_relu", lambda a: (a["negative_slope"], 0)),
