@@ -323,3 +323,24 @@ def test_kernels_compile_for_gpus_with_matrix_instructions_and_within_their_budg
         registers, stack = BUDGETS[target][kernel]
         assert numbers["registers"] <= registers, (name, numbers)
         assert numbers["stack"] <= stack, (name, numbers)
+
+
+def test_what_is_counted_in_32_bits_is_refused_beyond():
+    """Tensors without memory: what is refused is refused before anything runs."""
+    geometry = kernels.Geometry((1, 1), (1, 1), (0, 0), (1, 1))
+    x = torch.empty(1 << 20, 1 << 8, 1 << 4, 1, device="meta")
+    with pytest.raises(ValueError, match=r"4,294,967,296 inputs of one combination"):
+        kernels.implicit_gemm(
+            x, torch.empty(1, 1, 1, 1, 1, device="meta"), geometry, kernels.Epilogue(), own=False
+        )
+    wide = torch.empty(1, 1 << 16, 1, 1, 1 << 15, device="meta")
+    with pytest.raises(ValueError, match=r"2,147,483,648 weights of one combination"):
+        kernels.implicit_gemm(
+            torch.empty(1, 1, 1, 1 << 15, device="meta"), wide, geometry, kernels.Epilogue(), own=False
+        )
+    mix = mixture((2, 3), fc.Uniform())
+    large = Mixed(
+        torch.empty(1 << 31, device="meta"), torch.empty(1, 1 << 31, device="meta"), [0, 1 << 31, 0]
+    )
+    with pytest.raises(ValueError, match="2,147,483,648 entries"):
+        kernels.mix(torch.tensor([0]), large, mix.law_arguments, torch.float32)

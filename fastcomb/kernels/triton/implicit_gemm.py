@@ -96,9 +96,10 @@ def _implicit_gemm(
             other=0.0,
         )
         total = tl.dot(left, right, total, input_precision=PRECISION)
-    at = r[:, None] * outputs + o[None, :]
+    # from the tile's first row, which is counted in 64 bits: a combination may have 2³¹ results and more
+    at = tl.arange(0, BM)[:, None] * outputs + o[None, :]
     inside = (r[:, None] < rows) & (o[None, :] < outputs)
-    start = k * rows * outputs
+    start = (k * rows + tl.program_id(0) // across * BM) * outputs
     total = finish(
         total, scale + k * outputs, shift + k * outputs, residual + start, at, inside, o, outputs,
         SCALE, SHIFT, RESIDUAL, ACTIVATION,
@@ -141,6 +142,9 @@ def implicit_gemm(x: Tensor, weight: Tensor, geometry: Geometry, epilogue: Epilo
 
     Returns:
         [K, S, H', W', O].
+
+    Raises:
+        ValueError: a combination's inputs, weights or rows of results are 2³¹ or more.
     """
     combinations, outputs, kh, kw, channels = weight.shape
     samples, height, width = x.shape[-4:-1]
@@ -150,6 +154,13 @@ def implicit_gemm(x: Tensor, weight: Tensor, geometry: Geometry, epilogue: Epilo
     if not out.numel():
         return out
     rows, flat = samples * high * wide, channels < 16 and kh * kw > 1
+    for what, count in (
+        ("inputs", samples * height * width * channels),
+        ("weights", weight[0].numel()),
+        ("rows of results", rows),
+    ):
+        if count >= 1 << 31:  # which the kernel counts in 32 bits
+            raise ValueError(f"{count:,} {what} of one combination; hand over fewer samples at a time")
     inner = channels * kh * kw if flat else channels
     bm, bn, bk = tiles(rows, outputs, inner, x.dtype.itemsize, wide=roomy(x.device))
     _implicit_gemm[(triton.cdiv(rows, bm) * triton.cdiv(outputs, bn), combinations)](

@@ -67,6 +67,8 @@ def mix(
     out = torch.empty((len(index), *shape), dtype=dtype, device=a.device)
     if not out.numel():
         return out
+    if a.numel() >= 1 << 31:  # which the kernel counts in 32 bits
+        raise ValueError(f"a parameter of {a.numel():,} entries; Triton's kernel takes less than 2**31")
     law = laws.one
     count, taps = a.numel(), a.shape[2:].numel() if channels_last else 1
     runs = triton.cdiv(count, _BLOCKS * (128 // laws.bits))
