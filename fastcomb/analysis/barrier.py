@@ -16,7 +16,7 @@ from fastcomb.sampling.samplers import Constant
 from fastcomb.statistics.density import Array
 from fastcomb.utils.plotting import metric_label, new_figure, save
 from fastcomb.utils.progress import bar
-from fastcomb.utils.result import METRICS, Result, markdown
+from fastcomb.utils.result import Result, markdown, measured
 
 #: What the axis of t says.
 LINE = "t: from the first network (0) to the second (1)"
@@ -44,7 +44,7 @@ class Barrier(Result):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that the task has."""
-        return METRICS[:1] if np.isnan(self.accuracy).all() else METRICS
+        return measured(self.accuracy)
 
     def chord(self, metric: str) -> Array:
         """What interpolating the two networks' own values of ``metric`` gives at each t."""

@@ -21,7 +21,7 @@ from fastcomb.sweep import Sweep
 from fastcomb.utils.notice import warn
 from fastcomb.utils.plotting import metric_label, new_figure, save
 from fastcomb.utils.progress import bar
-from fastcomb.utils.result import METRICS, Result, markdown
+from fastcomb.utils.result import Result, markdown, measured
 
 UNALIGNED = ("partial", 1.0)
 
@@ -56,7 +56,7 @@ class Robustness(Result):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that the task has."""
-        return METRICS[:1] if np.isnan(self.accuracy).all() else METRICS
+        return measured(self.accuracy)
 
     @property
     def repeats(self) -> int:

@@ -14,7 +14,7 @@ from fastcomb.statistics.sequential_decision import Answer, Question
 #: Losses that kernels compute (csrc/ops.def).
 LOSSES = ("cross_entropy", "nll", "mse")
 
-__all__ = ["LOSSES", "Backend", "Score", "Scores", "Unsupported", "place"]
+__all__ = ["LOSSES", "Backend", "Score", "Scores", "Unsupported", "place", "power_of_two"]
 
 #: A score of K combinations on S samples: (outputs [K, S, ...], y [S, ...]) -> [K, S].
 Score = Callable[[Any, Tensor], Tensor]
@@ -84,3 +84,9 @@ class Backend(Protocol):
 def place(tensor: Tensor) -> tuple[object, ...]:
     """What tells one tensor in memory from another, and from itself before it was written to."""
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version
+
+
+def power_of_two(value: float, most: int | None = None) -> int:
+    """The largest power of two up to ``value`` and, where it is given, up to ``most``; at least 1."""
+    whole = int(value) if most is None else min(int(value), most)
+    return 1 << max(0, whole.bit_length() - 1)

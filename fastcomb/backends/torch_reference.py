@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fastcomb.backends.base import Score, Scores
+from fastcomb.backends.base import Score, Scores, power_of_two
 from fastcomb.backends.batch_norm import Calls, Normalisation, collecting
 from fastcomb.backends.outputs import close, joined, mapped, rebuilt, tensors
 from fastcomb.backends.places import places, slots
@@ -128,7 +128,7 @@ class TorchReference:
         index = self.mixture.index_tensor([0])
         output, produced = self._measured(index, (x,), {})
         per_sample = produced / len(x)
-        fit = samples if coupled else _power_of_two(_SAMPLE_BYTES / per_sample)
+        fit = samples if coupled else power_of_two(_SAMPLE_BYTES / per_sample)
         chunk = min(samples, fit)
         self._size(per_sample * max([chunk, *map(len, self.normalisation.batches)]))
         self._settle(self.mixture.index_tensor([0, 1]), (x,), {})  # any notice belongs before the work
@@ -326,8 +326,8 @@ class TorchReference:
         """Choose how many combinations to run together that each produce so many bytes."""
         weights = sum(self.mixture.shape(n).numel() for n in self.mixture.names) * self.dtype.itemsize
         budget = _BATCH_BYTES.get(self.mixture.device.type, _BATCH_BYTES_ELSEWHERE)
-        self.slots = min(_MAX_BLOCK, _power_of_two(budget / (produced + weights)))
-        self.block = min(_MAX_BLOCK, _power_of_two(budget / weights))
+        self.slots = power_of_two(budget / (produced + weights), _MAX_BLOCK)
+        self.block = power_of_two(budget / weights, _MAX_BLOCK)
 
     def _measured(self, index: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:
         """Outputs [1, ...] of one combination, and the bytes of all values produced on the way."""
@@ -466,8 +466,3 @@ class _ByteCounter(TorchDispatchMode):
 
 def _copied(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
-
-
-def _power_of_two(value: float) -> int:
-    """The largest power of two up to ``value``, at least 1."""
-    return 1 << max(0, int(value).bit_length() - 1)

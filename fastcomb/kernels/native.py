@@ -66,11 +66,6 @@ def cpu_capability() -> str:
     return level
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """What compiled code calls a dtype."""
-    return str(dtype).removeprefix("torch.")
-
-
 def laws(arguments: Laws, module: ModuleType | None = None) -> list[Any]:
     """Laws as an extension takes them (this one's, if no other is named)."""
     make = (module or _module()).Law

@@ -19,6 +19,7 @@ from fastcomb.program.example import example_inputs
 from fastcomb.program.ir import Dimension, Node, Program, Value, Weight
 from fastcomb.program.ops import canonical
 from fastcomb.program.private import private_copy
+from fastcomb.utils.dtypes import dtype_name
 
 #: Samples that a module is captured with where fewer than three are given.
 _SAMPLES = 5
@@ -153,7 +154,7 @@ def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols)
         target=fx.target,
         arguments=arguments,
         shape=symbols.shape(value) if isinstance(value, Tensor) else (),
-        dtype=str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else "",
+        dtype=dtype_name(value.dtype) if isinstance(value, Tensor) else "",
         calls=tuple(
             _call(key, path) for key, (path, _) in stack.items() if path and not path.startswith("_empty_nn")
         ),

@@ -24,6 +24,7 @@ from fastcomb.rebasin.assignment import assign
 from fastcomb.rebasin.descent import Descent
 from fastcomb.rebasin.method import Match, Method, Problem, check_count, inner_product
 from fastcomb.rebasin.symmetries import Matching, Symmetries
+from fastcomb.utils.progress import hidden
 
 Weights = Mapping[str, Tensor]
 
@@ -78,7 +79,7 @@ class FrankWolfe(Method):
         """Matchings of ``others`` that maximise their inner products with each other and with ``fixed``."""
         points = [[_matrix(p) for p in start] for start in starts]
         value = float(_pairs(symmetries, fixed, others, points))
-        bar = tqdm(range(self.steps), unit="step", disable=None if progress is None else not progress)
+        bar = tqdm(range(self.steps), unit="step", disable=hidden(progress))
         for _ in bar:
             gradients = _gradients(symmetries, fixed, others, points)
             corners = [[_matrix(assign(g)) for g in one] for one in gradients]

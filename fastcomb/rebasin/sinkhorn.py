@@ -20,6 +20,7 @@ from fastcomb.rebasin.assignment import assign
 from fastcomb.rebasin.method import Match, Method, Problem, check_count, inner_product
 from fastcomb.rebasin.midpoint import Midpoint
 from fastcomb.rebasin.symmetries import Matching
+from fastcomb.utils.progress import hidden
 
 _OBJECTIVES = ("distance", "midpoint", "line")
 
@@ -100,11 +101,10 @@ class Sinkhorn(Method):
         midpoint = Midpoint(problem) if self.objective != "distance" else None
         batches = _forever(problem) if midpoint else None
         optimiser = torch.optim.Adam(free, lr=self.lr)
-        show = None if problem.progress is None else not problem.progress
         best = (self._value(problem, midpoint, symmetries.identity()), symmetries.identity())
         history = [best[0]]
         with torch.enable_grad():
-            for step in tqdm(range(self.steps), unit="step", disable=show):
+            for step in tqdm(range(self.steps), unit="step", disable=hidden(problem.progress)):
                 mixed = symmetries.mix(b, [self.doubly_stochastic(x) for x in free])
                 if midpoint is None or batches is None:
                     loss = -torch.stack([(a[n] * mixed[n]).sum() for n in names]).sum() / scale

@@ -14,11 +14,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fastcomb.rebasin.descent import Descent
 from fastcomb.rebasin.method import Match, Method, Problem, check_count
 from fastcomb.rebasin.midpoint import Midpoint
+from fastcomb.utils.progress import bar
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,7 @@ class StraightThrough(Method):
         matching = Descent(problem, symmetries.identity()).run(100, generator).permutations
         best = (-midpoint.mean_loss(symmetries.permute(b, matching)), matching)
         history = [unmatched, best[0]]
-        bar = tqdm(
-            total=self.epochs * len(batches),
-            unit="step",
-            disable=None if problem.progress is None else not problem.progress,
-        )
-        with bar:
+        with bar(self.epochs * len(batches), "step", problem.progress) as shown:
             for _ in range(self.epochs):
                 for i in generator.permutation(len(batches)):
                     towards = dataclasses.replace(problem, a={**problem.a, **_detached(free)})
@@ -89,7 +84,7 @@ class StraightThrough(Method):
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
-                    bar.update()
+                    shown.update()
                 value = -midpoint.mean_loss(symmetries.permute(b, matching))
                 if value > best[0]:
                     best = value, matching

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fastcomb.data.reading import in_batches
 from fastcomb.program import Layer, Program, check_apart, find, layers
@@ -29,6 +28,7 @@ from fastcomb.similarity.rsa import rsa
 from fastcomb.similarity.soft_matching import soft_matching_correlation, soft_matching_distance
 from fastcomb.statistics.density import Array
 from fastcomb.utils.plotting import new_figure, save
+from fastcomb.utils.progress import bar
 from fastcomb.utils.result import Result, markdown
 
 Measure = Callable[..., Any]
@@ -212,7 +212,7 @@ def layerwise(
     a = _side(model_a, inputs[:2], layers_a, "model_a")
     b = _side(model_b, inputs[:2], layers_a if layers_b is None else layers_b, "model_b")
     collector = _collector(function, to, a, b)
-    with tqdm(total=len(inputs), unit="sample", disable=None if progress is None else not progress) as shown:
+    with bar(len(inputs), "sample", progress) as shown:
         for x in inputs.split(batch):
             collector.add(a.run(x, to), b.run(x, to))
             shown.update(len(x))
@@ -226,7 +226,7 @@ def layerwise(
             ) from error
 
     pairs = len(a.names) * len(b.names)
-    with tqdm(total=pairs, unit="pair", disable=None if progress is None else not progress) as shown:
+    with bar(pairs, "pair", progress) as shown:
         values = collector.values(pair, shown)
     if values.isnan().all():
         raise ValueError("no two layers can be compared: one of each pair does not vary over the samples")

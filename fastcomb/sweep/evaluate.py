@@ -31,6 +31,7 @@ from fastcomb.sweep.run import Writer, writing
 from fastcomb.sweep.saved import from_run
 from fastcomb.sweep.until import Watch
 from fastcomb.utils.notice import notify, warn
+from fastcomb.utils.progress import hidden
 
 
 def evaluate(
@@ -210,8 +211,7 @@ def _collect(
     left = sum(stop - start for start, stop in todo)
     collected = Collected(todo)
     seconds = 0.0
-    hidden = None if progress is None else not progress
-    bar = tqdm(total=total, initial=total - left, unit="comb", unit_scale=True, disable=hidden)
+    bar = tqdm(total=total, initial=total - left, unit="comb", unit_scale=True, disable=hidden(progress))
     enough = False
     try:
         with bar:

@@ -24,6 +24,7 @@ from fastcomb.statistics.sequential_decision import Decide
 from fastcomb.sweep import identity, losses, own_networks
 from fastcomb.sweep.job import Job
 from fastcomb.utils import digest
+from fastcomb.utils.dtypes import dtype_name
 from fastcomb.utils.notice import notify
 
 
@@ -185,7 +186,7 @@ class Experiment:
             "data": {"samples": self.data.samples, "sha256": self.data.digest()},
             "loss": identity.of_function(self.loss),
             "metrics": {name: identity.of_function(metric) for name, metric in self.metrics.items()},
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.dtype),
             "decide": self.decide and self.decide.record,
             "batch_norm": {
                 "choice": self.normalisation.choice,

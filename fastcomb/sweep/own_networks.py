@@ -13,6 +13,7 @@ from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.mixing import Mixture
 from fastcomb.mixing.endpoints import Theta
 from fastcomb.program import private_copy
+from fastcomb.utils.dtypes import dtype_name
 from fastcomb.utils.notice import notify
 
 #: Samples that networks are looked at on.
@@ -46,7 +47,7 @@ def check(
     except Exception as error:
         if x.is_floating_point() or x.dtype == torch.int64:
             raise
-        kind = str(x.dtype).removeprefix("torch.")
+        kind = dtype_name(x.dtype)
         raise ValueError(
             f"{type(module).__name__} does not run on x of {kind} ({str(error).splitlines()[0]}); pass "
             "what it "

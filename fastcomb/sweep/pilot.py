@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fastcomb.sampling.stream import as_signed
 from fastcomb.statistics.sequential_decision import Decide, Question
 from fastcomb.sweep.job import Job
 from fastcomb.sweep.rows import Columns
+from fastcomb.utils.progress import hidden
 
 #: A sample's bounds are at least this share of the mean width apart: samples that never differed may.
 _LEAST_WIDTH = 0.02
@@ -33,11 +33,10 @@ def run_pilot(decide: Decide, job: Job, progress: bool | None) -> Question:
     """Evaluate the pilot of a job that was checked."""
     mixture = job.runner.mixture
     total = decide.pilot
-    hidden = None if progress is None else not progress
     low, high = np.full((2, job.data.samples), np.nan)
     slack = 0.0
     moments = np.zeros(3)
-    with tqdm(total=total, unit="comb", desc="pilot", disable=hidden, leave=False) as bar:
+    with tqdm(total=total, unit="comb", desc="pilot", disable=hidden(progress), leave=False) as bar:
         for values in _every(job, decide, (1 << 64) - total, (1 << 64) - decide.checked):
             finite = np.where(np.isfinite(values), values, np.nan)
             low, high = np.fmin(low, np.fmin.reduce(finite)), np.fmax(high, np.fmax.reduce(finite))
@@ -115,8 +114,7 @@ def _every(job: Job, decide: Decide, start: int, stop: int) -> Iterator[NDArray[
     score = job.scores.measures[decide.metric == "accuracy"]
     together = max(1, min(runner.block, (1 << 24) // max(1, len(y))))
     for low in range(start, stop, together):
-        index = torch.tensor([as_signed(i) for i in range(low, min(low + together, stop))])
-        prepared = runner.prepare(index.to(runner.mixture.device))
+        prepared = runner.prepare(runner.mixture.index_tensor(range(low, min(low + together, stop))))
         parts = [
             runner.per_sample_metric(prepared, some, target, score)
             for some, target in zip(x.split(job.chunk), y.split(job.chunk), strict=True)

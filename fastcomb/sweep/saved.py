@@ -18,6 +18,7 @@ from fastcomb.sweep.parts import Parts
 from fastcomb.sweep.result import Sweep
 from fastcomb.sweep.rows import Span, missing, overlap
 from fastcomb.sweep.run import Run, check_same, writing
+from fastcomb.utils.progress import hidden
 
 
 def open_sweep(path: str | Path, *, model: nn.Module | None = None, calibration: Any = None) -> Sweep:
@@ -116,12 +117,11 @@ def merge(runs: Sequence[str | Path], out: str | Path, *, progress: bool | None 
     requested = [span for run in sources for span in run.manifest.requested]
     networks = load_networks(sources[0].networks)
     parts = [part for source in rows for part in source.parts]
-    hidden = None if progress is None else not progress
     with writing(out, first.experiment, first.columns, networks, requested, every=math.inf) as writer:
         there = writer.run.rows()
         for run, run_rows in zip(sources, rows, strict=True):
             _check_agree(run_rows, there, (run.path, writer.run.path))
-        for part in tqdm(parts, unit="part", disable=hidden):
+        for part in tqdm(parts, unit="part", disable=hidden(progress)):
             about = {key: value for key, value in part.about.items() if key not in ("experiment", "seconds")}
             each = part.about["seconds"] / (part.stop - part.start)
             for span in missing((part.start, part.stop), writer.done):

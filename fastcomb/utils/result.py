@@ -17,6 +17,11 @@ from fastcomb.utils.files import write_atomically
 METRICS = ("loss", "accuracy")
 
 
+def measured(accuracy: np.ndarray[Any, Any]) -> tuple[str, ...]:
+    """Those of :data:`METRICS` that a task has: without classes all accuracies are NaN."""
+    return METRICS[:1] if np.isnan(accuracy).all() else METRICS
+
+
 class Result(abc.ABC):
     """Base of results: frozen dataclasses of numbers, float64 arrays, tuples, and mappings of results.
 

@@ -12,6 +12,7 @@ from fastcomb.backends.native import compiled, memory, pointwise
 from fastcomb.kernels import cuda, native
 from fastcomb.models import MLP, Tiny10
 from fastcomb.sampling import rules
+from fastcomb.utils.dtypes import dtype_name
 
 
 class Recorder:
@@ -345,5 +346,5 @@ def test_enumerations_are_written_once():
     assert {function for function, _ in pointwise.UNARY_OPS.values()} | {"gelu_tanh", "identity"} == set(
         known["Function"]
     )
-    assert {native.dtype_name(dtype) for dtype in (*native.DTYPES, *cuda.DTYPES)} < set(known["Dtype"])
+    assert {dtype_name(dtype) for dtype in (*native.DTYPES, *cuda.DTYPES)} < set(known["Dtype"])
     assert {space.value for space in memory.Space} == set(known["Space"])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastcomb.backends.base import Score, Scores, Unsupported
+from fastcomb.backends.base import Score, Scores, Unsupported, power_of_two
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.captured import buffers_of, check, program_of, recomputed, record
 from fastcomb.backends.gpu.forward import Forward, Moments
@@ -106,10 +106,10 @@ class Triton:
         cache = self._cache()
         parts = max(1, min(math.ceil(4 * per_sample * samples / cache), samples // _FEWEST_SAMPLES))
         chunk = math.ceil(samples / parts)
-        self.slots = self._together = _power_of_two(0.6 * cache / (per_sample * chunk), _MOST_TOGETHER)
-        self._group = max(self._together, _power_of_two(cache / 3 / weights, _MOST_TOGETHER))
+        self.slots = self._together = power_of_two(0.6 * cache / (per_sample * chunk), _MOST_TOGETHER)
+        self._group = max(self._together, power_of_two(cache / 3 / weights, _MOST_TOGETHER))
         passes = max(1, _MOST_OPERATIONS // (2 * len(self._program)) * self._together // self._group)
-        self.block = self._group * _power_of_two(passes, 64)
+        self.block = self._group * power_of_two(passes, 64)
         return chunk
 
     @torch.no_grad()
@@ -232,8 +232,3 @@ def _images(x: Tensor) -> Tensor:
 
 def _entries(shape: tuple[int | str, ...]) -> int:
     return math.prod(size for size in shape if isinstance(size, int))
-
-
-def _power_of_two(value: float, most: int) -> int:
-    """The largest power of two up to ``value``, from 1 to ``most``."""
-    return 1 << max(0, min(int(value), most).bit_length() - 1)

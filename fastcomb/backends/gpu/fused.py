@@ -15,6 +15,7 @@ from fastcomb.backends.gpu.mlp import Link, match_mlp
 from fastcomb.kernels import cuda, native
 from fastcomb.mixing import Mixture
 from fastcomb.program import Weight
+from fastcomb.utils.dtypes import dtype_name
 
 #: Combinations of a launch, and most samples that it takes.
 _BLOCK, _SAMPLES = 1 << 15, 1 << 16
@@ -54,7 +55,7 @@ class Fused(Triton):
         self._steps = 8 if dtype == torch.float32 else 16  # inputs of one matrix instruction
         self._module = module
         laws = native.laws(mixture.law_arguments, module)
-        self._kernel = module.Plan(dtype=native.dtype_name(dtype), seed=mixture.seed, laws=laws)
+        self._kernel = module.Plan(dtype=dtype_name(dtype), seed=mixture.seed, laws=laws)
         self._means: list[tuple[str, str] | None] = []
         inputs = _divided(self._shape(0)[1], self._steps)
         for at, link in enumerate(self._chain.links):

@@ -17,6 +17,7 @@ from fastcomb.kernels import native
 from fastcomb.kernels.operands import Mixed
 from fastcomb.program import Program
 from fastcomb.statistics.sequential_decision import BLOCK, Answer, Question
+from fastcomb.utils.dtypes import dtype_name
 
 #: Bytes of activations that a block of samples may need: about half of a core's second-level cache.
 ARENA_BYTES = 512 << 10
@@ -192,7 +193,7 @@ class CompiledProgram:
             a=a,
             others=mixed.others,
             form=generated.form,
-            dtype=native.dtype_name(self._dtype if packed else torch.float32),
+            dtype=dtype_name(self._dtype if packed else torch.float32),
             sharing=mixed.sharing,
             unit=mixed.unit[0],
             draws=mixed.unit[1],
@@ -224,7 +225,7 @@ class CompiledProgram:
                     arena=max(whole.arena, last.arena),
                     lasting=whole.lasting,
                     inputs=whole.inputs,
-                    output=native.dtype_name(self._dtype if goal.rounded else torch.float32),
+                    output=dtype_name(self._dtype if goal.rounded else torch.float32),
                 )
         return self._passes[key]
 

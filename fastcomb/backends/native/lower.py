@@ -20,9 +20,9 @@ from fastcomb.backends.epilogue import Epilogue, match_epilogue
 from fastcomb.backends.native.instructions import Goal, Instruction, Lowered, Norm
 from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, allocate, images, loops
 from fastcomb.backends.native.weights import Constants, Weights
-from fastcomb.kernels.native import dtype_name
 from fastcomb.program import Node, Program, Weight
 from fastcomb.program import Value as Ref
+from fastcomb.utils.dtypes import dtype_name
 
 _SHAPES = {"reshape", "flatten", "unflatten"}
 _SIZES = {"size", "size_arithmetic"}
