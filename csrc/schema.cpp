@@ -25,15 +25,17 @@ static const Enumeration& enumeration(const char* name) {
   throw std::logic_error(std::string("no enumeration ") + name);
 }
 
-int entry(const char* kind, const std::string& name) {
-  const Enumeration& known = enumeration(kind);
+// The number of a name among these; throws std::invalid_argument with all of them, which are of this kind.
+static int number_of(const std::string& name, const char* kind, const std::vector<const char*>& known) {
   std::string names;
-  for (size_t i = 0; i < known.entries.size(); ++i) {
-    if (name == known.entries[i]) return (int)i;
-    names += (i ? ", " : "") + std::string(known.entries[i]);
+  for (size_t i = 0; i < known.size(); ++i) {
+    if (name == known[i]) return (int)i;
+    names += (i ? ", " : "") + std::string(known[i]);
   }
   throw std::invalid_argument("'" + name + "' is no " + kind + ": " + names);
 }
+
+int entry(const char* kind, const std::string& name) { return number_of(name, kind, enumeration(kind).entries); }
 
 static Schema counted(const char* name, std::vector<Field> fields) {
   Schema s{name, std::move(fields), 0, 0, 0, false};
@@ -66,12 +68,9 @@ const std::vector<Schema>& operations() {
 }
 
 int operation(const std::string& name) {
-  std::string names;
-  for (size_t i = 0; i < operations().size(); ++i) {
-    if (name == operations()[i].name) return (int)i;
-    names += (i ? ", " : "") + std::string(operations()[i].name);
-  }
-  throw std::invalid_argument("'" + name + "' is no operation: " + names);
+  std::vector<const char*> known;
+  for (const Schema& s : operations()) known.push_back(s.name);
+  return number_of(name, "operation", known);
 }
 
 void check_fields(const Instruction& i) {

@@ -10,6 +10,9 @@
 
 namespace fastcomb {
 
+// Bytes of an element; static, so that every instruction level has its own.
+static constexpr int64_t item_size(int dtype) { return dtype == kFloat32 ? 4 : 2; }
+
 // Where the coefficients of one step towards a network come from.
 struct Source {
   Stream stream;  // drawn for every entry

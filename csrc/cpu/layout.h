@@ -6,10 +6,8 @@
 
 namespace FASTCOMB_LEVEL {
 
-FASTCOMB_INLINE int64_t item_size(int dtype) { return dtype == fastcomb::kFloat32 ? 4 : 2; }
-
 static void border(const fastcomb::Border& b, int dtype) {
-  const int64_t pixel = b.channels * item_size(dtype);
+  const int64_t pixel = b.channels * fastcomb::item_size(dtype);
   const int64_t line = (b.width + 2 * b.left) * pixel, edge = b.left * pixel;
   char* p = (char*)b.out;
   for (int64_t n = 0; n < b.batch; ++n) {
@@ -24,10 +22,10 @@ static void border(const fastcomb::Border& b, int dtype) {
   }
 }
 
-static void zero(const fastcomb::Zero& z, int dtype) { memset(z.out, 0, z.count * item_size(dtype)); }
+static void zero(const fastcomb::Zero& z, int dtype) { memset(z.out, 0, z.count * fastcomb::item_size(dtype)); }
 
 static void embedding(const fastcomb::Embedding& e, int dtype) {
-  const int64_t bytes = e.width * item_size(dtype);
+  const int64_t bytes = e.width * fastcomb::item_size(dtype);
   for (int64_t r = 0; r < e.count; ++r) {
     char* to = (char*)e.out + r * bytes;
     if (e.indices[r] >= 0 && e.indices[r] < e.entries) memcpy(to, (const char*)e.table + e.indices[r] * bytes, bytes);

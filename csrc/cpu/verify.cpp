@@ -98,7 +98,12 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
   const Checker check{i, last_block, extents};
   const auto nowhere = [](size_t) -> char* { return nullptr; };
   check_fields(i);
-  const int64_t item = i.dtype == kFloat32 ? 4 : 2;
+  const int64_t item = item_size(i.dtype);
+  const auto rows = [&](int64_t count, int64_t width) {  // one operand's into another's
+    const int64_t entries = product(i.op, {count, width});
+    if (width < 1) refuse(i.op, "rows without entries");
+    check.touch(0, {}, entries, item), check.touch(1, {}, entries, item);
+  };
   switch (i.op) {
     case kMatmulOp: {
       const Matmul c = read_matmul(i, nowhere);
@@ -143,8 +148,8 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       const Convert c = read_convert(i, nowhere);
       for (const int dtype : {c.from_dtype, c.to_dtype})
         if (dtype != kFloat32 && dtype != kBfloat16) refuse(i.op, "a dtype that is neither float32 nor bfloat16");
-      check.touch(0, {}, c.count, c.from_dtype == kFloat32 ? 4 : 2);
-      return check.touch(1, {}, c.count, c.to_dtype == kFloat32 ? 4 : 2);
+      check.touch(0, {}, c.count, item_size(c.from_dtype));
+      return check.touch(1, {}, c.count, item_size(c.to_dtype));
     }
     case kPoolOp: {
       const Pool p = read_pool(i, nowhere);
@@ -172,18 +177,13 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kLayerNormOp: {
       const LayerNorm r = read_layer_norm(i, nowhere);
-      const int64_t entries = product(i.op, {r.count, r.width});
-      if (r.width < 1) refuse(i.op, "rows without entries");
-      check.touch(0, {}, entries, item), check.touch(1, {}, entries, item);
+      rows(r.count, r.width);
       check.vector(2, r.width), check.vector(3, r.width);
       return;
     }
     case kSoftmaxOp: {
       const Softmax r = read_softmax(i, nowhere);
-      const int64_t entries = product(i.op, {r.count, r.width});
-      if (r.width < 1) refuse(i.op, "rows without entries");
-      check.touch(0, {}, entries, item);
-      return check.touch(1, {}, entries, item);
+      return rows(r.count, r.width);
     }
     case kGroupNormOp: {
       const GroupNorm g = read_group_norm(i, nowhere);
