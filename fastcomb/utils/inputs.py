@@ -1,4 +1,4 @@
-"""What a network is called with: one tensor, or several in tuples and dicts, with samples along their first dimension."""
+"""What a network is called with: a tensor, or several in tuples and dicts, each with samples first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Arguments of a call with other than one tensor; behaves like a tensor [S, ...] where samples are divided.
+    """Arguments of a call with other than one tensor; divided into samples as a tensor [S, ...] is.
 
     Attributes:
-        args, kwargs: as the network takes them, nested as it likes. Every tensor is [S, ...]; what is no tensor
-            (None, flags) is the same for all samples.
+        args, kwargs: as the network takes them, nested as it likes. Every tensor is [S, ...]; what is no
+            tensor (None, flags) is the same for all samples.
     """
 
     args: tuple[Any, ...] = ()
