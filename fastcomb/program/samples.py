@@ -297,8 +297,8 @@ def _product(node: Node, operands: _Operands, first: str, second: str) -> State:
     assert b is not None
     if b.dim == b_rank - 2:
         raise operands.mixed()
-    if rank < max(b_rank, 2):  # a vector in front
-        raise operands.mixed()
+    if rank < b_rank:  # a vector in front, which takes the second last dimension away
+        return Samples(b.dim - (b.dim == b_rank - 1), b.before)
     return Samples(rank - (b_rank - b.dim), b.before)
 
 

@@ -166,11 +166,10 @@ def _convolution(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Val
     value = value.tall() if flat else value
     depthwise = groups == value.shape[1] == outputs and inputs == 1 and mixed
     even = low.dtype == torch.bfloat16 and not depthwise and inputs % 2 == 1
-    x = _padded(low, value, tuple(padding), node.name, even=even and groups == 1)
-    if even and groups > 1:
-        raise Unsupported("grouped bfloat16 convolutions with an odd number of channels")
+    parts = _groups(low, value, groups, tuple(padding), node.name, even=even)
+    x = parts[0]
     batch, row, pixel = x.strides[0], x.strides[2], x.strides[3]
-    origin = x.offset - padding[0] * row - padding[1] * pixel
+    before = padding[0] * row + padding[1] * pixel
     out_shape = tuple(low.shapes[node.name].shape)
     n, oh, ow = out_shape[0], 1 if flat else out_shape[2], out_shape[-1]
     wide = inputs + even
@@ -210,7 +209,7 @@ def _convolution(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Val
                     )
                 fused = relu and residual is None
                 low.emit(
-                    "depthwise", low.dtype, x=x.at(origin), weights=transposed, out=out, scale=scale,
+                    "depthwise", low.dtype, x=x.at(x.offset - before), weights=transposed, out=out, scale=scale,
                     shift=shift, relu=fused, batch=n, channels=outputs, out_h=oh, out_w=ow, kernel_h=kh,
                     kernel_w=kw, in_batch=batch, in_row=row, in_pixel=pixel, out_batch=out.strides[0],
                     out_row=out.strides[2], out_pixel=out.strides[3], stride_h=sh, stride_w=sw, dilation_h=dh,
@@ -232,7 +231,7 @@ def _convolution(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Val
                     [like.strides[0], like.strides[2], like.strides[3]],
                 )  # fmt: skip
                 low.emit(
-                    "matmul", low.dtype, x=x.at(origin + group * inputs), weights=packed_of(group),
+                    "matmul", low.dtype, x=parts[group].at(parts[group].offset - before), weights=packed_of(group),
                     out=out.at(out.offset + start), residual=res, scale=scale and (scale, start),
                     shift=shift and (shift, start), **_rows_of(*nest), outputs=own, relu=relu,
                     out_float=low.is_float(out), run=run, segment=segments,
@@ -263,9 +262,8 @@ def _transposed(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
     columns = [_taps(place, sw, dw, kw, pw) for place in range(min(sw, ow))]
     pad = (_beyond(rows, sh, oh, value.shape[2]), _beyond(columns, sw, ow, value.shape[3]))
     even = low.dtype == torch.bfloat16 and inputs % 2 == 1
-    if even and groups > 1:
-        raise Unsupported("grouped bfloat16 convolutions with an odd number of channels")
-    x = _padded(low, value, pad, node.name, even=even)
+    parts = _groups(low, value, groups, pad, node.name, even=even)
+    x = parts[0]
     batch, row, pixel = x.strides[0], x.strides[2], x.strides[3]
 
     def make(key: str) -> tuple[Value, Callable[..., None]]:
@@ -285,14 +283,13 @@ def _transposed(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
                     run=inputs + even, valid=inputs, run_stride=kernel.strides[0],
                     segment=[start + i * kernel.strides[2] + j * kernel.strides[3] for (i, _), (j, _) in taps],
                 )  # fmt: skip
-                parts = [p and p.view(p.meta[:, group * own :, y::sh, z::sw]) for p in (out, residual or out)]
-                to, like = parts
+                to, like = (p.view(p.meta[:, group * own :, y::sh, z::sw]) for p in (out, residual or out))
                 nest = (
                     [n, to.shape[2], to.shape[3]], [batch, row, pixel],
                     *([p.strides[0], p.strides[2], p.strides[3]] for p in (to, like)),
                 )  # fmt: skip
                 low.emit(
-                    "matmul", low.dtype, x=x.at(x.offset + group * inputs), weights=packed, out=to,
+                    "matmul", low.dtype, x=parts[group], weights=packed, out=to,
                     residual=None if residual is None else like, scale=scale and (scale, group * own),
                     shift=shift and (shift, group * own), **_rows_of(*nest), outputs=own, relu=relu,
                     out_float=low.is_float(out), run=inputs + even,
@@ -322,6 +319,20 @@ def _beyond(taps: list[list[tuple[int, int]]], stride: int, outputs: int, inputs
 def _two(values: Sequence[int], missing: int) -> list[int]:
     """Sizes of rows and columns where there may be one for both, or for columns only."""
     return [missing, *values] if len(values) == 1 else list(values)
+
+
+def _groups(
+    low: Lowering, value: Value, groups: int, pad: tuple[int, int], key: str, *, even: bool
+) -> list[Value]:
+    """Each group's channels as :func:`_padded` images; each by itself where it needs an even number of them."""
+    own = value.shape[1] // groups
+    if even and groups > 1:
+        return [
+            _padded(low, value.view(value.meta.narrow(1, i * own, own)), pad, f"{key}/{i}", even=True)
+            for i in range(groups)
+        ]
+    x = _padded(low, value, pad, key, even=even)
+    return [x.view(x.meta.narrow(1, i * own, own)) for i in range(groups)]
 
 
 def _padded(low: Lowering, value: Value, pad: tuple[int, int], key: str, *, even: bool) -> Value:

@@ -60,5 +60,5 @@ def _weights(node: Node, axis: int, size: int, to: int) -> Tensor:
 def _taps(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers int64 and weights float32 [to, taps] of the entries that have a weight."""
     taps = int((weights != 0).sum(1).max())
-    order = (weights != 0).int().argsort(1, descending=True, stable=True)[:, :taps]
+    order = (weights != 0).int().argsort(dim=1, descending=True, stable=True)[:, :taps]
     return order, weights.gather(1, order)
