@@ -1,84 +1,94 @@
-"""Losses and accuracy of K combinations on a batch of samples."""
+"""Losses and accuracy as users ask for them: read, and settled on a network's outputs and the targets."""
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastcomb.backends.base import Score
-from fastcomb.backends.outputs import mapped, tensors
-
-#: A loss as users write one: (output [S, ...], y [S, ...]) -> per-sample loss [S].
-UserLoss = Callable[[Any, Tensor], Tensor]
+from fastcomb.backends.base import Score, Scores
+from fastcomb.backends.criterion import OF_CLASSES, Criterion
+from fastcomb.backends.outputs import mapped
+from fastcomb.data.samples import Data
+from fastcomb.sweep.measures import UserLoss, accuracy_of, loss_of, no_accuracy, own
 
 #: The accuracy of class numbers against logits.
 ARGMAX = "argmax"
 
-#: How far the sum of probabilities may be from 1: half precision rounds.
-_TOTAL = 0.05
-
 #: Columns that a sweep has by itself.
 RESERVED = ("index", "loss", "accuracy")
 
+#: How far the sum of probabilities may be from 1: half precision rounds.
+_TOTAL = 0.05
 
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Softmax cross-entropy: logits [K, S, C, ...], y class numbers [S, ...] or probabilities as logits."""
-    return _per_sample(lambda output, target: F.cross_entropy(output, target, reduction="none"), logits, y)
+#: Names of losses, and settings that they take in brackets.
+_NAMES = {
+    "cross_entropy": ("ignore_index", "label_smoothing"),
+    "token_cross_entropy": ("ignore_index", "label_smoothing"),
+    "nll": ("ignore_index",),
+    "mse": (),
+    "bce_with_logits": (),
+    "l1": (),
+    "huber": ("delta",),
+    "smooth_l1": ("beta",),
+}
+
+#: Modules of torch that are understood, and what they are called.
+_MODULES = {
+    nn.CrossEntropyLoss: "cross_entropy",
+    nn.NLLLoss: "nll",
+    nn.MSELoss: "mse",
+    nn.BCEWithLogitsLoss: "bce_with_logits",
+    nn.L1Loss: "l1",
+    nn.HuberLoss: "huber",
+    nn.SmoothL1Loss: "smooth_l1",
+}
 
 
-def nll(log_probabilities: Tensor, y: Tensor) -> Tensor:
-    """Negative log-likelihood: log-probabilities [K, S, C, ...], y class numbers [S, ...]."""
-    return _per_sample(lambda o, target: F.nll_loss(o, target, reduction="none"), log_probabilities, y)
+def read(loss: Any) -> Criterion | UserLoss:
+    """What ``loss=`` says.
 
-
-def mse(output: Tensor, y: Tensor) -> Tensor:
-    """Squared error, averaged over the entries of a sample: output [K, S, ...], y [S, ...]."""
-    return _per_sample(lambda o, target: F.mse_loss(o, target, reduction="none"), output, y)
-
-
-LOSSES: dict[str, Score] = {"cross_entropy": cross_entropy, "nll": nll, "mse": mse}
-
-
-def resolve(loss: str | UserLoss) -> Score:
-    """The score behind ``loss=``.
+    A module of torch counts as what it computes, the mean; with ``reduction="none"`` it is a callable.
 
     Raises:
-        ValueError: an unknown name.
-        TypeError: neither a name nor a callable.
+        ValueError: an unknown name, or settings that cannot be.
+        TypeError: neither a name, nor a module or other callable.
     """
+    if isinstance(loss, Criterion):
+        return loss
     if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise ValueError(f"loss={loss!r} is none of {', '.join(map(repr, LOSSES))}, nor a callable")
-        return LOSSES[loss]
+        return by_name(loss)
+    name = _MODULES.get(type(loss))
+    if name is not None and loss.reduction != "none":
+        for setting in ("weight", "pos_weight"):
+            if getattr(loss, setting, None) is not None:
+                raise ValueError(
+                    f"loss={loss}: {setting}= is not supported; leave it out, or pass a callable "
+                    "(output, y) -> [S] that weighs"
+                )
+        if loss.reduction != "mean":
+            raise ValueError(f"loss={loss}: results are means over samples; pass reduction='mean'")
+        settings = {setting: getattr(loss, setting) for setting in _NAMES[name]}
+        return dataclasses.replace(_criterion(name, settings), dimension=1 if name in OF_CLASSES else None)
     if not callable(loss):
         raise TypeError(f"loss is a {type(loss).__name__}; pass a name or a callable (output, y) -> [S]")
-
-    def score(outputs: Any, y: Tensor) -> Tensor:
-        return torch.stack([loss(_combination(outputs, k), y) for k in range(_count(outputs))])
-
-    return score
+    function: UserLoss = loss
+    return function
 
 
-def resolve_accuracy(accuracy: str | UserLoss | None, classes: bool) -> Score:
-    """The score behind ``accuracy=``, where ``classes`` says whether argmax has a meaning.
-
-    Raises:
-        ValueError: an unknown name.
-        TypeError: neither a name nor a callable.
-    """
+def check_accuracy(accuracy: str | UserLoss | None) -> None:
+    """Raise ValueError or TypeError unless ``accuracy=`` is "argmax", a callable or None."""
     if isinstance(accuracy, str) and accuracy != ARGMAX:
         raise ValueError(f"accuracy={accuracy!r} is neither {ARGMAX!r} nor a callable")
-    if accuracy is not None and not isinstance(accuracy, str):
-        if not callable(accuracy):
-            raise TypeError(
-                f"accuracy is a {type(accuracy).__name__}; pass {ARGMAX!r} or a callable (output, y) -> [S]"
-            )
-        return resolve(accuracy)
-    return top_class if classes else no_accuracy
+    if accuracy is not None and not isinstance(accuracy, str) and not callable(accuracy):
+        raise TypeError(
+            f"accuracy is a {type(accuracy).__name__}; pass {ARGMAX!r} or a callable (output, y) -> [S]"
+        )
 
 
 def named(metrics: Mapping[str, UserLoss]) -> dict[str, UserLoss]:
@@ -101,95 +111,101 @@ def named(metrics: Mapping[str, UserLoss]) -> dict[str, UserLoss]:
     return dict(metrics)
 
 
-def top_class(logits: Any, y: Tensor) -> Tensor:
-    """Fraction of class numbers y [S, ...] found by argmax over logits [K, S, C, ...]: [K, S]."""
-    correct: Tensor = logits.argmax(2) == y
-    return correct.float().flatten(2).mean(2) if y.ndim > 1 else correct
+def ignored(loss: Criterion | UserLoss) -> int | None:
+    """The class number that a loss leaves out."""
+    return loss.ignore_index if isinstance(loss, Criterion) else None
 
 
-def no_accuracy(outputs: Any, y: Tensor) -> Tensor:
-    """NaN [K, S]: the task has no classes."""
-    return torch.full((_count(outputs), len(y)), torch.nan, device=y.device)
-
-
-def check(
-    loss: str | UserLoss,
+def scores(
+    loss: Criterion | UserLoss,
+    accuracy: str | UserLoss | None,
+    metrics: Mapping[str, UserLoss],
     output: Any,
     y: Tensor,
-    highest: int | None,
-    lowest: int | None,
-    accuracy: str | UserLoss | None = None,
-) -> bool:
-    """Check a model's output on its first samples against the targets.
+    data: Data,
+) -> Scores:
+    """What is measured, checked on a model's output on its first samples.
+
+    Accuracy is that of ``accuracy``, or with class numbers the share found by argmax, or with
+    bce_with_logits that of signs; else NaN.
 
     Args:
-        loss: as given by the user.
+        loss, accuracy, metrics: what was read.
         output: the model's output on some samples [S, ...].
         y: their targets [S, ...].
-        highest, lowest: extremes of y over the whole data set, where y holds integers.
-        accuracy: as given by the user.
-
-    Returns:
-        whether accuracy is the share of samples whose class is found by argmax: with cross-entropy and nll
-        of class numbers, or where the user says so.
+        data: all data, read with the loss's ``ignored``.
 
     Raises:
-        TypeError, ValueError: the loss, or accuracy, cannot be computed from these.
+        TypeError, ValueError: a measure cannot be computed from these.
     """
-    classes = (
-        isinstance(output, Tensor)
-        and not y.is_floating_point()
-        and output.ndim >= 2
-        and y.shape == output.shape[:1] + output.shape[2:]
-    )
-    counted = accuracy == ARGMAX or (loss in ("cross_entropy", "nll") and not y.is_floating_point())
-    if counted and classes and output.ndim > 2 and y.shape == output.shape[:-1]:
-        raise ValueError(
-            f"outputs {tuple(output.shape)} with targets {tuple(y.shape)} can be read in two ways: the "
-            "classes "
-            "may be dimension 1, as torch has it, or the last one, as token models have it; pass a callable "
-            "loss(output, y) -> [S] that says which"
-        )
-    if accuracy == ARGMAX and not classes:
-        raise ValueError(
-            'accuracy="argmax" needs class numbers (integers) of shape [S, ...] for outputs [S, C, '
-            "...]; got "
-            f"{y.dtype} {tuple(y.shape)}; pass a callable accuracy(output, y) -> [S]"
-        )
+    for name, metric in metrics.items():
+        check_measure(f"metrics[{name!r}]", metric, output, y)
+    settled = None
+    if isinstance(loss, Criterion):
+        settled = settle(loss, output, y, data)
+    else:
+        check_measure("loss", loss, output, y)
+    measured: Criterion | None = None
     if callable(accuracy):
         check_measure("accuracy", accuracy, output, y)
-    if callable(loss):
-        check_measure("loss", loss, output, y)
-    elif not isinstance(output, Tensor):
+    elif accuracy == ARGMAX and not (settled and settled.numbers):
+        measured = _argmax(output, y, data)
+    elif settled and (settled.numbers or settled.kind == "bce_with_logits"):
+        measured = settled
+    rate = own(accuracy) if callable(accuracy) else accuracy_of(measured) if measured else no_accuracy
+    measures: list[Score] = [loss_of(settled) if settled else own(loss), rate]  # type: ignore[arg-type]
+    has_accuracy = callable(accuracy) or measured is not None
+    alone = settled if not callable(accuracy) and measured in (None, settled) else None
+    return Scores((*measures, *map(own, metrics.values())), alone, has_accuracy)
+
+
+def settle(loss: Criterion, output: Any, y: Tensor, data: Data) -> Criterion:
+    """A loss with what outputs and targets say: where the classes are, and what the targets are.
+
+    Raises:
+        TypeError, ValueError: it cannot be computed from these.
+    """
+    if not isinstance(output, Tensor):
         raise TypeError(
-            f"the model returns a {type(output).__name__}; loss={loss!r} needs one tensor. Pass a callable "
+            f"the model returns a {type(output).__name__}; loss='{loss}' needs one tensor. Pass a callable "
             "loss(output, y) that picks what it needs"
         )
-    elif loss == "mse" or (loss == "cross_entropy" and y.is_floating_point()):
+    of_classes = loss.kind in OF_CLASSES
+    if not of_classes or (loss.kind == "cross_entropy" and y.is_floating_point()):
         if y.shape != output.shape:
             raise ValueError(
-                f"loss={loss!r}: targets {tuple(y.shape)} and outputs {tuple(output.shape)} differ in shape"
-                + ("; class numbers must be integers" if loss == "cross_entropy" else "")
+                f"loss='{loss}': targets {tuple(y.shape)} and outputs {tuple(output.shape)} differ in shape"
+                + ("; class numbers must be integers" if of_classes else "")
             )
-    elif not classes:
+        if of_classes and output.ndim < 2:
+            raise ValueError(f"loss='{loss}' needs outputs [S, C, ...]; got {tuple(output.shape)}")
+        if loss.kind == "bce_with_logits" and not 0 <= (data.lowest or 0) <= (data.highest or 0) <= 1:
+            raise ValueError(
+                f"loss='{loss}': targets run from {data.lowest} to {data.highest}; they must be 0 to 1"
+            )
+        last = loss.dimension == -1 and output.ndim > 2
+        return dataclasses.replace(
+            loss, dimension=-1 if last else 1, ignore_index=None, probabilities=of_classes
+        )
+    dimension = _dimension(loss.dimension, output, y)
+    if dimension is None:
+        shape = "[S, ..., C]" if loss.dimension == -1 else "[S, C, ...] or [S, ..., C]"
         raise ValueError(
-            f"loss={loss!r} needs class numbers (integers) of shape [S, ...] for outputs [S, C, ...]; got "
+            f"loss='{loss}' needs class numbers (integers) of shape [S, ...] for outputs {shape}; got "
             f"{y.dtype} {tuple(y.shape)} for outputs {tuple(output.shape)}"
         )
-    if counted and classes and (min(lowest or 0, 0) < 0 or (highest or 0) >= output.shape[1]):
-        raise ValueError(
-            f"labels run from {lowest} to {highest}, but the model has {output.shape[1]} logits "
-            f"(classes 0 to {output.shape[1] - 1})"
-        )
-    if loss == "nll" and classes:
-        total = float(output.double().exp().sum(1).mean())
+    if not data.targets:
+        raise ValueError(f"loss='{loss}': all targets are {loss.ignore_index}, which is left out")
+    _check_labels(output.shape[dimension], data)
+    if loss.kind == "nll":
+        total = float(output.double().exp().sum(dimension).mean())
         if not abs(total - 1) <= _TOTAL:
             raise ValueError(
-                "loss='nll' needs log-probabilities, whose exponentials sum to 1 over the classes; "
-                "these sum "
-                f"to {total:.3g}. For logits, loss='cross_entropy' is meant"
+                "loss='nll' needs log-probabilities, whose exponentials sum to 1 over the classes; these "
+                f"sum to {total:.3g}. For logits, loss='cross_entropy' is meant"
             )
-    return counted and classes
+    factor = None if data.even else data.samples / data.targets
+    return dataclasses.replace(loss, dimension=dimension, factor=factor)
 
 
 def together(function: UserLoss, output: Any, y: Tensor) -> bool:
@@ -212,11 +228,7 @@ def together(function: UserLoss, output: Any, y: Tensor) -> bool:
         return True
 
 
-def _samples(output: Any, part: slice, count: int) -> Any:
-    return mapped(lambda t: t[part] if t.ndim and len(t) == count else t, output)
-
-
-def check_measure(label: str, function: UserLoss, output: Any, y: Tensor) -> None:
+def check_measure(label: str, function: Callable[[Any, Tensor], Any], output: Any, y: Tensor) -> None:
     """Raise ValueError unless the function yields one number per sample."""
     value = function(output, y)
     if not isinstance(value, Tensor) or value.shape != y.shape[:1]:
@@ -227,16 +239,98 @@ def check_measure(label: str, function: UserLoss, output: Any, y: Tensor) -> Non
         )
 
 
-def _per_sample(function: UserLoss, output: Tensor, y: Tensor) -> Tensor:
-    count, samples = output.shape[:2]
-    target = y.expand(count, *y.shape).flatten(0, 1)
-    each = function(output.flatten(0, 1), target.to(output.dtype) if y.is_floating_point() else target)
-    return each.view(count, samples, -1).mean(2)
+def _samples(output: Any, part: slice, count: int) -> Any:
+    return mapped(lambda t: t[part] if t.ndim and len(t) == count else t, output)
 
 
-def _count(outputs: Any) -> int:
-    return len(tensors(outputs)[0])
+def by_name(text: str) -> Criterion:
+    """A loss by name, perhaps with settings: "huber(delta=0.5)"."""
+    name, bracket, _ = text.partition("(")
+    settings: dict[str, Any] = {}
+    if name not in _NAMES:
+        raise ValueError(
+            f"loss={text!r} is none of {', '.join(map(repr, _NAMES))}, nor a module of torch or a callable"
+        )
+    if bracket:
+        try:
+            call = ast.parse(text, mode="eval").body
+            assert isinstance(call, ast.Call)
+            assert not call.args
+            settings = {str(given.arg): ast.literal_eval(given.value) for given in call.keywords}
+        except (SyntaxError, ValueError, AssertionError):
+            raise ValueError(f"loss={text!r}: write settings as in 'huber(delta=0.5)'") from None
+    for setting in settings:
+        if setting not in _NAMES[name]:
+            known = ", ".join(_NAMES[name]) or "no settings"
+            raise ValueError(f"loss={text!r}: {name} has no {setting!r}; it has {known}")
+    return _criterion(name, settings)
 
 
-def _combination(outputs: Any, k: int) -> Any:
-    return mapped(lambda t: t[k], outputs)
+def _criterion(name: str, settings: Mapping[str, Any]) -> Criterion:
+    kind = name.removeprefix("token_")
+    ignore_index = settings.get("ignore_index", -100) if kind in OF_CLASSES else None
+    smoothing = settings.get("label_smoothing", 0.0)
+    threshold = settings.get("delta", settings.get("beta", 1.0))
+    if ignore_index is not None and (not isinstance(ignore_index, int) or isinstance(ignore_index, bool)):
+        raise ValueError(f"loss={name!r}: ignore_index={ignore_index!r} is not an integer")
+    if not _number(smoothing) or not 0 <= smoothing <= 1:
+        raise ValueError(f"loss={name!r}: label_smoothing={smoothing!r} is outside [0, 1]")
+    if not _number(threshold) or not (threshold > 0 or (kind == "smooth_l1" and threshold == 0)):
+        raise ValueError(f"loss={name!r}: {_NAMES[name][0]}={threshold!r} is not positive")
+    if kind == "smooth_l1" and threshold == 0:  # as torch has it
+        return Criterion("l1")
+    dimension = -1 if name.startswith("token_") else None
+    return Criterion(kind, dimension, ignore_index, float(smoothing), float(threshold))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _dimension(asked: int | None, output: Tensor, y: Tensor) -> int | None:
+    """The dimension of the classes that outputs have for class numbers y: 1 or -1; None if none fits.
+
+    Args:
+        asked: -1: the last one and no other; 1: where both fit, the first.
+
+    Raises:
+        ValueError: both fit, and nothing was asked.
+    """
+    if y.is_floating_point() or output.ndim < 2:
+        return None
+    first = y.shape == output.shape[:1] + output.shape[2:] and (asked != -1 or output.ndim == 2)
+    last = y.shape == output.shape[:-1] and output.ndim > 2
+    if first and last and asked is None:
+        raise ValueError(
+            f"outputs {tuple(output.shape)} with targets {tuple(y.shape)} can be read in two ways: the "
+            "classes may be dimension 1, as torch has it (loss=nn.CrossEntropyLoss() says so), or the last "
+            'one, as token models have it (loss="token_cross_entropy"); or pass a callable '
+            "loss(output, y) -> [S] that says which"
+        )
+    return 1 if first else -1 if last else None
+
+
+def _argmax(output: Any, y: Tensor, data: Data) -> Criterion:
+    """Class numbers that are compared with argmax, whatever the loss.
+
+    Raises:
+        ValueError: there are none, or they may be read in two ways.
+    """
+    dimension = _dimension(None, output, y) if isinstance(output, Tensor) else None
+    if dimension is None:
+        raise ValueError(
+            'accuracy="argmax" needs class numbers (integers) of shape [S, ...] for outputs [S, C, ...] or '
+            f"[S, ..., C]; got {y.dtype} {tuple(y.shape)}; pass a callable accuracy(output, y) -> [S]"
+        )
+    _check_labels(output.shape[dimension], data)
+    return Criterion("cross_entropy", dimension, factor=None if data.even else data.samples / data.targets)
+
+
+def _check_labels(classes: int, data: Data) -> None:
+    lowest, highest = data.lowest, data.highest
+    if (lowest or 0) < 0 or (highest or 0) >= classes:
+        raise ValueError(
+            f"labels run from {lowest} to {highest}, but the model has {classes} logits "
+            f"(classes 0 to {classes - 1})"
+            + ("; say which are left out: nn.CrossEntropyLoss(ignore_index=…)" if (lowest or 0) < 0 else "")
+        )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastcomb.backends.base import Score, Scores, Unsupported, place
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.captured import buffers_of, check, program_of, recomputed, record
+from fastcomb.backends.criterion import Criterion
 from fastcomb.backends.native.compiled import CompiledProgram
 from fastcomb.backends.native.instructions import Goal
 from fastcomb.kernels import native
@@ -114,12 +115,12 @@ class Native:
         Raises:
             ValueError: targets that do not fit the outputs.
         """
-        if not self._fuses(scores, y) or len(scores.measures) > 2:
+        if scores.criterion is None or len(scores.measures) > 2:
             return scores.of(self.outputs(prepared, x), y)
-        targets = self._targets(scores, x, y)
+        targets = self._targets(scores.criterion, x, y)
         sums = torch.empty(len(prepared.indices), 2, dtype=torch.float64)
         self._compiled.run(
-            Goal("loss", scores.name, scores.classes),
+            Goal("loss", scores.criterion, scores.classes),
             len(x),
             prepared.indices,
             [self._layout(x), targets],
@@ -142,24 +143,19 @@ class Native:
         Raises:
             ValueError: targets that do not fit the outputs.
         """
-        if not self._fuses(scores, y):
+        if scores.criterion is None:
             return None
-        targets = self._targets(scores, x, y)
-        goal = Goal("loss", scores.name, scores.classes)
+        targets = self._targets(scores.criterion, x, y)
+        goal = Goal("loss", scores.criterion, scores.classes)
         inputs = [self._layout(x), targets]
         return self._compiled.decide(goal, len(x), prepared.indices, inputs, question, prepared.statistics)
 
-    def _fuses(self, scores: Scores, y: Tensor) -> bool:
-        """Whether loss and accuracy are computed in the engine."""
-        return scores.in_kernels(len(self._compiled.output), y)
-
-    def _targets(self, scores: Scores, x: Tensor, y: Tensor) -> Tensor:
+    def _targets(self, loss: Criterion, x: Tensor, y: Tensor) -> Tensor:
         """Targets as the engine reads them."""
-        squares, shape = scores.name == "mse", self._compiled.output
-        targets = (y.float() if squares else y).contiguous()
-        if targets.shape != (len(x), *(shape if squares else ())):
-            raise ValueError(f"targets {tuple(y.shape)} for outputs {(len(x), *shape)}")
-        return targets
+        shape = (len(x), *self._compiled.output)
+        if y.shape != loss.targets(shape):
+            raise ValueError(f"targets {tuple(y.shape)} for outputs {shape}")
+        return (y if loss.numbers else y.float()).contiguous()
 
     def outputs(self, prepared: NativeBlock, x: Tensor) -> Tensor:
         """The model's outputs float32 [K, S, ...]."""

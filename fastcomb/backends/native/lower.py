@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fastcomb.backends.base import Unsupported
+from fastcomb.backends.criterion import OF_CLASSES, Criterion
 from fastcomb.backends.epilogue import Epilogue, match_epilogue
 from fastcomb.backends.native.instructions import Goal, Instruction, Lowered, Norm
 from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, allocate, images, loops
@@ -355,6 +356,8 @@ class Lowering:
 
     def _finish(self, output: Value) -> None:
         """Emit what follows the last node: the result is the output, or meets the targets in the loss."""
+        if self.goal.loss is not None:
+            return self._measure(output, self.goal.loss)
         if not output.meta.is_contiguous():
             output = self.dense(output, "result")
         count = output.meta.numel()
@@ -366,19 +369,32 @@ class Lowering:
                 return
             to = Buffer(count, dtype, Space.OUTPUT, 0, step)
             self._convert(output, to, dtype)
-            return
+
+    def _measure(self, output: Value, loss: Criterion) -> None:
+        """Emit what compares the result with the targets: classes where they lie, entries in their order."""
+        lies_well = output.meta.dtype == torch.float32 and _rows(output, loss) is not None
+        if not lies_well and not output.meta.is_contiguous():
+            output = self.dense(output, "result")
         if output.meta.dtype != torch.float32:
-            wide = self.new(count, torch.float32)
+            wide = self.new(output.meta.numel(), torch.float32)
             self._convert(output, wide, torch.float32)
             output = Value(wide, output.meta.float())
-        width = count // self.samples
-        each = 8 if self.goal.loss != "mse" else 4 * width
-        kind = torch.float32 if self.goal.loss == "mse" else torch.int64
-        targets = Buffer(self.samples, kind, Space.INPUT, 0, each * self.step, which=1)
+        rows = _rows(output, loss)
+        assert rows is not None  # of what is contiguous there is a view
+        samples, positions, width = rows.shape
+        kind = torch.int64 if loss.numbers else torch.float32
+        count = samples * positions * (1 if loss.numbers else width)
+        each = count // samples * kind.itemsize
+        targets = Buffer(count, kind, Space.INPUT, 0, each * self.step, which=1)
         self.inputs.append(dtype_name(kind))
+        like = _rows(Value(targets, torch.empty(output.shape, device="meta")), loss)
+        assert like is not None
         self.emit(
-            "loss", self.dtype, outputs=output, targets=targets, kind=self.goal.loss,
-            classes=self.goal.classes, samples=self.samples, width=width,
+            "loss", self.dtype, outputs=output, targets=targets, kind=loss.kernel, classes=self.goal.classes,
+            samples=samples, positions=positions, width=width, stride=list(rows.stride()),
+            target_stride=list(like.stride()), ignored=-1 if loss.ignore_index is None else loss.ignore_index,
+            smoothing=loss.label_smoothing, threshold=loss.threshold,
+            factor=1 / positions if loss.factor is None else loss.factor,
         )  # fmt: skip
 
     def _convert(self, value: Value, to: Buffer, dtype: torch.dtype) -> None:
@@ -401,6 +417,17 @@ class Lowering:
         return Lowered(
             self.samples, self.code, ends, self.norms, arena, long_bytes, tuple(output), self.inputs
         )
+
+
+def _rows(output: Value, loss: Criterion) -> Tensor | None:
+    """The result as a view [samples, positions, classes], or entries [samples, 1, width]; None if none is."""
+    meta = output.meta
+    if loss.kind not in OF_CLASSES:
+        rows = meta.reshape(len(meta), 1, -1)
+        return rows if output.shares(rows) and rows.is_contiguous() else None
+    assert loss.dimension is not None
+    rows = meta.movedim(loss.dimension, -1).reshape(len(meta), -1, meta.shape[loss.dimension])
+    return rows if output.shares(rows) else None
 
 
 def lower(shared: Shared, x: Tensor, samples: int, goal: Goal, whole: Lowered | None = None) -> Lowered:
