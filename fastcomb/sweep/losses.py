@@ -179,6 +179,10 @@ def settle(loss: Criterion, output: Any, y: Tensor, data: Data) -> Criterion:
             )
         if of_classes and output.ndim < 2:
             raise ValueError(f"loss='{loss}' needs outputs [S, C, ...]; got {tuple(output.shape)}")
+        if loss.ignore_index is not None and loss.ignore_index >= 0:
+            raise ValueError(
+                f"loss='{loss}': ignore_index= is of class numbers, and these targets are probabilities"
+            )
         if loss.kind == "bce_with_logits" and not 0 <= (data.lowest or 0) <= (data.highest or 0) <= 1:
             raise ValueError(
                 f"loss='{loss}': targets run from {data.lowest} to {data.highest}; they must be 0 to 1"
