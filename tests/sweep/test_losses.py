@@ -64,7 +64,7 @@ def ids(n, g):
     return torch.randint(7, (n, 3), generator=g)
 
 
-#: Network of so many classes, its inputs, dimension of the classes, and shape of class numbers after the samples.
+#: Network of so many classes, its inputs, dimension of the classes, shape of a sample's class numbers.
 LAYOUTS = {
     "rows": (lambda c: nn.Linear(4, c), lambda n, g: torch.randn(n, 4, generator=g), 1, ()),
     "pixels": (lambda c: nn.Conv2d(2, c, 2), lambda n, g: torch.randn(n, 2, 4, 5, generator=g), 1, (3, 4)),
@@ -367,7 +367,7 @@ class TestShapes:
             (
                 "cross_entropy",
                 lambda y: y.float(),
-                r"targets \(9, 3\) and outputs \(6, 3, 5\) differ|differ in shape",
+                r"targets \(6, 3\) and outputs \(6, 3, 5\) differ",
             ),
             ("cross_entropy", lambda y: torch.full_like(y, -100), "all targets are -100"),
             ("token_cross_entropy", lambda y: y[:, :2], r"outputs \[S, ..., C\]; got torch.int64"),
@@ -399,9 +399,7 @@ class TestPerplexity:
         assert sweep.perplexity[2] == pytest.approx(exact.item(), rel=1e-5)
         assert pickle.loads(pickle.dumps(sweep)).perplexity[2] == sweep.perplexity[2]
 
-    @pytest.mark.parametrize(
-        "loss", ["cross_entropy(label_smoothing=0.1)", lambda z, _: z.flatten(1).mean(1)]
-    )
+    @pytest.mark.parametrize("loss", ["cross_entropy(label_smoothing=0.1)", lambda z, _: z.mean((1, 2))])
     def test_of_nothing_else(self, loss):
         nets = pair(lambda: ClassesLast(5))
         x, y = torch.randint(7, (9, 3)), torch.randint(5, (9, 3))
