@@ -23,7 +23,8 @@ from fastcomb.sampling.samplers import Constant
 from fastcomb.similarity.cka import linear_cka_matrix
 from fastcomb.similarity.functional import Pairs, ensemble, error_correlation, pairs
 from fastcomb.statistics.density import Array
-from fastcomb.sweep.losses import by_name, settle
+from fastcomb.sweep.criteria import by_name
+from fastcomb.sweep.losses import settle
 from fastcomb.utils.notice import BackendNotice
 from fastcomb.utils.plotting import new_figure, save
 from fastcomb.utils.progress import bar

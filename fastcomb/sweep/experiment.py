@@ -21,7 +21,7 @@ from fastcomb.program import cold_copy, private_copy
 from fastcomb.sampling.samplers import Sampler
 from fastcomb.sampling.stream import STREAM_VERSION
 from fastcomb.statistics.sequential_decision import Decide
-from fastcomb.sweep import identity, losses, own_networks
+from fastcomb.sweep import criteria, identity, losses, own_networks
 from fastcomb.sweep.job import Job
 from fastcomb.sweep.measures import UserLoss
 from fastcomb.utils import digest
@@ -35,7 +35,7 @@ class Experiment:
 
     Attributes:
         mixture, module, normalisation, data: what is run, and on what.
-        loss: what the user gave, read by :func:`fastcomb.sweep.losses.read`.
+        loss: what the user gave, read by :func:`fastcomb.sweep.criteria.read`.
         metrics: further measures by name, as the user gave them.
         dtype: compute dtype.
         backend: wanted backend, "auto" for the fastest.
@@ -76,7 +76,7 @@ class Experiment:
         buffers: str | None = None,
     ) -> Experiment:
         """Check what :func:`fastcomb.evaluate` was given; it explains the arguments and what is raised."""
-        asked = losses.read(loss)
+        asked = criteria.read(loss)
         losses.check_accuracy(accuracy)
         measures = losses.named(metrics or {})
         if decide is not None and not isinstance(decide, Decide):
@@ -94,7 +94,7 @@ class Experiment:
         backends.check_name(backend)
         mixture = Mixture(theta_a, theta_b, sampler, seed, model=structure)
         mixture = mixture.to(device or mixture.device)
-        samples = Data(data, data_budget, losses.ignored(asked))
+        samples = Data(data, data_budget, criteria.ignored(asked))
         some = samples.first(own_networks.CHECKED)[0]
         cast = some.is_floating_point() and mixture.uniform
         some = some.to(mixture.device, mixture.dtype if cast else None)

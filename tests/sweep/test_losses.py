@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import fastcomb as fc
 from fastcomb.kernels import native
 from fastcomb.models import MLP
-from fastcomb.sweep import losses
+from fastcomb.sweep import criteria
 from tests.quick import levels
 
 BACKENDS = ["native", "torch_reference"]
@@ -291,8 +291,10 @@ class TestReading:
         [
             ("cross_entropy", "cross_entropy"),
             (nn.CrossEntropyLoss(), "cross_entropy"),
-            (nn.CrossEntropyLoss(ignore_index=3, label_smoothing=0.1),) * 1
-            + ("cross_entropy(ignore_index=3, label_smoothing=0.1)",),
+            (
+                nn.CrossEntropyLoss(ignore_index=3, label_smoothing=0.1),
+                "cross_entropy(ignore_index=3, label_smoothing=0.1)",
+            ),
             ("token_cross_entropy(label_smoothing=0.5)", "token_cross_entropy(label_smoothing=0.5)"),
             (nn.NLLLoss(ignore_index=0), "nll(ignore_index=0)"),
             (nn.HuberLoss(delta=2.0), "huber(delta=2.0)"),
@@ -302,9 +304,9 @@ class TestReading:
         ],
     )
     def test_what_is_asked_for_is_written_as_it_can_be_asked_for_again(self, given, text):
-        asked = losses.read(given)
+        asked = criteria.read(given)
         assert str(asked) == text
-        assert str(losses.read(text)) == text
+        assert str(criteria.read(text)) == text
         assert pickle.loads(pickle.dumps(asked)) == asked
 
     @pytest.mark.parametrize(
@@ -325,7 +327,7 @@ class TestReading:
     )
     def test_settings_that_cannot_be(self, loss, message):
         with pytest.raises(ValueError, match=message):
-            losses.read(loss)
+            criteria.read(loss)
 
     def test_a_module_that_reduces_nothing_is_a_callable(self):
         nets = pair(lambda: MLP((4, 6, 5)))
