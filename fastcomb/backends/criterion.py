@@ -25,14 +25,15 @@ class Criterion:
         ignore_index: class number whose targets are left out; None where there are no class numbers.
         label_smoothing: share of the target that all classes have evenly.
         threshold: |output − target| where squares end: delta of huber, beta of smooth_l1.
+        weight: of each class, or None; the engine leaves it to torch.
 
     And once outputs and targets are known (:func:`fastcomb.sweep.losses.scores`), with the dimension:
 
     Attributes:
         probabilities: whether targets are probabilities of classes instead of class numbers.
         factor: with class numbers, what turns the sum over a sample's targets into its loss: samples by
-            counted targets of the whole data, so that the mean over samples is the mean over targets; None
-            where all samples have equally many, and a sample's loss is its mean.
+            counted targets (or their weights) of the whole data, so that the mean over samples is the mean
+            over targets; None where all samples have equally many, and a sample's loss is its mean.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Criterion:
     ignore_index: int | None = None
     label_smoothing: float = 0.0
     threshold: float = 1.0
+    weight: tuple[float, ...] | None = None
     probabilities: bool = False
     factor: float | None = None
 
@@ -51,7 +53,8 @@ class Criterion:
     @property
     def plain(self) -> bool:
         """Whether there is nothing to it but its kind, as kernels for GPUs have it."""
-        return self.factor is None and not self.label_smoothing and not self.probabilities
+        settings = (self.factor, self.weight, self.label_smoothing or None, self.probabilities or None)
+        return all(setting is None for setting in settings)
 
     @property
     def kernel(self) -> str:
@@ -70,6 +73,7 @@ class Criterion:
         settings = {
             "ignore_index": None if self.ignore_index == -100 else self.ignore_index,
             "label_smoothing": self.label_smoothing or None,
+            "weight": self.weight and list(self.weight),
             "delta": self.threshold if self.kind == "huber" and self.threshold != 1 else None,
             "beta": self.threshold if self.kind == "smooth_l1" and self.threshold != 1 else None,
         }

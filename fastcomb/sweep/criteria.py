@@ -8,16 +8,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastcomb.backends.criterion import OF_CLASSES, Criterion
 from fastcomb.sweep.measures import UserLoss
 
 #: Names of losses, and settings that they take in brackets.
 _NAMES = {
-    "cross_entropy": ("ignore_index", "label_smoothing"),
-    "token_cross_entropy": ("ignore_index", "label_smoothing"),
-    "nll": ("ignore_index",),
+    "cross_entropy": ("ignore_index", "label_smoothing", "weight"),
+    "token_cross_entropy": ("ignore_index", "label_smoothing", "weight"),
+    "nll": ("ignore_index", "weight"),
     "mse": (),
     "bce_with_logits": (),
     "l1": (),
@@ -50,7 +50,7 @@ def read(loss: Any) -> Criterion | UserLoss:
         return by_name(loss)
     name = _MODULES.get(type(loss))
     if name is not None and loss.reduction != "none":
-        for setting in ("weight", "pos_weight"):
+        for setting in {"weight", "pos_weight"} - set(_NAMES[name]):
             if getattr(loss, setting, None) is not None:
                 raise ValueError(
                     f"loss={loss}: {setting}= is not supported; leave it out, or pass a callable "
@@ -59,6 +59,8 @@ def read(loss: Any) -> Criterion | UserLoss:
         if loss.reduction != "mean":
             raise ValueError(f"loss={loss}: results are means over samples; pass reduction='mean'")
         settings = {setting: getattr(loss, setting) for setting in _NAMES[name]}
+        if isinstance(settings.get("weight"), Tensor):
+            settings["weight"] = settings["weight"].tolist()
         return dataclasses.replace(_criterion(name, settings), dimension=1 if name in OF_CLASSES else None)
     if not callable(loss):
         raise TypeError(f"loss is a {type(loss).__name__}; pass a name or a callable (output, y) -> [S]")
@@ -105,10 +107,16 @@ def _criterion(name: str, settings: Mapping[str, Any]) -> Criterion:
         raise ValueError(f"loss={name!r}: label_smoothing={smoothing!r} is outside [0, 1]")
     if not _number(threshold) or not (threshold > 0 or (kind == "smooth_l1" and threshold == 0)):
         raise ValueError(f"loss={name!r}: {_NAMES[name][0]}={threshold!r} is not positive")
+    weight = settings.get("weight")
+    if weight is not None and (
+        not isinstance(weight, (list, tuple)) or not all(_number(one) and one >= 0 for one in weight)
+    ):
+        raise ValueError(f"loss={name!r}: weight={weight!r} is no list of a number for each class")
     if kind == "smooth_l1" and threshold == 0:  # as torch has it
         return Criterion("l1")
     dimension = -1 if name.startswith("token_") else None
-    return Criterion(kind, dimension, ignore_index, float(smoothing), float(threshold))
+    weights = None if weight is None else tuple(map(float, weight))
+    return Criterion(kind, dimension, ignore_index, float(smoothing), float(threshold), weights)
 
 
 def _number(value: Any) -> bool:

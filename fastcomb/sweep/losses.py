@@ -90,11 +90,13 @@ def scores(
     elif accuracy == ARGMAX and not (settled and settled.numbers):
         measured = _argmax(output, y, data)
     elif settled and (settled.numbers or settled.kind == "bce_with_logits"):
-        measured = settled
+        weighed = settled.weight is not None
+        measured = dataclasses.replace(settled, weight=None, factor=_factor(data)) if weighed else settled
     rate = own(accuracy) if callable(accuracy) else accuracy_of(measured) if measured else no_accuracy
     measures: list[Score] = [loss_of(settled) if settled else own(loss), rate]  # type: ignore[arg-type]
     has_accuracy = callable(accuracy) or measured is not None
-    alone = settled if not callable(accuracy) and measured in (None, settled) else None
+    known = settled is not None and settled.weight is None
+    alone = settled if known and not callable(accuracy) and measured in (None, settled) else None
     return Scores((*measures, *map(own, metrics.values())), alone, has_accuracy)
 
 
@@ -126,17 +128,18 @@ def settle(loss: Criterion, output: Any, y: Tensor, data: Data) -> Criterion:
             raise ValueError(
                 f"loss='{loss}': targets run from {data.lowest} to {data.highest}; they must be 0 to 1"
             )
-        last = loss.dimension == -1 and output.ndim > 2
-        return dataclasses.replace(
-            loss, dimension=-1 if last else 1, ignore_index=None, probabilities=of_classes
-        )
-    dimension = _dimension(loss.dimension, output, y)
-    if dimension is None:
+        dimension = -1 if loss.dimension == -1 and output.ndim > 2 else 1
+        if loss.weight is not None:
+            _check_weights(loss, output.shape[dimension])
+        return dataclasses.replace(loss, dimension=dimension, ignore_index=None, probabilities=of_classes)
+    found = _dimension(loss.dimension, output, y)
+    if found is None:
         shape = "[S, ..., C]" if loss.dimension == -1 else "[S, C, ...] or [S, ..., C]"
         raise ValueError(
             f"loss='{loss}' needs class numbers (integers) of shape [S, ...] for outputs {shape}; got "
             f"{y.dtype} {tuple(y.shape)} for outputs {tuple(output.shape)}"
         )
+    dimension = found
     if not data.targets:
         raise ValueError(f"loss='{loss}': all targets are {loss.ignore_index}, which is left out")
     _check_labels(output.shape[dimension], data)
@@ -147,7 +150,10 @@ def settle(loss: Criterion, output: Any, y: Tensor, data: Data) -> Criterion:
                 "loss='nll' needs log-probabilities, whose exponentials sum to 1 over the classes; these "
                 f"sum to {total:.3g}. For logits, loss='cross_entropy' is meant"
             )
-    factor = None if data.even else data.samples / data.targets
+    factor = _factor(data)
+    if loss.weight is not None:
+        _check_weights(loss, output.shape[dimension])
+        factor = data.samples / _weight_of_targets(loss, data)
     return dataclasses.replace(loss, dimension=dimension, factor=factor)
 
 
@@ -222,7 +228,33 @@ def _argmax(output: Any, y: Tensor, data: Data) -> Criterion:
             f"[S, ..., C]; got {y.dtype} {tuple(y.shape)}; pass a callable accuracy(output, y) -> [S]"
         )
     _check_labels(output.shape[dimension], data)
-    return Criterion("cross_entropy", dimension, factor=None if data.even else data.samples / data.targets)
+    return Criterion("cross_entropy", dimension, factor=_factor(data))
+
+
+def _factor(data: Data) -> float | None:
+    """What makes means over samples those over targets (:class:`Criterion`)."""
+    return None if data.even else data.samples / data.targets
+
+
+def _check_weights(loss: Criterion, classes: int) -> None:
+    assert loss.weight is not None
+    if len(loss.weight) != classes:
+        raise ValueError(f"loss has {len(loss.weight)} weights, but the model has {classes} logits")
+
+
+def _weight_of_targets(loss: Criterion, data: Data) -> float:
+    """The weights of all targets that are counted, added up.
+
+    Raises:
+        ValueError: they are 0.
+    """
+    weight = torch.tensor(loss.weight, dtype=torch.float64)
+    total = 0.0
+    for _, y in data.batches(data.samples):
+        total += float(weight[y[y != loss.ignore_index].cpu()].sum())
+    if not total:
+        raise ValueError("loss: the weights of all targets are 0")
+    return total
 
 
 def _check_labels(classes: int, data: Data) -> None:

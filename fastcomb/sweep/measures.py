@@ -23,13 +23,14 @@ def loss_of(criterion: Criterion) -> Score:
     def each(output: Tensor, y: Tensor) -> Tensor:
         """Losses of the targets of samples: output [S, C, ...] or entries, y to match."""
         kind, smoothing = criterion.kind, criterion.label_smoothing
+        weight = None if criterion.weight is None else output.new_tensor(criterion.weight)
         ignored = -100 if criterion.ignore_index is None else criterion.ignore_index
         if kind == "cross_entropy":
             return F.cross_entropy(
-                output, y, reduction="none", label_smoothing=smoothing, ignore_index=ignored
+                output, y, weight, reduction="none", label_smoothing=smoothing, ignore_index=ignored
             )
         if kind == "nll":
-            return F.nll_loss(output, y, reduction="none", ignore_index=ignored)
+            return F.nll_loss(output, y, weight, reduction="none", ignore_index=ignored)
         if kind == "huber":
             return F.huber_loss(output, y, reduction="none", delta=criterion.threshold)
         if kind == "smooth_l1":

@@ -160,6 +160,46 @@ def right(logits, y, ignore):
     return (logits.argmax(1) == y)[counted].double().mean()
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    kind=st.sampled_from(["cross_entropy", "nll", "probabilities"]),
+    share=st.sampled_from([0.0, 0.4]),
+    smoothing=st.sampled_from([0.0, 0.2]),
+    backend=st.sampled_from(BACKENDS),
+    seed=st.integers(0, 99),
+)
+def test_weights_of_classes(layout, kind, share, smoothing, backend, seed):
+    make, draw, dimension, shape = LAYOUTS[layout]
+    g = torch.Generator().manual_seed(seed)
+    x, weight = draw(15, g), torch.rand(6, generator=g)
+    axis = 2 if dimension == -1 else 1
+    nets = pair(lambda: make(6), seed)
+    y = torch.randint(6, (15, *shape), generator=g)
+    y[torch.rand(y.shape, generator=g) < share] = -100
+    loss = nn.CrossEntropyLoss(weight, label_smoothing=smoothing)
+    if kind == "nll":
+        nets, loss = tuple(Logarithms(net, axis) for net in nets), nn.NLLLoss(weight)
+    given = y
+    if kind == "probabilities":
+        y = torch.rand(15, 6, *shape, generator=g)
+        given = y.movedim(1, -1) if dimension == -1 else y
+        name = "token_cross_entropy" if dimension == -1 else "cross_entropy"
+        settings = f"label_smoothing={smoothing}, weight={weight.tolist()}"
+        loss = f"{name}({settings})"
+    sweep = evaluated(nets, x, given, loss, backend)
+    for k in range(3):
+        logits = outputs(sweep, nets[0], x, k).movedim(axis, 1)
+        exact = (
+            F.nll_loss(logits, y, weight.double())
+            if kind == "nll"
+            else F.cross_entropy(
+                logits, y.double() if y.is_floating_point() else y, weight.double(), label_smoothing=smoothing
+            )
+        )
+        same(sweep, k, exact, None if kind == "probabilities" else right(logits, y, -100))
+
+
 ENTRIES = {
     "mse": (nn.MSELoss(), F.mse_loss),
     "l1": (nn.L1Loss(), F.l1_loss),
@@ -297,6 +337,7 @@ class TestReading:
             ),
             ("token_cross_entropy(label_smoothing=0.5)", "token_cross_entropy(label_smoothing=0.5)"),
             (nn.NLLLoss(ignore_index=0), "nll(ignore_index=0)"),
+            (nn.NLLLoss(torch.tensor([0.5, 2.0])), "nll(weight=[0.5, 2.0])"),
             (nn.HuberLoss(delta=2.0), "huber(delta=2.0)"),
             (nn.SmoothL1Loss(beta=0.0), "l1"),
             ("smooth_l1(beta=0.25)", "smooth_l1(beta=0.25)"),
@@ -313,7 +354,7 @@ class TestReading:
         ("loss", "message"),
         [
             (nn.CrossEntropyLoss(reduction="sum"), "means over samples; pass reduction='mean'"),
-            (nn.CrossEntropyLoss(weight=torch.ones(5)), "weight= is not supported"),
+            ("nll(weight=[1, 'a'])", "is no list of a number for each class"),
             (nn.BCEWithLogitsLoss(pos_weight=torch.ones(5)), "pos_weight= is not supported"),
             (nn.BCEWithLogitsLoss(weight=torch.ones(5)), "weight= is not supported"),
             (nn.CrossEntropyLoss(label_smoothing=1.5), "label_smoothing=1.5 is outside"),
@@ -377,6 +418,8 @@ class TestShapes:
             ("bce_with_logits", lambda y: y, "differ in shape"),
             ("bce_with_logits", lambda y: torch.full((9, 3, 5), 2.0), "targets run from 2.0 to 2.0"),
             ("huber", lambda y: y.float(), "differ in shape"),
+            (nn.CrossEntropyLoss(torch.ones(4)), lambda y: y, "has 4 weights, but the model has 5 logits"),
+            (nn.CrossEntropyLoss(torch.zeros(5)), lambda y: y, "weights of all targets are 0"),
             (
                 nn.CrossEntropyLoss(ignore_index=0),
                 lambda y: torch.ones(9, 3, 5),
