@@ -30,6 +30,9 @@ _KNOWN = {name: name for name in _SAME_NAME} | {
     "detach": "identity",
     "feature_dropout": "dropout",
     "sym_size": "size",
+    "to": "cast",
+    "_to_copy": "cast",
+    "type_as": "cast",
 }
 
 #: Python functions that torch.export leaves in a graph: tuple access and arithmetic on sizes.

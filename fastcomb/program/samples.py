@@ -25,7 +25,7 @@ _SIZE = re.compile(r"(?:(\d+)\*)?N")
 
 _POINTWISE = """
     relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu
-    add sub mul div neg exp sqrt rsqrt pow abs identity dropout
+    add sub mul div neg exp sqrt rsqrt pow abs identity dropout cast
 """.split()
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 _POOLS = {
@@ -35,6 +35,19 @@ _POOLS = {
 }
 #: Arguments that say a shape, in which the number of samples may stand.
 _SHAPES = {"reshape": "size shape", "expand": "size", "unflatten": "sizes"}
+
+
+class Dependence(NamedTuple):
+    """What is known of how samples depend on one another.
+
+    Attributes:
+        reason: why they may, or may depend on their number; "" where they certainly do not, provided that
+            the operations of ``unproven`` keep them apart.
+        unproven: names of nodes whose operation has no rule, which has to be tried.
+    """
+
+    reason: str
+    unproven: tuple[str, ...] = ()
 
 
 class Samples(NamedTuple):
@@ -49,30 +62,49 @@ class Mixed(Exception):
 
 
 _COUNT = "count"  # the state of a number that depends on how many samples there are
+_SEVERAL = "several"  # of a list of values of which nothing else is known
 State = Samples | list[Samples] | str | None
 
 
-def dependence(program: Program) -> str:
-    """Why samples may depend on one another or on their number; "" where they certainly do not."""
+def dependence(program: Program) -> Dependence:
+    """Whether samples may depend on one another or on their number."""
     if program.bound:
-        return program.bound
+        return Dependence(program.bound)
     states: dict[str, State] = {}
+    unproven = []
     for name, shape in program.inputs.items():
         initial = _by_shape(shape)
         if initial is None or initial != Samples(0):
-            return f"a result that is computed for {shape[0] if shape else 'no'} samples only"
+            return Dependence(f"a result that is computed for {shape[0] if shape else 'no'} samples only")
         states[name] = initial
     shapes = program.value_shapes
     for node in program:
         try:
             states[node.name] = _state(node, states, shapes)
+            if node.op not in _RULES and _samples_read(node, states):
+                unproven.append(node.name)
         except Mixed as error:
-            return str(error)
+            return Dependence(str(error))
     for name in program.returned:
         state, shape = states[name], shapes[name]
         if state != Samples(0) or shape[0] != "N":
-            return "a result without the samples as its first dimension"
-    return ""
+            return Dependence("a result without the samples as its first dimension")
+    return Dependence("", tuple(unproven))
+
+
+def _samples_read(node: Node, states: Mapping[str, State]) -> bool:
+    """Whether a node computes with values that have samples."""
+    if node.op in ("size", "size_arithmetic", "item"):
+        return False
+    return any(isinstance(states[name], Samples) or states[name] == _SEVERAL for name in node.values)
+
+
+def _unproven(node: Node) -> Samples:
+    """Where samples are in the result of an operation without a rule, if it keeps them apart."""
+    state = _by_shape(node.shape)
+    if state is None:
+        raise Mixed(f"the operation {_label(node)}, which may bring samples together")
+    return state
 
 
 def _by_shape(shape: Sequence[Dimension]) -> Samples | None:
@@ -108,17 +140,19 @@ def _state(node: Node, states: Mapping[str, State], shapes: Mapping[str, tuple[D
     if node.op == "item":
         container, at = node.arguments.values()
         several = states[container.name]
+        if several == _SEVERAL:
+            return _unproven(node)
         return several[at] if isinstance(several, list) else several
     allowed = _SHAPES.get(node.op, "").split()
     for key, argument in node.arguments.items():
         counts = any(isinstance(v, Value) and states[v.name] == _COUNT for v in tree_leaves(argument))
         if counts and key not in allowed:
             raise Mixed(f"the operation {_label(node)} with the number of samples")
+    if node.op not in _RULES and _samples_read(node, states):
+        return _unproven(node) if node.shape or node.dtype else _SEVERAL
     operands = _Operands(node, states, shapes)
     if not operands.samples:
         return _by_shape(node.shape)  # such as a token expanded to all samples
-    if node.op not in _RULES:
-        raise Mixed(f"the operation {_label(node)}, which may bring samples together")
     return _RULES[node.op](node, operands)
 
 

@@ -77,7 +77,7 @@ class Lowered:
         ends: of stages, as numbers of instructions.
         norms: what ends a stage.
         arena, lasting: bytes of values of one stage; of values that later ones read.
-        output: shape of a sample's result.
+        outputs: shape of a sample's results.
         inputs: names of the dtypes of what it reads.
     """
 
@@ -87,5 +87,5 @@ class Lowered:
     norms: list[Norm]
     arena: int
     lasting: int
-    output: tuple[int, ...]
+    outputs: list[tuple[int, ...]]
     inputs: list[str]

@@ -23,7 +23,7 @@ from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, alloc
 from fastcomb.backends.native.weights import Constants, Weights
 from fastcomb.program import Node, Program, Weight
 from fastcomb.program import Value as Ref
-from fastcomb.utils.dtypes import dtype_name
+from fastcomb.utils.dtypes import dtype_name, narrowed
 
 _SHAPES = {"reshape", "flatten", "unflatten"}
 _SIZES = {"size", "size_arithmetic"}
@@ -52,8 +52,8 @@ class Shared:
         fixed: running statistics that are the same for all combinations.
         pads: padding that readers want of each value, by key.
         setup: instructions for each combination before any sample.
-        entries: of the smallest embedding that reads the input, 0 without one.
-        prepare: how the input becomes what the engine reads; set by the first lowering.
+        entries: of the smallest embedding that reads each input, by its number.
+        prepare: how each input becomes what the engine reads; set by the first lowering.
     """
 
     program: Program
@@ -64,8 +64,8 @@ class Shared:
     statistics: dict[str, int]
     pads: dict[str, tuple[int, int]] = field(default_factory=dict)
     setup: list[Instruction] = field(default_factory=list)
-    entries: int = 0
-    prepare: Callable[[Tensor], Tensor] = lambda x: x
+    entries: dict[int, int] = field(default_factory=dict)
+    prepare: dict[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
 
 def prepared_images(x: Tensor, pad: tuple[int, int], wide: int) -> Tensor:
@@ -80,8 +80,16 @@ def prepared_images(x: Tensor, pad: tuple[int, int], wide: int) -> Tensor:
 class Lowering:
     """One lowering; see :func:`lower`."""
 
-    def __init__(self, shared: Shared, x: Tensor, samples: int, whole: Lowered | None, goal: Goal) -> None:
-        self.shared, self.goal, self.whole = shared, goal, whole
+    def __init__(
+        self,
+        shared: Shared,
+        xs: Sequence[Tensor],
+        samples: int,
+        goal: Goal,
+        whole: Lowered | None = None,
+        total: int | None = None,
+    ) -> None:
+        self.shared, self.goal, self.whole, self.total = shared, goal, whole, total or samples
         self.program, self.weights = shared.program, shared.weights
         self.dtype = self.weights.dtype
         self.samples, self.step = samples, whole.samples if whole else samples
@@ -90,9 +98,11 @@ class Lowering:
         self.norms: list[Norm] = []
         self.made: list[Buffer] = []
         self.values: dict[str, Any] = {}
-        self.shapes = _shapes(shared, x, samples)
+        self.shapes = _shapes(shared, xs, samples)
         self.fused: dict[str, Value] = {}  # nodes that an earlier one took in, with the result of the last
-        self._input(x)
+        self.inputs: list[str] = []
+        for name, x in zip(self.program.inputs, xs, strict=True):
+            self._input(name, x)
 
     # --- the walk ---
 
@@ -107,15 +117,36 @@ class Lowering:
                 self.values[node.name] = self.fused[node.name]
             else:
                 self.values[node.name] = self._node(node)
-        if not isinstance(self.program.output, Ref):
-            raise Unsupported("a result that is not one tensor")
-        output = self.values[self.program.output.name]
-        if not isinstance(output, Value) or not output.shape or output.shape[0] != self.samples:
+        outputs = [self.values[name] for name in self.program.returned]
+        if any(not isinstance(v, Value) or not v.shape or v.shape[0] != self.samples for v in outputs):
             raise Unsupported("a result without a leading batch dimension")
-        if self.goal.kind != "collect":
-            self._finish(output)
+        if self.goal.kind == "outputs":
+            self._outputs(outputs)
+        elif self.goal.kind == "loss":
+            assert self.goal.loss is not None
+            self._loss(outputs[0], self.goal.loss)
         self.ends.append(len(self.code))
-        return self._place(output.shape[1:])
+        return self._place([output.shape[1:] for output in outputs])
+
+    def refused(self) -> dict[str, str]:
+        """Nodes that the engine cannot run, with the reasons; what follows them is tried nevertheless."""
+        refused: dict[str, str] = {}
+        for node in self.program:
+            if node.name in self.fused:
+                self.values[node.name] = self.fused[node.name]
+                continue
+            try:
+                self.values[node.name] = self._node(node)
+            except Unsupported as error:
+                refused[node.name] = str(error)
+                self.values[node.name] = tree_map(self._stand_in, self.shapes[node.name])
+        return refused
+
+    def _stand_in(self, meta: Any) -> Any:
+        """A value for what the engine did not compute."""
+        if not isinstance(meta, Tensor):
+            return meta
+        return self.make(meta.shape, "", dtype=torch.int64 if meta.dtype == torch.int64 else self.dtype)
 
     def _node(self, node: Node) -> Any:
         """The value of a node: those that only look at what is there need no rule, the others have one."""
@@ -130,11 +161,20 @@ class Lowering:
             if op == "dropout" and node.arguments["train"]:
                 raise Unsupported("dropout in training mode")
             return self.value(next(iter(arguments.values())))
+        if op == "cast":
+            return self._cast(node, self.value(next(iter(arguments.values()))))
         if op in _SHAPES:
             return self.reshaped(self.value(next(iter(arguments.values()))), self.shapes[node.name].shape)
         if op not in RULES:
             raise Unsupported(f"the operation {op if node.known else node.target}")
         return RULES[op](self, node, arguments)
+
+    def _cast(self, node: Node, value: Value) -> Value:
+        """A value in the dtype that it has."""
+        kind = self.shapes[node.name].dtype
+        if kind != value.meta.dtype:
+            raise Unsupported(f"a cast from {value.meta.dtype} to {kind}")
+        return value
 
     def resolved(self, argument: Any) -> Any:
         """An argument with the values of nodes in the places of references to them."""
@@ -158,7 +198,7 @@ class Lowering:
                     raise Unsupported(f"the buffer {leaf.name}")
                 shape = tuple(constant.shape)
                 if constant.is_floating_point():
-                    constant = constant.to(self.dtype)
+                    constant = narrowed(constant, self.dtype)
                 elif constant.dtype != torch.int64:
                     raise Unsupported(f"{leaf.name} of dtype {constant.dtype}")
                 buffer = self.shared.constants.add(("buffer", leaf.name), constant)
@@ -282,28 +322,27 @@ class Lowering:
             meta = value.meta.reshape(tuple(shape))
         return value.view(meta)
 
-    def _input(self, x: Tensor) -> None:
-        """Choose how the samples lie, which is as images where an operation on images reads them."""
-        (name,) = self.program.inputs if len(self.program.inputs) == 1 else [None]
-        if name is None:
-            raise Unsupported("several inputs")
-        if x.dtype not in (self.dtype, torch.int64):
+    def _input(self, name: str, x: Tensor) -> None:
+        """Choose how samples of an input lie, which is as images where an operation on images reads them."""
+        number = len(self.inputs)
+        kind = self.dtype if x.dtype == torch.bool else x.dtype
+        if kind not in (self.dtype, torch.int64):
             raise Unsupported(f"inputs of {x.dtype}")
         readers = {node.op for node in self.program.readers[name]}
         shape = (self.samples, *x.shape[1:])
         if x.ndim == 4 and readers & {"conv2d", "batch_norm", "max_pool2d", "avg_pool2d", "group_norm"}:
             wide = x.shape[1] + (x.shape[1] % 2 if self.dtype == torch.bfloat16 else 0)
             pad = self.shared.pads.get(name, (0, 0))
-            meta = images(shape, x.dtype, pad, wide)
+            meta = images(shape, kind, pad, wide)
             count = self.samples * (shape[2] + 2 * pad[0]) * (shape[3] + 2 * pad[1]) * wide
-            self.shared.prepare = lambda x: prepared_images(x, pad, wide)
+            self.shared.prepare[number] = lambda x: prepared_images(x, pad, wide)
         else:
-            pad, meta = (0, 0), torch.empty(shape, dtype=x.dtype, device="meta")
+            pad, meta = (0, 0), torch.empty(shape, dtype=kind, device="meta")
             count = meta.numel()
-            self.shared.prepare = Tensor.contiguous
-        each = int(count // self.samples * x.dtype.itemsize)
-        buffer = Buffer(count, x.dtype, Space.INPUT, 0, each * self.step, pad=pad)
-        self.inputs = [dtype_name(x.dtype)]
+            self.shared.prepare[number] = lambda x: x.to(kind).contiguous()
+        each = int(count // self.samples * kind.itemsize)
+        buffer = Buffer(count, kind, Space.INPUT, 0, each * self.step, pad=pad, which=number)
+        self.inputs.append(dtype_name(kind))
         self.values[name] = Value(buffer, meta, name, whole=meta.ndim == 4 and meta.stride(1) == 1)
 
     def vector(self, weight: Any) -> Buffer | None:
@@ -354,23 +393,25 @@ class Lowering:
         """Whether a value is float32, as results are that are not rounded to the compute dtype."""
         return value.meta.dtype == torch.float32
 
-    def _finish(self, output: Value) -> None:
-        """Emit what follows the last node: the result is the output, or meets the targets in the loss."""
-        if self.goal.loss is not None:
-            return self._measure(output, self.goal.loss)
-        if not output.meta.is_contiguous():
-            output = self.dense(output, "result")
-        count = output.meta.numel()
-        if self.goal.kind == "outputs":
-            dtype = self.dtype if self.goal.rounded else torch.float32
-            step = count // self.samples * self.step * dtype.itemsize
-            if output.buffer in self.made and output.buffer.count == count and output.meta.dtype == dtype:
-                output.buffer.space, output.buffer.step = Space.OUTPUT, step  # made in its place
-                return
-            to = Buffer(count, dtype, Space.OUTPUT, 0, step)
-            self._convert(output, to, dtype)
+    def _outputs(self, outputs: Sequence[Value]) -> None:
+        """Emit what puts the results one after another: all samples of the first, of the second, …"""
+        dtype = self.dtype if self.goal.rounded else torch.float32
+        start = 0
+        for output in outputs:
+            if not output.meta.is_contiguous():
+                output = self.dense(output, f"{output.key}/result")
+            count = output.meta.numel()
+            each = count // self.samples * dtype.itemsize
+            offset, step = start, each * self.step
+            start += each * self.total
+            made = output.buffer in self.made and output.buffer.space == Space.ARENA
+            if made and output.buffer.count == count and output.meta.dtype == dtype:
+                output.buffer.space = Space.OUTPUT  # made in its place
+                output.buffer.offset, output.buffer.step = offset, step
+            else:
+                self._convert(output, Buffer(count, dtype, Space.OUTPUT, offset, step), dtype)
 
-    def _measure(self, output: Value, loss: Criterion) -> None:
+    def _loss(self, output: Value, loss: Criterion) -> None:
         """Emit what compares the result with the targets: classes where they lie, entries in their order."""
         lies_well = output.meta.dtype == torch.float32 and _rows(output, loss) is not None
         if not lies_well and not output.meta.is_contiguous():
@@ -385,7 +426,7 @@ class Lowering:
         kind = torch.int64 if loss.numbers else torch.float32
         count = samples * positions * (1 if loss.numbers else width)
         each = count // samples * kind.itemsize
-        targets = Buffer(count, kind, Space.INPUT, 0, each * self.step, which=1)
+        targets = Buffer(count, kind, Space.INPUT, 0, each * self.step, which=len(self.inputs))
         self.inputs.append(dtype_name(kind))
         like = _rows(Value(targets, torch.empty(output.shape, device="meta")), loss)
         assert like is not None
@@ -402,7 +443,7 @@ class Lowering:
         count = value.meta.numel()
         self.emit("convert", self.dtype, x=value, out=to, count=count, from_dtype=source, to_dtype=target)
 
-    def _place(self, output: tuple[int, ...]) -> Lowered:
+    def _place(self, outputs: list[tuple[int, ...]]) -> Lowered:
         """Give buffers their offsets: in the arena those that one stage alone touches, others beside it."""
         ends = self.ends
         stage = [next(i for i, end in enumerate(ends) if number < end) for number in range(len(self.code))]
@@ -414,9 +455,7 @@ class Lowering:
         for buffer in lasting:
             buffer.step = self.whole.lasting if self.whole else long_bytes
         arena = allocate([b for b in used if b.space == Space.ARENA])
-        return Lowered(
-            self.samples, self.code, ends, self.norms, arena, long_bytes, tuple(output), self.inputs
-        )
+        return Lowered(self.samples, self.code, ends, self.norms, arena, long_bytes, outputs, self.inputs)
 
 
 def _rows(output: Value, loss: Criterion) -> Tensor | None:
@@ -430,27 +469,35 @@ def _rows(output: Value, loss: Criterion) -> Tensor | None:
     return rows if output.shares(rows) else None
 
 
-def lower(shared: Shared, x: Tensor, samples: int, goal: Goal, whole: Lowered | None = None) -> Lowered:
+def lower(
+    shared: Shared,
+    xs: Sequence[Tensor],
+    samples: int,
+    goal: Goal,
+    whole: Lowered | None = None,
+    total: int | None = None,
+) -> Lowered:
     """Instructions for a block of samples.
 
     Args:
         shared: weights, constants and padding, to which this adds.
-        x: some inputs, for their dtype and shape.
+        xs: some samples of each input, for their dtypes and shapes.
         samples: in the block.
         goal: loss, outputs or calibration.
         whole: for a shorter, last block: what the ones before it were lowered to.
+        total: samples in all blocks.
 
     Raises:
         Unsupported: the program holds something that the engine cannot run.
     """
     while True:
         before = dict(shared.pads)
-        lowered = Lowering(shared, x, samples, whole, goal).run()
+        lowered = Lowering(shared, xs, samples, goal, whole, total).run()
         if shared.pads == before:
             return lowered
 
 
-def _shapes(shared: Shared, x: Tensor, samples: int) -> dict[str, Any]:
+def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any]:
     """Every node's result on meta tensors: shapes, and sizes as numbers."""
     program, weights = shared.program, shared.weights
 
@@ -462,7 +509,7 @@ def _shapes(shared: Shared, x: Tensor, samples: int) -> dict[str, Any]:
     for name, value in {**shared.buffers, **program.constants}.items():
         state[name] = meta(value.shape, value.dtype)
     try:
-        values = program.values(state, meta((samples, *x.shape[1:]), x.dtype))
+        values = program.values(state, *(meta((samples, *x.shape[1:]), x.dtype) for x in xs))
     except RuntimeError as error:  # a view of memory that lies otherwise than torch's own
         raise Unsupported(
             f"a network whose views need another layout ({str(error).splitlines()[0]})"

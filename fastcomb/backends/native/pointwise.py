@@ -109,7 +109,8 @@ def _embedding(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value
         raise Unsupported("this embedding")
     entries = low.weights.shapes[weight.name][0]
     if ids.buffer.space == Space.INPUT:
-        low.shared.entries = min(entries, low.shared.entries or entries)
+        known = low.shared.entries.get(ids.buffer.which, entries)
+        low.shared.entries[ids.buffer.which] = min(entries, known)
     elif ids.buffer not in low.shared.constants or low.shared.constants.outside(ids.buffer, entries):
         raise Unsupported("an embedding of computed numbers, or of numbers beyond its table")
     table = low.weights.plain(weight.name, low.dtype)
