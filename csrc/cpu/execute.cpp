@@ -50,7 +50,8 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
     case kLossOp: {
       const Loss l = read_loss(i, at);
       double* to = const_cast<double*>(frame.sums.data()) + 2 * block;
-      float* scratch = (float*)w.scratch.get((l.width + k_->width) * k_->width * sizeof(float));
+      const int64_t lanes = (l.width + k_->width) * k_->width * (l.kind == kSoftCrossEntropy ? 2 : 1);
+      float* scratch = (float*)w.scratch.get(lanes * sizeof(float));
       float* each = frame.each ? frame.each + block * frame.block : nullptr;
       return k_->loss(l, {scratch, to, to + 1, each, frame.each_correct});
     }

@@ -47,10 +47,10 @@ struct Packed {
 
 // Where the kernel of a loss adds its sums, and what it needs.
 struct LossSums {
-  float* scratch;  // room for width and one more vector's lanes of vectors
+  float* scratch;  // room for width and one more vector's lanes of vectors; twice with probabilities
   double* loss;    // sum is added
   double* correct;
-  float* each;  // [samples] every sample's loss, or with each_correct 1 or 0; or null
+  float* each;  // [samples] every sample's loss, or with each_correct its share of correct answers; or null
   bool each_correct;
 };
 

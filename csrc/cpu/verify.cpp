@@ -283,11 +283,15 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kLossOp: {
       const Loss l = read_loss(i, nowhere);
-      const int64_t entries = product(i.op, {l.samples, l.width});
-      if (l.width < 1 || l.width > INT32_MAX) refuse(i.op, "outputs without entries");
-      check.vector(0, entries);
-      const bool squared = l.kind == kMse;
-      return check.touch(1, {}, squared ? entries : l.samples, squared ? 4 : 8);
+      const int64_t rows = product(i.op, {l.samples, l.positions}), entries = product(i.op, {rows, l.width});
+      if (l.width < 1 || l.width > INT32_MAX || l.positions < 1) refuse(i.op, "outputs without entries");
+      const bool numbers = l.kind == kCrossEntropy || l.kind == kNll;
+      if (!numbers && l.kind != kSoftCrossEntropy) return check.vector(0, entries), check.vector(1, entries);
+      const auto of = [&](size_t which, const int64_t* stride) {
+        check.touch(which, {{l.samples, stride[0]}, {l.positions, stride[1]}, {l.width, stride[2]}}, 1, 4);
+      };
+      of(0, l.stride);
+      return numbers ? check.touch(1, {}, rows, 8) : of(1, l.target_stride);
     }
     case kBorderOp: {
       const Border b = read_border(i, nowhere);

@@ -27,7 +27,7 @@ from fastcomb.utils.notice import notify
 _CODE = {
     "model": "package.module:factory, or an archive .pt2 of torch.export",
     "data": "a .npz or .safetensors file with arrays x and y, package.module:name or torchvision:NAME:FOLDER",
-    "loss": "cross_entropy, nll, mse or package.module:name",
+    "loss": "the name of a loss, such as cross_entropy, mse or huber(delta=0.5), or package.module:name",
     "accuracy": "argmax or package.module:name",
 }
 

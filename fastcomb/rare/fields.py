@@ -17,9 +17,10 @@ from fastcomb.mixing.ops import broadcastable, convex
 from fastcomb.program import private_copy
 from fastcomb.sampling.stream import RESOLUTION, pieces, step_unit
 from fastcomb.statistics.density import Array
+from fastcomb.sweep import criteria
 from fastcomb.sweep.experiment import Experiment
 from fastcomb.sweep.job import Job
-from fastcomb.sweep.losses import UserLoss
+from fastcomb.sweep.measures import UserLoss
 
 
 class Fields:
@@ -68,8 +69,10 @@ class Fields:
         module = private_copy(model).to(mixture.device).eval()
         normalisation = Normalisation.choose(module, mixture, batch_norm, calibration, buffers)
         # only the reference runs networks that are no combinations of the stream
+        asked = criteria.read(loss)
+        samples = Data(data, ignored=criteria.ignored(asked))
         job = Experiment(
-            mixture, module, normalisation, Data(data), loss, {}, mixture.dtype, TorchReference.name
+            mixture, module, normalisation, samples, asked, {}, mixture.dtype, TorchReference.name
         ).start()
         if metric == "accuracy" and not job.scores.classes:
             raise ValueError("this task has no accuracy: its targets are not class numbers")

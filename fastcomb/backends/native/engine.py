@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastcomb.backends.base import Score, Scores, Unsupported, place, power_of_two
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.captured import buffers_of, check, divided_of, recomputed, record
+from fastcomb.backends.criterion import Criterion
 from fastcomb.backends.native.compiled import CompiledProgram, refused
 from fastcomb.backends.native.instructions import Goal
 from fastcomb.backends.native.stretches import Given, Stretches, laid_out
@@ -152,17 +153,16 @@ class Native:
         Raises:
             ValueError: targets that do not fit the outputs.
         """
-        if not self._fuses(scores, y) or len(scores.measures) > 2:
+        if self._compiled is None or scores.criterion is None or len(scores.measures) > 2:
             sums = scores.of(self.outputs(prepared, x), y)
             self._say_share()
             return sums
-        targets = self._targets(scores, x, y)
+        targets = self._targets(scores.criterion, x, y)
         began = time.perf_counter()
         inputs, own = self._inputs(prepared, x)
         sums = torch.empty(len(prepared.indices), 2, dtype=torch.float64)
-        assert self._compiled is not None
         self._compiled.run(
-            Goal("loss", scores.name, scores.classes),
+            Goal("loss", scores.criterion, scores.classes),
             len(x),
             prepared.indices,
             [*inputs, targets],
@@ -188,25 +188,19 @@ class Native:
         Raises:
             ValueError: targets that do not fit the outputs.
         """
-        if self._stretches is not None or not self._fuses(scores, y):
+        if self._stretches is not None or self._compiled is None or scores.criterion is None:
             return None
-        assert self._compiled is not None
-        targets = self._targets(scores, x, y)
-        goal = Goal("loss", scores.name, scores.classes)
+        targets = self._targets(scores.criterion, x, y)
+        goal = Goal("loss", scores.criterion, scores.classes)
         inputs = [*self._layout(x), targets]
         return self._compiled.decide(goal, len(x), prepared.indices, inputs, question, prepared.statistics)
 
-    def _fuses(self, scores: Scores, y: Tensor) -> bool:
-        """Whether loss and accuracy are computed in the engine."""
-        return self._compiled is not None and scores.in_kernels(len(self.output), y)
-
-    def _targets(self, scores: Scores, x: Samples, y: Tensor) -> Tensor:
+    def _targets(self, loss: Criterion, x: Samples, y: Tensor) -> Tensor:
         """Targets as the engine reads them."""
-        squares, shape = scores.name == "mse", self.output
-        targets = (y.float() if squares else y).contiguous()
-        if targets.shape != (len(x), *(shape if squares else ())):
-            raise ValueError(f"targets {tuple(y.shape)} for outputs {(len(x), *shape)}")
-        return targets
+        shape = (len(x), *self.output)
+        if y.shape != loss.targets(shape):
+            raise ValueError(f"targets {tuple(y.shape)} for outputs {shape}")
+        return (y if loss.numbers else y.float()).contiguous()
 
     def outputs(self, prepared: NativeBlock, x: Samples) -> Tensor:
         """The model's outputs float32 [K, S, ...]."""

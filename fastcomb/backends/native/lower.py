@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fastcomb.backends.base import Unsupported
+from fastcomb.backends.criterion import OF_CLASSES, Criterion
 from fastcomb.backends.epilogue import Epilogue, match_epilogue
 from fastcomb.backends.native.instructions import Goal, Instruction, Lowered, Norm
 from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, allocate, images, loops
@@ -124,7 +125,8 @@ class Lowering:
         if self.goal.kind == "outputs":
             self._outputs(outputs)
         elif self.goal.kind == "loss":
-            self._loss(outputs[0])
+            assert self.goal.loss is not None
+            self._loss(outputs[0], self.goal.loss)
         self.ends.append(len(self.code))
         return self._place([output.shape[1:] for output in outputs])
 
@@ -476,23 +478,31 @@ class Lowering:
             else:
                 self._convert(output, Buffer(count, dtype, Space.OUTPUT, offset, step), dtype)
 
-    def _loss(self, output: Value) -> None:
-        """Emit what compares the result with the targets."""
-        output = output if output.meta.is_contiguous() else self.dense(output, "result")
-        count = output.meta.numel()
+    def _loss(self, output: Value, loss: Criterion) -> None:
+        """Emit what compares the result with the targets: classes where they lie, entries in their order."""
+        lies_well = output.meta.dtype == torch.float32 and _rows(output, loss) is not None
+        if not lies_well and not output.meta.is_contiguous():
+            output = self.dense(output, "result")
         if output.meta.dtype != torch.float32:
-            wide = self.new(count, torch.float32)
+            wide = self.new(output.meta.numel(), torch.float32)
             self._convert(output, wide, torch.float32)
             output = Value(wide, output.meta.float())
-        width = count // self.samples
-        each = 8 if self.goal.loss != "mse" else 4 * width
-        kind = torch.float32 if self.goal.loss == "mse" else torch.int64
-        number = len(self.inputs)
-        targets = Buffer(self.samples, kind, Space.INPUT, 0, each * self.step, which=number)
+        rows = _rows(output, loss)
+        assert rows is not None  # of what is contiguous there is a view
+        samples, positions, width = rows.shape
+        kind = torch.int64 if loss.numbers else torch.float32
+        count = samples * positions * (1 if loss.numbers else width)
+        each = count // samples * kind.itemsize
+        targets = Buffer(count, kind, Space.INPUT, 0, each * self.step, which=len(self.inputs))
         self.inputs.append(dtype_name(kind))
+        like = _rows(Value(targets, torch.empty(output.shape, device="meta")), loss)
+        assert like is not None
         self.emit(
-            "loss", self.dtype, outputs=output, targets=targets, kind=self.goal.loss,
-            classes=self.goal.classes, samples=self.samples, width=width,
+            "loss", self.dtype, outputs=output, targets=targets, kind=loss.kernel, classes=self.goal.classes,
+            samples=samples, positions=positions, width=width, stride=list(rows.stride()),
+            target_stride=list(like.stride()), ignored=-1 if loss.ignore_index is None else loss.ignore_index,
+            smoothing=loss.label_smoothing, threshold=loss.threshold,
+            factor=1 / positions if loss.factor is None else loss.factor,
         )  # fmt: skip
 
     def _convert(self, value: Value, to: Buffer, dtype: torch.dtype) -> None:
@@ -513,6 +523,17 @@ class Lowering:
             buffer.step = self.whole.lasting if self.whole else long_bytes
         arena = allocate([b for b in used if b.space == Space.ARENA])
         return Lowered(self.samples, self.code, ends, self.norms, arena, long_bytes, outputs, self.inputs)
+
+
+def _rows(output: Value, loss: Criterion) -> Tensor | None:
+    """The result as a view [samples, positions, classes], or entries [samples, 1, width]; None if none is."""
+    meta = output.meta
+    if loss.kind not in OF_CLASSES:
+        rows = meta.reshape(len(meta), 1, -1)
+        return rows if output.shares(rows) and rows.is_contiguous() else None
+    assert loss.dimension is not None
+    rows = meta.movedim(loss.dimension, -1).reshape(len(meta), -1, meta.shape[loss.dimension])
+    return rows if output.shares(rows) else None
 
 
 def lower(
