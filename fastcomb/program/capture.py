@@ -15,29 +15,36 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
+from fastcomb.program.constants import folded_constants
 from fastcomb.program.example import example_inputs
-from fastcomb.program.ir import Dimension, Node, Program, Value, Weight
+from fastcomb.program.ir import UNKNOWN, Dimension, Node, Program, Value, Weight
 from fastcomb.program.ops import canonical
 from fastcomb.program.private import private_copy
 from fastcomb.utils.dtypes import dtype_name
+from fastcomb.utils.inputs import Inputs, Samples, call, leaves, mapped
 
 #: Samples that a module is captured with where fewer than three are given.
 _SAMPLES = 5
 #: A number of samples without a limit.
 _MANY = 1 << 31
+#: How often operations without a name are taken apart.
+_ROUNDS = 4
+#: Names of symbols other than the number of samples.
+_OTHERS = "NMLKJ"
 
 
 class CaptureError(RuntimeError):
     """The module could not be captured; the message says where and what to do."""
 
 
-def capture(model: nn.Module, *inputs: Tensor) -> Program:
+def capture(model: nn.Module, *args: Any, **kwargs: Any) -> Program:
     """Capture a module in eval mode as a Program.
 
     Args:
         model: the module; unchanged.
-        *inputs: sample inputs, the batch first. Without any, a single random input is guessed from the
-            first layers (:func:`fastcomb.program.example.example_inputs`).
+        *args, **kwargs: sample inputs, the batch first in every tensor; nested as the module takes them.
+            Without any, a single random input is guessed from the first layers
+            (:func:`fastcomb.program.example.example_inputs`).
 
     Returns:
         the Program, checked against the module on these inputs.
@@ -54,29 +61,52 @@ def capture(model: nn.Module, *inputs: Tensor) -> Program:
         (8, 4)
     """
     module = private_copy(model).eval()
-    inputs = inputs or example_inputs(module)
-    inputs = tuple(_several(x) for x in inputs)
-    dims = tuple({0: torch.export.Dim.AUTO} if x.ndim else None for x in inputs)
+    if not leaves((args, kwargs)):
+        args = example_inputs(module)
+    x = Inputs(args, kwargs).map(_several)
     try:
         with _quiet_export(), torch.no_grad():
-            shapes = (dims,) if _variadic(module) else dims
-            exported = torch.export.export(module, tuple(x.clone() for x in inputs), dynamic_shapes=shapes)
-            if any(_writes(fx) and not _owned(fx.args[0]) for fx in exported.graph.nodes):
-                exported = exported.run_decompositions({})  # writes through views become values
+            exported = _exported(module, x)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CaptureError(
             f"{type(model).__name__} cannot be captured by torch.export: {reason}. Rewrite the part of "
             "forward that it names (data-dependent control flow, usually), or pass other sample inputs"
         ) from error
-    program = _read(exported, module)
-    check(program, module, inputs)
+    program = folded_constants(_read(exported, module))
+    check(program, module, x)
     if not program.bound:
         try:
-            check(program, module, tuple(x[:-1] if x.ndim else x for x in inputs))
+            check(program, module, mapped(lambda t: t[:-1] if t.ndim else t, x))
         except Exception:
             return dataclasses.replace(program, bound="a forward that depends on the number of samples")
     return program
+
+
+def _exported(module: nn.Module, x: Inputs) -> torch.export.ExportedProgram:
+    """What torch.export finds, with operations that have no name taken apart where torch can do that."""
+    copies = x.map(torch.clone)
+    bound = inspect.signature(module.forward).bind(*x.args, **x.kwargs).arguments
+    shapes = tree_map(_dynamic, dict(bound))
+    exported = torch.export.export(module, copies.args, copies.kwargs, dynamic_shapes=shapes)
+    if any(_writes(fx) and not _owned(fx.args[0]) for fx in exported.graph.nodes):
+        exported = exported.run_decompositions({})  # writes through views become values
+    table = torch.export.default_decompositions()
+    tried: set[Any] = set()
+    for _ in range(_ROUNDS):
+        unknown = {fx.target for fx in exported.graph.nodes if fx.op == "call_function"}
+        unknown = {target for target in unknown if canonical(target) == UNKNOWN} - tried
+        chosen = {target: table[target] for target in unknown if target in table}
+        tried |= unknown
+        if not chosen:
+            break
+        exported = exported.run_decompositions(chosen)
+    return exported
+
+
+def _dynamic(leaf: Any) -> Any:
+    """The dimensions of an argument that are free: the samples of a tensor."""
+    return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim else None
 
 
 def _several(x: Tensor) -> Tensor:
@@ -104,9 +134,11 @@ def _read(exported: torch.export.ExportedProgram, module: nn.Module) -> Program:
     for fx in exported.graph.nodes:
         if fx.op == "placeholder":
             spec = kinds[fx.name]
-            if spec.kind == InputKind.USER_INPUT:
+            if spec.kind == InputKind.USER_INPUT and isinstance(fx.meta.get("val"), Tensor):
                 refs[fx] = Value(fx.name)
-                inputs[fx.name] = symbols.shape(fx.meta["val"])
+                inputs[fx.name] = symbols.shape(fx.meta["val"], first=True)
+            elif spec.kind == InputKind.USER_INPUT:
+                refs[fx] = spec.arg.value  # a flag or a number, which is part of the program
             elif spec.kind == InputKind.PARAMETER:
                 refs[fx] = Weight(names[spec.target], "parameter")
             elif spec.kind == InputKind.BUFFER:
@@ -198,12 +230,15 @@ def _owned(fx: Any) -> bool:
 
 
 class _Symbols:
-    """Readable names for the symbols in shapes: the first one met is the batch, N."""
+    """Readable names for the symbols in shapes: N for the samples of all inputs, then M and so on."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
 
-    def shape(self, tensor: Tensor) -> tuple[Dimension, ...]:
+    def shape(self, tensor: Tensor, *, first: bool = False) -> tuple[Dimension, ...]:
+        """Dimensions of a tensor; ``first``: of an input, which has its samples first."""
+        if first and tensor.ndim and not isinstance(tensor.shape[0], int):
+            self._names.update({str(s): "N" for s in tensor.shape[0].node.expr.free_symbols})
         return tuple(self._dimension(size) for size in tensor.shape)
 
     def _dimension(self, size: Any) -> Dimension:
@@ -214,18 +249,18 @@ class _Symbols:
         text = str(size)
         for symbol in sorted(map(str, size.node.expr.free_symbols), key=len, reverse=True):
             if symbol not in self._names:
-                self._names[symbol] = "NMLKJ"[len(self._names)] if len(self._names) < 5 else symbol
+                self._names[symbol] = _OTHERS[len(self._names)] if len(self._names) < len(_OTHERS) else symbol
             text = text.replace(symbol, self._names[symbol])
         return text
 
 
-def check(program: Program, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def check(program: Program, module: nn.Module, x: Samples) -> None:
     """Raise CaptureError unless a Program computes what a module (a private copy) computes."""
     state = dict(module.named_parameters()) | dict(module.named_buffers())
     with torch.no_grad():
-        expected = module(*(x.clone() for x in inputs))  # a module may write to its inputs
+        expected = call(module, mapped(torch.clone, x))  # a module may write to its inputs
         try:
-            output = program.run(state, *(x.clone() for x in inputs))
+            output = program.run(state, *leaves(mapped(torch.clone, x)))
         except Exception as error:
             raise CaptureError(
                 f"the captured operations of {type(module).__name__} do not run: {str(error).splitlines()[0]}"
@@ -243,11 +278,6 @@ def check(program: Program, module: nn.Module, inputs: tuple[Tensor, ...]) -> No
                 f"the captured operations of {type(module).__name__} do not reproduce its output; its "
                 "forward depends on what torch.export cannot see (random numbers, state outside tensors)"
             )
-
-
-def _variadic(module: nn.Module) -> bool:
-    parameters = inspect.signature(module.forward).parameters.values()
-    return any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
 
 
 @contextmanager

@@ -1,0 +1,179 @@
+"""What a Program computes from sizes and known tensors alone, such as masks and positions, computed once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from fastcomb.program.ir import Node, Program, Value, Weight
+
+#: Numbers of samples for which results are compared.
+_COUNTS = (5, 4)
+#: torch operators that give a value another dtype (or the same).
+_CASTS = {"to", "_to_copy", "type_as"}
+#: A multiple of the number of samples.
+_COUNT = re.compile(r"(?:(\d+)\*)?N")
+
+
+def folded_constants(program: Program, known: Mapping[str, Tensor] | None = None) -> Program:
+    """The same function without operations whose result is the same for all inputs and weights.
+
+    Their results become constants; what has a dimension of samples and is the same for each of them becomes
+    a constant of one sample, expanded. Casts that change nothing go, and what nobody reads (assertions).
+
+    Args:
+        program: the network.
+        known: buffers that count as constants, by name.
+    """
+    program = _without_idle(program)
+    known = dict(known or {})
+    fixed = _fixed(program, known)
+    several, fewer = (_values(program, known, count, fixed) for count in _COUNTS)
+    read = {name for node in program if node.name not in fixed for name in node.values} | set(
+        program.returned
+    )
+    constants: dict[str, Tensor] = {}
+    literals: dict[str, Any] = {}
+    replaced: dict[str, list[Node]] = {}
+    for node in program:
+        if node.name not in fixed or node.name not in read:
+            continue
+        one, other = several[node.name], fewer[node.name]
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            nodes = _constant(program, node, one, other, constants)
+            if nodes is not None:
+                replaced[node.name] = nodes
+        elif isinstance(one, (int, float, bool)) and type(one) is type(other) and one == other:
+            literals[node.name] = one
+
+    def substituted(argument: Any) -> Any:
+        return tree_map(
+            lambda leaf: literals.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf, argument
+        )
+
+    nodes = []
+    for node in program:
+        nodes += replaced.get(node.name, [node] if node.name not in literals else [])
+    nodes = [dataclasses.replace(node, arguments=substituted(dict(node.arguments))) for node in nodes]
+    shapes = {**program.shapes, **{name: tuple(value.shape) for name, value in constants.items()}}
+    kept = {**program.constants, **constants}
+    return _pruned(dataclasses.replace(program, nodes=tuple(nodes), shapes=shapes, constants=kept))
+
+
+def _fixed(program: Program, known: Mapping[str, Tensor]) -> set[str]:
+    """Names of the values that no input's entries and no unknown weight have a part in."""
+    fixed: set[str] = set()
+    shapes = program.value_shapes
+    for node in program:
+        if node.op == "size":
+            size = shapes[node.arguments["self"].name][node.arguments["dim"]]
+            settled = isinstance(size, int) or _COUNT.fullmatch(size) is not None
+        else:
+            weights = all(w.kind == "constant" or w.name in known for w in node.weights)
+            random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+            settled = weights and not random and all(name in fixed for name in node.values)
+        if settled:
+            fixed.add(node.name)
+    return fixed
+
+
+def _values(program: Program, state: Mapping[str, Tensor], samples: int, wanted: set[str]) -> dict[str, Any]:
+    """Some values for a number of samples, by name."""
+    shapes = program.value_shapes
+    found: dict[str, Any] = {}
+    for node in program:
+        if node.name in wanted and node.op == "size":
+            size = shapes[node.arguments["self"].name][node.arguments["dim"]]
+            match = _COUNT.fullmatch(str(size))
+            found[node.name] = int(match[1] or 1) * samples if match else size
+        elif node.name in wanted:
+            found[node.name] = program.apply(node, state, found)
+    return found
+
+
+def _constant(
+    program: Program, node: Node, one: Tensor, other: Tensor, constants: dict[str, Tensor]
+) -> list[Node] | None:
+    """What a node that yields these for two numbers of samples is replaced by; None where it stays."""
+    name = f"folded_{node.name}"
+    if one.shape == other.shape and _same(one, other):
+        constants[name] = one.clone()
+        return [_reading(node, name)]
+    places = [d for d, size in enumerate(node.shape) if isinstance(size, str)]
+    if len(places) != 1 or node.shape[places[0]] != "N":
+        return None
+    (dim,) = places
+    row = one.narrow(dim, 0, 1)
+    if not _same(row.expand_as(one), one) or not _same(row.expand_as(other), other):
+        return None
+    constants[name] = row.clone()
+    source = next(iter(program.inputs))
+    count = f"{node.name}_samples"
+    size = Node(
+        count, "size", torch.ops.aten.sym_size.int, {"self": Value(source), "dim": 0}, (), "", node.calls
+    )
+    sizes = [Value(count) if d == dim else n for d, n in enumerate(node.shape)]
+    arguments = {"self": Weight(name, "constant"), "size": sizes, "implicit": False}
+    target = torch.ops.aten.expand.default
+    return [size, dataclasses.replace(node, op="expand", target=target, arguments=arguments)]
+
+
+def _reading(node: Node, name: str) -> Node:
+    """A node that hands on a constant."""
+    arguments = {"self": Weight(name, "constant")}
+    return dataclasses.replace(node, op="identity", target=torch.ops.aten.alias.default, arguments=arguments)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(
+        one.nan_to_num() if one.is_floating_point() else one,
+        other.nan_to_num() if other.is_floating_point() else other,
+    )
+
+
+def _without_idle(program: Program) -> Program:
+    """Without casts to the dtype that a value has already, and without what nobody reads."""
+    kinds = {node.name: node.dtype for node in program}
+    renamed: dict[str, Any] = {}
+
+    def current(argument: Any) -> Any:
+        return tree_map(
+            lambda leaf: renamed.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf, argument
+        )
+
+    nodes = []
+    for node in program:
+        node = dataclasses.replace(node, arguments=current(dict(node.arguments)))
+        source = next(iter(node.arguments.values()), None)
+        same = isinstance(source, Value) and kinds.get(source.name) == node.dtype
+        if same and _is_cast(node) and node.name not in program.returned:
+            renamed[node.name] = source
+        else:
+            nodes.append(node)
+    return _pruned(dataclasses.replace(program, nodes=tuple(nodes)))
+
+
+def _is_cast(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.name.partition("::")[2] in _CASTS
+
+
+def _pruned(program: Program) -> Program:
+    """Without nodes whose result nobody reads."""
+    needed = set(program.returned)
+    kept = []
+    for node in reversed(program.nodes):
+        if node.name in needed:
+            kept.append(node)
+            needed.update(node.values)
+    nodes = tuple(reversed(kept))
+    used = {weight.name for node in nodes for weight in node.weights}
+    constants = {name: value for name, value in program.constants.items() if name in used}
+    shapes = {n: s for n, s in program.shapes.items() if n in used or n not in program.constants}
+    return dataclasses.replace(program, nodes=nodes, shapes=shapes, constants=constants)
