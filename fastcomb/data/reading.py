@@ -2,8 +2,8 @@
 
 A batch is ``(x, y)``, or a mapping in which one of :data:`LABELS` is y and all else are inputs by name, as
 Hugging Face's data sets and collators yield them. Inputs are a tensor; a tuple or list, the network's
-positional arguments; or a mapping, its keyword arguments; with further structures inside as the network likes.
-Every tensor has the samples first. What is no tensor (None, numbers, text) is the same for all samples.
+positional arguments; or a mapping, its keyword arguments; nested as the network likes. Every tensor has the
+samples first. What is no tensor (None, numbers, text) is the same for all samples.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Reader:
     """Yields batches, as often as it is iterated over.
 
     Args:
-        source: inputs, ``(x, y)`` (tensors, arrays or lists, or structures of them), a mapping, a Dataset or a
-            DataLoader.
+        source: inputs, ``(x, y)`` (tensors, arrays or lists, or structures of them), a mapping, a Dataset or
+            a DataLoader.
         name: of the argument, for errors.
         pairs: whether targets are needed.
 
@@ -78,7 +78,9 @@ class Reader:
         elif _indexed(source):  # such as a data set of Hugging Face
             self.loader = _loader(source)
         else:
-            accepted = "(x, y), a dict with labels, a Dataset of such" if pairs else "inputs, (x, y), a Dataset"
+            accepted = (
+                "(x, y), a dict with labels, a Dataset of such" if pairs else "inputs, (x, y), a Dataset"
+            )
             raise TypeError(f"{name} is a {type(source).__name__}; pass {accepted} or a DataLoader")
 
     def __iter__(self) -> Iterator[Batch]:
@@ -140,10 +142,10 @@ class Reader:
             pairs += [] if first.y is None or batch.y is None else [(first.y, batch.y)]
             if all(alike(*pair) for pair in pairs):
                 return
-        shown = [structure(one.x if one.y is None else (one.x, one.y)) for one in (first, batch)]
+        one, other = (structure(b.x if b.y is None else (b.x, b.y)) for b in (first, batch))
         raise ValueError(
-            f"batches of {self.name} are not built alike: the first is {shown[0]}, number {number} is {shown[1]}; "
-            "give all the same keys, dtypes and shapes but for the number of samples (texts: pad to one length)"
+            f"batches of {self.name} are not built alike: the first is {one}, number {number} {other}; give "
+            "all the same keys, dtypes and shapes but for the number of samples (texts: pad to one length)"
         )
 
 
@@ -159,7 +161,9 @@ def _loader(dataset: Any) -> DataLoader[Any]:
 
 def _collated(items: list[Any]) -> Any:
     """Samples as one batch: as torch collates them, with lists of numbers taken for arrays, and None kept."""
-    return collate([_arrays(item) for item in items], collate_fn_map=default_collate_fn_map | {type(None): _none})
+    return collate(
+        [_arrays(item) for item in items], collate_fn_map=default_collate_fn_map | {type(None): _none}
+    )
 
 
 def _none(batch: list[None], *, collate_fn_map: Any = None) -> None:
@@ -262,10 +266,13 @@ def _numbers(value: Any) -> bool:
     """Whether lists hold, as far as their first entries show, numbers alone."""
     while isinstance(value, (tuple, list)) and value:
         kinds = (Tensor, np.ndarray, Mapping, str, bytes, type(None))
-        if any(isinstance(one, kinds) for one in value) or len({isinstance(o, (tuple, list)) for o in value}) > 1:
+        if (
+            any(isinstance(one, kinds) for one in value)
+            or len({isinstance(o, (tuple, list)) for o in value}) > 1
+        ):
             return False
         value = value[0]
-    return isinstance(value, (bool, int, float, np.generic)) or isinstance(value, (tuple, list))
+    return isinstance(value, (bool, int, float, np.generic, tuple, list))
 
 
 def as_tensor(name: str, value: Any) -> Tensor:

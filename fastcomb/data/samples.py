@@ -41,8 +41,8 @@ class Data:
         shuffled: whether they come from a DataLoader that draws its order.
 
     Raises:
-        TypeError, ValueError: not pairs of tensors, empty, of different lengths, with NaN, batches that are not
-            built alike, or streamed and different from pass to pass.
+        TypeError, ValueError: not pairs of tensors, empty, of different lengths, with NaN, in batches that
+            are not built alike, or streamed and different from pass to pass.
     """
 
     def __init__(self, source: Any, budget: int = DATA_BUDGET) -> None:
@@ -97,8 +97,8 @@ class Data:
             most = float(tensor.abs().nan_to_num(posinf=0.0).max())
             if most > torch.finfo(dtype).max:
                 raise ValueError(
-                    f"{name} reaches {most:.3g}, which exceeds {dtype_name(dtype)}; scale it, or choose another "
-                    "dtype="
+                    f"{name} reaches {most:.3g}, which exceeds {dtype_name(dtype)}; scale it, or choose "
+                    "another dtype="
                 )
 
     def digest(self) -> str:

@@ -6,20 +6,23 @@ private copy that runs makes it return the one that is meant, so that everything
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fastcomb.backends.outputs import bare, opaque, parts, tensors
 from fastcomb.program.private import private_copy
-from fastcomb.utils.inputs import Samples, call, leaves, mapped, structure
+from fastcomb.utils.inputs import Samples, call, mapped, structure
+from fastcomb.utils.outputs import bare, opaque, parts
 
 #: A name (key or attribute), an index, or a function of what the network returns.
 Output = str | int | Callable[[Any], Tensor]
+
+Default = Literal["obvious", "obvious or all", "all"]
 
 #: What the output to look at is called, where a result has it.
 _USUAL = "logits"
@@ -56,8 +59,8 @@ class Choose:
         if not isinstance(value, Tensor):
             what = "None or not there" if value is None else f"{structure(value)}, not one tensor"
             raise ValueError(
-                f"output={self.name}: the network returns {structure(result)}, in which that is {what}; name a "
-                "tensor, its index, or pass a function of the result"
+                f"output={self.name}: the network returns {structure(result)}, in which that is {what}; pass "
+                "a tensor's name, its index, or a function of the result"
             )
         return value
 
@@ -79,14 +82,15 @@ class Everything:
         return bare(result)
 
 
-def choose(model: nn.Module, x: Samples, output: Output | None, *, everything: bool = False) -> nn.Module:
+def choose(model: nn.Module, x: Samples, output: Output | None, *, default: Default = "obvious") -> nn.Module:
     """Let a private copy return what is meant.
 
     Args:
         model: the copy; gets a hook where it returns something else than one tensor.
         x: a few samples.
-        output: what is meant; None finds it where it is obvious (:func:`find`).
-        everything: with None, all that it returns instead, caches left out.
+        output: what is meant, if that is said.
+        default: what is meant otherwise: what is obvious (:func:`find`), else an error, or else all that it
+            returns, caches left out; or always all.
 
     Returns:
         the copy.
@@ -103,27 +107,33 @@ def choose(model: nn.Module, x: Samples, output: Output | None, *, everything: b
     if output is not None:
         if isinstance(result, Tensor) and not callable(output):
             raise ValueError(
-                f"output={output!r}: {type(model).__name__} returns one tensor, {structure(result)}; leave output= out"
+                f"output={output!r}: {type(model).__name__} returns one tensor, {structure(result)}; leave "
+                "output= out"
             )
         hook = Choose(output if callable(output) else (output,))
         hook.of(result)
         return hooked(model, hook)
     if isinstance(result, Tensor):
         return model
-    if everything:
-        return hooked(model, Everything()) if opaque(result) else model
-    if len(x) > 1:
+    if default != "all":
+        if len(x) > 1:
+            with contextlib.suppress(Exception):  # it may be made for one number of samples
+                results.append(_run(model, x[:-1]))
         try:
-            results.append(_run(model, x[:-1]))
-        except Exception:  # it may be made for one number of samples
-            pass
-    return hooked(model, find(results, [len(x), len(x) - 1], type(model).__name__))
+            return hooked(model, find(results, [len(x), len(x) - 1], type(model).__name__))
+        except TypeError:
+            if default == "obvious":
+                raise
+    return hooked(model, Everything()) if opaque(result) else model
 
 
 def check_output(output: Any) -> None:
     """Raise TypeError unless this can be ``output=``."""
-    if output is not None and (isinstance(output, bool) or not (isinstance(output, (str, int)) or callable(output))):
-        raise TypeError(f"output is a {type(output).__name__}; pass a name, an index, or a function of the result")
+    known = output is None or isinstance(output, (str, int)) or callable(output)
+    if not known or isinstance(output, bool):
+        raise TypeError(
+            f"output is a {type(output).__name__}; pass a name, an index, or a function of the result"
+        )
 
 
 def find(results: list[Any], counts: list[int], label: str) -> Choose:
@@ -142,11 +152,12 @@ def find(results: list[Any], counts: list[int], label: str) -> Choose:
     places = [set(_places(result, count)) for result, count in zip(results, counts, strict=False)]
     found = set.intersection(*places)
     if len(found) != 1:
-        few = "none of which is one floating-point number or more for each sample"
+        why = (
+            "several of which may be meant" if found else "with no floating-point tensor of one row a sample"
+        )
         raise TypeError(
-            f"{label} returns {structure(results[0])}, "
-            f"{'several of which may be meant' if found else few}; say which tensor with output= (a name, an index, "
-            "or a function of the result)"
+            f"{label} returns {structure(results[0])}, {why}; say which tensor is with output= (a name, an "
+            "index, or a function of the result)"
         )
     return Choose(found.pop())
 

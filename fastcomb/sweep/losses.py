@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcomb.backends.base import Score
-from fastcomb.backends.outputs import mapped, tensors
+from fastcomb.utils.outputs import mapped, tensors
 
 #: A loss as users write one: (output [S, ...], y [S, ...]) -> per-sample loss [S].
 UserLoss = Callable[[Any, Tensor], Tensor]

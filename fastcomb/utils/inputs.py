@@ -144,7 +144,8 @@ def fitted(x: Samples, like: Samples) -> list[Tensor]:
         kwargs = {name: kwargs[name] for name in names}
     (found, spec), (wanted, others) = tree_flatten((args, kwargs)), tree_flatten(arguments(like))
     pairs = zip(found, wanted, strict=False)
-    if spec != others or not all(isinstance(a, Tensor) if isinstance(b, Tensor) else _same(a, b) for a, b in pairs):
+    fit = (isinstance(a, Tensor) if isinstance(b, Tensor) else _same(a, b) for a, b in pairs)
+    if spec != others or not all(fit):
         raise ValueError(f"called with {structure(x)}, but made for {structure(like)}")
     return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
@@ -166,10 +167,14 @@ def structure(x: Any) -> str:
     if isinstance(x, Inputs):
         if not x.args:
             return structure(x.kwargs)
-        return _enclosed("()", [*map(structure, x.args), *(f"{k}={structure(v)}" for k, v in x.kwargs.items())])
+        return _enclosed(
+            "()", [*map(structure, x.args), *(f"{k}={structure(v)}" for k, v in x.kwargs.items())]
+        )
     label = type(x).__name__
     if isinstance(x, Mapping):
-        return ("" if label == "dict" else label) + _enclosed("{}", [f"{k}: {structure(v)}" for k, v in x.items()])
+        return ("" if label == "dict" else label) + _enclosed(
+            "{}", [f"{k}: {structure(v)}" for k, v in x.items()]
+        )
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
         held = [(field.name, getattr(x, field.name)) for field in dataclasses.fields(x)]
         return label + _enclosed("()", [f"{name}: {structure(value)}" for name, value in held])
