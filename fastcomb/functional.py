@@ -80,7 +80,7 @@ class Mixture(mixing.Mixture):
                 return self._engine(model, x, normalisation, output).call(index, x)
             except Unsupported as error:
                 reason = str(error)
-        copied = choose(cold_copy(model, *args, **kwargs), x, output, default="all")
+        copied = choose(cold_copy(model, *args, **kwargs), x, output, default="result")
         reference = TorchReference(self, copied, dtype=self.dtype, normalisation=normalisation)
         outputs = reference.call(index, args, kwargs)
         say_reference(model, reason)
@@ -114,7 +114,7 @@ class Mixture(mixing.Mixture):
         cached = _ENGINES.get(self)
         if mark is None or cached is None or cached[0] != key or normalisation.batches:
             args, kwargs = arguments(x)
-            copied = choose(cold_copy(model, *args, **kwargs), x, output, default="all")
+            copied = choose(cold_copy(model, *args, **kwargs), x, output, default="result")
             some = x if len(x) > 2 else mapped(_more, x)
             engine = Native(copy.copy(self), copied, some, dtype=self.dtype, normalisation=normalisation)
             engine.check(copied, some)

@@ -14,15 +14,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fastcomb.program.private import private_copy
-from fastcomb.utils.inputs import Samples, call, mapped, structure
-from fastcomb.utils.outputs import bare, opaque, parts
+from fastcomb.utils.inputs import CONSTANTS, Samples, call, mapped, structure
+from fastcomb.utils.outputs import parts, tensors
 
 #: A name (key or attribute), an index, or a function of what the network returns.
 Output = str | int | Callable[[Any], Tensor]
 
-Default = Literal["obvious", "obvious or all", "all"]
+Default = Literal["obvious", "obvious or tensors", "tensors", "result"]
 
 #: What the output to look at is called, where a result has it.
 _USUAL = "logits"
@@ -75,11 +76,11 @@ class Choose:
         return getattr(self.path, "__name__", "…") if callable(self.path) else repr(self.given)
 
 
-class Everything:
-    """A forward hook that leaves out of a result what is neither tensor nor plain, such as caches."""
+class Tensors:
+    """A forward hook that makes a module return the tensors of its result as a list."""
 
-    def __call__(self, module: nn.Module, arguments: Any, result: Any) -> Any:
-        return bare(result)
+    def __call__(self, module: nn.Module, arguments: Any, result: Any) -> list[Tensor]:
+        return tensors(result)
 
 
 def choose(model: nn.Module, x: Samples, output: Output | None, *, default: Default = "obvious") -> nn.Module:
@@ -89,8 +90,9 @@ def choose(model: nn.Module, x: Samples, output: Output | None, *, default: Defa
         model: the copy; gets a hook where it returns something else than one tensor.
         x: a few samples.
         output: what is meant, if that is said.
-        default: what is meant otherwise: what is obvious (:func:`find`), else an error, or else all that it
-            returns, caches left out; or always all.
+        default: what is meant otherwise: what is obvious (:func:`find`), and where nothing is, an error or
+            all tensors; always all tensors; or the result as it is. Tensors come in a list where the result
+            is anything that torch.export does not know; caches are left out.
 
     Returns:
         the copy.
@@ -99,6 +101,8 @@ def choose(model: nn.Module, x: Samples, output: Output | None, *, default: Defa
         TypeError, ValueError: there is no such output, or it is not obvious which one is meant.
     """
     check_output(output)
+    if chosen(model) is None:
+        unhooked(model)
     try:
         results = [_run(model, x)]
     except Exception:  # a fault of the module's own, which whatever runs it meets in its turn
@@ -115,7 +119,9 @@ def choose(model: nn.Module, x: Samples, output: Output | None, *, default: Defa
         return hooked(model, hook)
     if isinstance(result, Tensor):
         return model
-    if default != "all":
+    if default == "result":
+        return model
+    if default != "tensors":
         if len(x) > 1:
             with contextlib.suppress(Exception):  # it may be made for one number of samples
                 results.append(_run(model, x[:-1]))
@@ -124,7 +130,8 @@ def choose(model: nn.Module, x: Samples, output: Output | None, *, default: Defa
         except TypeError:
             if default == "obvious":
                 raise
-    return hooked(model, Everything()) if opaque(result) else model
+    known = all(isinstance(leaf, (Tensor, *CONSTANTS)) for leaf in tree_leaves(result))
+    return model if known else hooked(model, Tensors())
 
 
 def check_output(output: Any) -> None:
@@ -168,7 +175,7 @@ def chosen(model: nn.Module) -> Choose | None:
     return hook if isinstance(hook, Choose) else None
 
 
-def hooked(model: nn.Module, hook: Choose | Everything | None) -> nn.Module:
+def hooked(model: nn.Module, hook: Choose | Tensors | None) -> nn.Module:
     """A private copy that returns what a hook makes of its results; itself for None."""
     if hook is not None:
         model._forward_hooks[_HOOK] = hook  # always the same number: fingerprints see it

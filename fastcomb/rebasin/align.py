@@ -202,12 +202,12 @@ def _task(
     if x is None:
         x = batches[0].x[:2] if batches else example_inputs(_idle(structure))[0]
     x = ready(x, torch.device("cpu"))
-    module = choose(_idle(structure), x, output, default="all")
+    module = choose(_idle(structure), x, output, default="tensors")
     program = captured(module, x)
     structure_label = next((labels[i] for i, theta in enumerate(networks) if theta is structure), "model")
     for theta, label in zip(networks, labels, strict=True):
         if isinstance(theta, nn.Module) and theta is not structure:
-            other = choose(_idle(theta), x, output, default="all")
+            other = choose(_idle(theta), x, output, default="tensors")
             _check_same(program, captured(other, x), (structure_label, label))
     state = b.tensors()
     groups, trials = verified(module, program, x, state)

@@ -77,7 +77,7 @@ def repair(
     for label, end in zip("ab", ends, strict=True):
         endpoints.check_match(interpolated, end, ("model", label))
     repaired = private_copy(model).cpu()
-    program = captured(choose(private_copy(repaired).eval(), x[:2], output, default="all"), x[:2])
+    program = captured(choose(private_copy(repaired).eval(), x[:2], output, default="tensors"), x[:2])
     layers = _repairable(program)
     norms = {node.name for node in program if _running(node)}
     if not layers and not norms:

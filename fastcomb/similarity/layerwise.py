@@ -282,7 +282,7 @@ def _side(
         raise TypeError(f"{label} is a {type(model).__name__}; pass a module")
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     x = ready(example, _device(state, example))
-    program = captured(choose(private_copy(model).eval(), x, output, default="all"), x)
+    program = captured(choose(private_copy(model).eval(), x, output, default="tensors"), x)
     check_apart(program, state, x, label)
     if names is None:
         with torch.no_grad():

@@ -61,7 +61,7 @@ class Network:
         if not inputs and not named:
             inputs = example_inputs(model)
         x = as_samples("the sample input", Inputs(inputs, named) if named else inputs)
-        copied = choose(private_copy(model).eval(), x, output, default="obvious or all")
+        copied = choose(private_copy(model).eval(), x, output, default="obvious or tensors")
         args, kwargs = arguments(x)
         program = capture(copied, *args, **kwargs)
         tensors = dict(model.named_parameters()) | dict(model.named_buffers())

@@ -207,4 +207,4 @@ def returning(
 ) -> nn.Module:
     """A private copy that returns what a loss takes: one tensor, or for a callable all that there is."""
     own = callable(loss) and not isinstance(loss, nn.modules.loss._Loss)
-    return choose.choose(module, x, output, default="all" if own else "obvious")
+    return choose.choose(module, x, output, default="result" if own else "obvious")

@@ -29,19 +29,6 @@ def rebuilt(output: Any, others: Iterable[Tensor]) -> Any:
     return _rebuilt(output, iter(others))
 
 
-def bare(output: Any) -> Any:
-    """The same output with None in the places of objects that hold tensors in ways of their own."""
-    return rebuilt(output, tensors(output))
-
-
-def opaque(output: Any) -> bool:
-    """Whether an output is, or has among its parts, an object that holds tensors in a way of its own."""
-    if isinstance(output, Tensor):
-        return False
-    held = parts(output)
-    return any(opaque(part) for _, part in held) if held else _holds(output, 0)
-
-
 def _holds(value: Any, depth: int) -> bool:
     """Whether an object, or what it consists of, has a tensor."""
     if isinstance(value, Tensor):
@@ -93,7 +80,7 @@ def _rebuilt(output: Any, others: Iterator[Tensor]) -> Any:
         return next(others)
     made = [(place, _rebuilt(part, others)) for place, part in parts(output)]
     if not made:
-        return None if opaque(output) else output
+        return None if _holds(output, 0) else output
     if isinstance(output, tuple):
         values = [part for _, part in made]
         return type(output)(*values) if hasattr(output, "_fields") else tuple(values)
