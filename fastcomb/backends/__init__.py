@@ -81,8 +81,6 @@ def start(
     reason = ""
     for kind in _candidates(name, mixture.device, dtype):
         try:
-            if isinstance(x, Inputs):
-                raise Unsupported("several inputs")
             backend = kind(mixture, model, x, dtype=dtype, normalisation=normalisation)
             output = backend.check(model, x)
             return Started(backend, output, backend.plan(samples, in_memory=in_memory), False)

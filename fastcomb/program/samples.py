@@ -27,8 +27,8 @@ _SIZE = re.compile(r"(?:(\d+)\*)?N")
 _POINTWISE = """
     relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu
     add sub mul div neg exp sqrt rsqrt pow abs identity dropout cast
-    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min clamp_max
-    threshold celu hardshrink softshrink log_sigmoid prelu isnan
+    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min
+    clamp_max threshold celu hardshrink softshrink log_sigmoid prelu isnan
     eq ne lt le gt ge logical_not logical_and logical_or logical_xor where masked_fill
     bitwise_not bitwise_and bitwise_or bitwise_xor
 """.split()
