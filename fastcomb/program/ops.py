@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fastcomb.program.ir import UNKNOWN
 
 _SAME_NAME = """
@@ -54,8 +57,15 @@ _KNOWN = {name: name for name in _SAME_NAME} | {
     "type_as": "cast",
 }
 
+
+def index_samples(x: Tensor, *indices: Tensor) -> Tensor:
+    """Entries x[n, i[n], …] of every sample n: x [N, S, …], indices [N] for dimensions from 1 on."""
+    return x[(torch.arange(len(x), device=x.device), *indices)]
+
+
 #: Python functions that torch.export leaves in a graph: tuple access and arithmetic on sizes.
 _FUNCTIONS = {
+    index_samples: "index_samples",
     operator.getitem: "item",
     operator.mul: "size_arithmetic",
     operator.add: "size_arithmetic",

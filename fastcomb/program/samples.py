@@ -545,6 +545,13 @@ def _attention(node: Node, operands: _Operands) -> State:
     return Samples(len(node.shape) - end, before)
 
 
+@_rule("index_samples")
+def _index_samples(node: Node, operands: _Operands) -> State:
+    if any(state != Samples(0) for _, state in operands.samples):
+        raise operands.mixed()
+    return Samples(0)
+
+
 @_rule("embedding")
 def _embedding(node: Node, operands: _Operands) -> State:
     state, _ = operands.only("indices")

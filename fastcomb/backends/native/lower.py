@@ -7,6 +7,7 @@ that leave room for the padding of the convolutions that read them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -578,12 +579,21 @@ def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any
     state = {n: meta(s, weights.dtype) for n, s in {**program.shapes, **weights.shapes}.items()}
     for name, value in {**shared.buffers, **program.constants}.items():
         state[name] = meta(value.shape, value.dtype)
+    inputs = (meta((samples, *x.shape[1:]), x.dtype) for x in xs)
+    values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
     try:
-        values = program.values(state, *(meta((samples, *x.shape[1:]), x.dtype) for x in xs))
-    except RuntimeError as error:  # a view of memory that lies otherwise than torch's own
-        raise Unsupported(
-            f"a network whose views need another layout ({str(error).splitlines()[0]})"
-        ) from error
+        for node in program:
+            values[node.name] = program.apply(_reshaping(node), state, values)
+    except RuntimeError as error:
+        raise Unsupported(f"a network that torch cannot trace ({str(error).splitlines()[0]})") from error
     if any(isinstance(value, Tensor) and not value.numel() for value in values.values()):
         raise Unsupported("values without entries")
     return values
+
+
+def _reshaping(node: Node) -> Node:
+    """A view as a reshape, since values may lie otherwise here than torch's own."""
+    if node.target not in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+        return node
+    arguments = {"self": node.arguments["self"], "shape": node.arguments["size"]}
+    return dataclasses.replace(node, target=torch.ops.aten.reshape.default, arguments=arguments)
