@@ -10,34 +10,6 @@ using fastcomb::Loss;
 using fastcomb::LossSums;
 typedef double Wide __attribute__((vector_size(W * 8)));
 
-// Rows [W][W] transposed in place: blocks off the diagonal change places, for sizes 1, 2, 4, ...
-#if defined(FASTCOMB_AVX512)
-FASTCOMB_INLINE void transpose_lanes(F row[W]) {
-#pragma GCC unroll 4
-  for (int size = 1; size < W; size *= 2) {
-    U low = {}, high = {};
-    for (int l = 0; l < W; ++l) {
-      low[l] = l & size ? W + l - size : l;
-      high[l] = l & size ? W + l : l + size;
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < W; ++r) {
-      if (r & size) continue;
-      const F x = row[r], y = row[r + size];
-      row[r] = _mm512_permutex2var_ps(x, (__m512i)low, y);
-      row[r + size] = _mm512_permutex2var_ps(x, (__m512i)high, y);
-    }
-  }
-}
-#else
-FASTCOMB_INLINE void transpose_lanes(F row[W]) {
-  float entries[W][W];
-  for (int r = 0; r < W; ++r)
-    for (int l = 0; l < W; ++l) entries[l][r] = row[r][l];
-  memcpy(row, entries, sizeof entries);
-}
-#endif
-
 // W rows of classes turned so that lanes are rows: class c at columns + c * W. Rows are at `from`, classes `stride`
 // apart; `beside` says that the n rows are neighbours. Lanes beyond n hold numbers of no meaning; up to W - 1 classes
 // beyond the last are written.

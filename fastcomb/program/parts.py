@@ -13,6 +13,8 @@ import torch
 from fastcomb.program.ir import Dimension, Node, Program, Value
 
 _SIZES = ("size", "size_arithmetic")
+#: After the names of values that are handed over with their samples moved to the front.
+MOVED = "_samples_first"
 _COUNT = re.compile(r"(?:(\d+)\*)?N")
 
 
@@ -113,7 +115,7 @@ def _samples_first(program: Program, last: bool, inputs: Collection[str]) -> Pro
 
 
 def _first(name: str) -> str:
-    return f"{name}_samples_first"
+    return f"{name}{MOVED}"
 
 
 def _samples_of(name: str, shape: Sequence[Dimension]) -> int:

@@ -27,6 +27,8 @@ from fastcomb.utils.dtypes import dtype_name, narrowed
 
 _SHAPES = {"reshape", "flatten", "unflatten"}
 _SIZES = {"size", "size_arithmetic"}
+#: Operations whose results have the channels innermost, though they are the second dimension.
+_IMAGES = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "batch_norm"}
 
 #: What lowers a node, by canonical operation: (lowering, node, resolved arguments) -> its value.
 Rule = Callable[["Lowering", Node, Mapping[str, Any]], Any]
@@ -185,7 +187,10 @@ class Lowering:
         return tree_map(one, argument)
 
     def value(self, leaf: Any) -> Value:
-        """An operand as a value: weights and constants too."""
+        """An operand as a value: weights and constants too.
+
+        What is true or false has 1 or 0 in the compute dtype.
+        """
         if isinstance(leaf, Value):
             return leaf
         if isinstance(leaf, Weight):
@@ -199,6 +204,8 @@ class Lowering:
                 shape = tuple(constant.shape)
                 if constant.is_floating_point():
                     constant = narrowed(constant, self.dtype)
+                elif constant.dtype == torch.bool:
+                    constant = constant.to(self.dtype)
                 elif constant.dtype != torch.int64:
                     raise Unsupported(f"{leaf.name} of dtype {constant.dtype}")
                 buffer = self.shared.constants.add(("buffer", leaf.name), constant)
@@ -209,6 +216,42 @@ class Lowering:
             )
             return Value(buffer, torch.empty((), dtype=self.dtype, device="meta"))
         raise Unsupported(f"an operand of type {type(leaf).__name__}")
+
+    def kind(self, argument: Any) -> torch.dtype | None:
+        """The dtype that an argument of a node has in torch; None for what is no tensor."""
+        if isinstance(argument, Ref):
+            value = self.shapes[argument.name]
+            return value.dtype if isinstance(value, Tensor) else None
+        if not isinstance(argument, Weight):
+            return None
+        if argument.kind == "parameter":
+            return self.dtype
+        constant = self.program.constants.get(argument.name, self.shared.buffers.get(argument.name))
+        if constant is None:
+            raise Unsupported(f"the buffer {argument.name}")
+        return self.dtype if constant.is_floating_point() else constant.dtype
+
+    def numbers(self, node: Node, *keys: str, masks: bool = False) -> list[Value]:
+        """Operands of these names, which must be numbers of the compute dtype.
+
+        Args:
+            node: what reads them.
+            keys: names of its arguments; those that it does not have are left out.
+            masks: whether they may be true or false instead, as 1 or 0.
+
+        Raises:
+            Unsupported: an operand of another dtype.
+        """
+        allowed = {None, self.dtype} | ({torch.bool} if masks else set())
+        values = []
+        for key in keys:
+            if key not in node.arguments:
+                continue
+            kind = self.kind(node.arguments[key])
+            if kind not in allowed:
+                raise Unsupported(f"the operation {node.op} on {kind}")
+            values.append(self.value(self.resolved(node.arguments[key])))
+        return values
 
     # --- memory and instructions ---
 
@@ -228,7 +271,7 @@ class Lowering:
             return Value(self.new(meta.numel(), dtype), meta, key)
         pad = self.shared.pads.get(key, (0, 0))
         meta = images(shape, dtype, pad)
-        n, c, h, w = shape
+        n, c, h, w = shape if len(shape) == 4 else (*shape[:2], 1, shape[2])
         buffer = self.new(n * c * (h + 2 * pad[0]) * (w + 2 * pad[1]), dtype)
         buffer.pad = pad
         if pad != (0, 0):
@@ -280,8 +323,19 @@ class Lowering:
         )  # fmt: skip
         return out
 
+    def choose(self, out: Value, condition: Value, x: Value, y: Value) -> Value:
+        """Emit into ``out`` x where the condition is not 0, else y, all of them broadcast."""
+        size, (cs, xs, ys, to) = self._loops(out, condition, x, y)
+        self.emit(
+            "choose", out.meta.dtype, condition=condition, x=x, y=y, out=out, size=size, condition_stride=cs,
+            x_stride=xs, y_stride=ys, out_stride=to,
+        )  # fmt: skip
+        return out
+
     def _loops(self, out: Value, *operands: Value) -> tuple[list[int], list[list[int]]]:
         """Sizes of loops over ``out``, and the strides of operands broadcast to it and of itself."""
+        if any(one.meta.dtype != out.meta.dtype for one in operands):
+            raise Unsupported(f"values of {', '.join(str(one.meta.dtype) for one in operands)} together")
         metas = [*(one.meta.expand(out.shape) for one in operands), out.meta]
         try:
             nest = loops(out.shape, *(meta.stride() for meta in metas))
@@ -305,14 +359,15 @@ class Lowering:
         return value if value.meta.is_contiguous() else self.copied(value, key + "/dense")
 
     def as_images(self, value: Value, key: str) -> Value:
-        """The value [N, C, H, W] with its channels innermost, copied where it lies otherwise.
+        """The value [N, C, H, W] or [N, C, 1, W] with its channels innermost, copied where it lies otherwise.
 
         Raises:
-            Unsupported: a value of other than 4 dimensions.
+            Unsupported: a value of other than 3 or 4 dimensions.
         """
-        if value.meta.ndim != 4:
+        if value.meta.ndim not in (3, 4):
             raise Unsupported(f"images of {value.meta.ndim} dimensions")
-        return value if value.images else self.copied(value, key + "/images", image=True)
+        value = value if value.images else self.copied(value, key + "/images", image=True)
+        return value.tall() if value.meta.ndim == 3 else value
 
     def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
         """A view in another shape, of the value itself where its strides allow that, else of a copy."""
@@ -346,18 +401,30 @@ class Lowering:
         self.values[name] = Value(buffer, meta, name, whole=meta.ndim == 4 and meta.stride(1) == 1)
 
     def vector(self, weight: Any) -> Buffer | None:
-        """A parameter as float32 values for the end of another instruction."""
+        """A vector as float32 values for the end of another instruction."""
         if weight is None:
             return None
-        if not isinstance(weight, Weight) or weight.kind != "parameter":
-            raise Unsupported("a bias or scale that is not a parameter")
-        return self.weights.plain(weight.name, torch.float32)
+        if isinstance(weight, Weight) and weight.kind == "parameter":
+            return self.weights.plain(weight.name, torch.float32)
+        value = self.value(weight)
+        if isinstance(weight, Weight) and value.meta.is_floating_point():
+            constant = self.shared.constants.of(value.buffer).float()
+            return self.shared.constants.add(("vector", weight.name), constant)
+        if not isinstance(weight, Value) or value.meta.dtype != self.dtype:
+            raise Unsupported("a bias or scale that is no vector of numbers")
+        value = self.copied(value, f"{value.key}/vector")
+        if self.dtype == torch.float32:
+            return value.buffer
+        wide = self.new(value.meta.numel(), torch.float32)
+        self._convert(value, wide, torch.float32)
+        return wide
 
     # --- what an instruction takes in ---
 
     def epilogue(self, node: Node, *, norms: Sequence[str]) -> Epilogue:
         """What follows a node as far as its instruction can do it."""
         shape = tuple(self.shapes[node.name].shape)
+        channels = 1 if node.op in _IMAGES else -1
 
         def addable(name: str) -> bool:
             value = self.values.get(name)
@@ -365,7 +432,7 @@ class Lowering:
                 isinstance(value, Value)
                 and value.shape == shape
                 and value.meta.dtype == self.dtype
-                and value.strides[1 if len(shape) == 4 else -1] == 1
+                and value.strides[channels] == 1
             )
 
         return match_epilogue(self.program, node, norms=norms, residual=addable, activations=("relu",))

@@ -15,7 +15,7 @@ from fastcomb.backends.native.compiled import CompiledProgram
 from fastcomb.backends.native.instructions import Goal
 from fastcomb.mixing import Mixture
 from fastcomb.program import Program
-from fastcomb.program.parts import Stretch, Uncut, stretches
+from fastcomb.program.parts import MOVED, Stretch, Uncut, stretches
 
 #: Makes the engine of a Program with samples of its inputs.
 Compile = Callable[[Program, Sequence[Tensor]], CompiledProgram]
@@ -65,6 +65,7 @@ class Stretches:
             raise Unsupported(f"{reason}; and not in parts, because of {error}") from None
         self._mixture, self._dtype, self._buffers = mixture, dtype, buffers
         self._program = program
+        self._masks = {node.name for node in program if node.dtype == "bool"}
         kinds = {node.name: node.op if node.known else str(node.target) for node in program}
         self.names = list(dict.fromkeys(kinds[name] for name in apart))
         self.seconds = 0.0
@@ -99,8 +100,9 @@ class Stretches:
                 results = self._on_torch(stretch, self._mixture.index_tensor(indices), given)
             else:
                 results = self._on_engine(engine, indices, given)
-            names = stretch.program.returned
-            values |= {n: (result, True) for n, result in zip(names, results, strict=True)}
+            for name, result in zip(stretch.program.returned, results, strict=True):
+                mask = name.removesuffix(MOVED) in self._masks  # which the engine has as 0 and 1
+                values[name] = result.bool() if mask else result, True
         return _given(self._parts[-1].program, values)
 
     def last_on_torch(self, indices: list[int], given: Given) -> Tensor:
