@@ -305,19 +305,24 @@ def test_batches_of_other_lengths_are_weighed_by_their_targets():
 
 @pytest.mark.filterwarnings("ignore:the pilot alone evaluates")
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
-def test_questions_about_tokens_of_which_some_are_left_out(metric):
-    """Answers in the engine are those of the sweep, where all samples are needed or the level is far."""
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce_with_logits"])
+def test_questions_about_tokens(loss, metric):
+    """Answers are those of the sweep, exactly where all samples were taken; some tokens are left out."""
     nets = pair(lambda: ClassesLast(5))
     g = torch.Generator().manual_seed(4)
     x, y = torch.randint(7, (30, 3), generator=g), torch.randint(5, (30, 3), generator=g)
-    y[torch.rand(y.shape, generator=g) < 0.5] = -100
-    sweep = fc.evaluate(*nets, fc.Uniform(), data=(x, y), n=200)
-    level = float(np.quantile(sweep.values(metric), 0.5))
-    ask = fc.Below(metric, level, error=0.05) if metric == "loss" else fc.Above(metric, level, error=0.05)
+    if loss == "bce_with_logits":
+        y = F.one_hot(y, 5).float()
+    else:
+        y[torch.rand(y.shape, generator=g) < 0.5] = -100
+    options = {"data": (x, y), "n": 200, "loss": loss}
+    values = fc.evaluate(*nets, fc.Uniform(), **options).values(metric)
+    level = float(np.quantile(values, 0.5))
+    above = metric == "accuracy"
+    ask = (fc.Above if above else fc.Below)(metric, level, error=0.05)
+    holds = values > np.float32(level) if above else values < np.float32(level)
     for backend in BACKENDS:
-        decided = fc.evaluate(*nets, fc.Uniform(), data=(x, y), n=200, decide=ask, backend=backend)
-        values = sweep.values(metric)
-        holds = values < np.float32(level) if metric == "loss" else values > np.float32(level)
+        decided = fc.evaluate(*nets, fc.Uniform(), decide=ask, backend=backend, **options)
         assert (decided.holds != holds).mean() <= 0.2
         exact = decided.samples_taken == 30
         assert exact.any()
