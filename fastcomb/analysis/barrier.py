@@ -126,12 +126,12 @@ def barrier(
 
     Args:
         a, b: the networks, as :func:`fastcomb.evaluate` takes them.
-        data: evaluation data ``(x, y)``, a Dataset of pairs or a DataLoader.
+        data: evaluation data, as in :func:`fastcomb.evaluate`.
         points: how many, evenly spaced over [0, 1], or the values of t. 0 and 1 are added; values outside
             [0, 1] show in the curve and do not count for the barrier.
         progress: show a progress bar; if None, when standard error is a terminal.
-        **options: ``model``, ``loss``, ``batch_norm``, ``calibration``, ``device``, ``dtype``, ``backend``
-            and ``data_budget`` of :func:`fastcomb.evaluate`.
+        **options: ``model``, ``loss``, ``accuracy``, ``output``, ``batch_norm``, ``calibration``,
+            ``buffers``, ``device``, ``dtype``, ``backend`` and ``data_budget`` of :func:`fastcomb.evaluate`.
 
     Raises:
         ValueError: fewer than two points, or one that is not finite.

@@ -14,18 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from fastcomb.analysis.weight_distance import gram
-from fastcomb.backends.outputs import joined
 from fastcomb.data.samples import Data
 from fastcomb.functional import Mixture
 from fastcomb.mixing.endpoints import Endpoint
 from fastcomb.program import private_copy
+from fastcomb.program.choose import Output, choose
 from fastcomb.sampling.samplers import Constant
 from fastcomb.similarity.cka import linear_cka_matrix
 from fastcomb.similarity.functional import Pairs, ensemble, error_correlation, pairs
 from fastcomb.statistics.density import Array
 from fastcomb.sweep.criteria import by_name
 from fastcomb.sweep.losses import settle
+from fastcomb.utils.inputs import Samples, arguments, ready
 from fastcomb.utils.notice import BackendNotice
+from fastcomb.utils.outputs import joined
 from fastcomb.utils.plotting import new_figure, save
 from fastcomb.utils.progress import bar
 from fastcomb.utils.result import Result, markdown
@@ -43,8 +45,8 @@ MEASURES = {
     "direction": "cosine of weights from the networks' mean",
 }
 
-#: Inputs [S, ...] -> logits [M, S, C] and the outputs [M, S, ...] of layers by name.
-Run = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+#: Inputs -> logits [M, S, C] and the outputs [M, S, ...] of layers by name.
+Run = Callable[[Samples], tuple[Tensor, dict[str, Tensor]]]
 
 #: Weights closer to the mean than this, relative to their norm, lie in no direction from it.
 _NEAR = 1e-6
@@ -186,6 +188,7 @@ def diversity(
     batch_norm: str | None = None,
     calibration: Any = None,
     buffers: str | None = None,
+    output: Output | None = None,
     batch: int = 1000,
     progress: bool | None = None,
 ) -> Diversity:
@@ -198,11 +201,11 @@ def diversity(
     Args:
         mix: the combinations.
         indices: numbers of two or more of them.
-        data: ``(x, y)`` with class numbers y [N], a Dataset of such pairs or a DataLoader.
+        data: as in :func:`fastcomb.evaluate`, with class numbers y [N].
         model: the module, with outputs [N, classes] (logits or log-probabilities); a copy in eval mode runs.
         layers: names of submodules whose outputs are compared by linear CKA. A module that is called more
             than once counts with its last call. They run on the reference backend.
-        batch_norm, calibration, buffers: as in :func:`fastcomb.evaluate`.
+        batch_norm, calibration, buffers, output: as in :func:`fastcomb.evaluate`.
         batch: samples at a time.
         progress: show a progress bar; if None, when standard error is a terminal.
 
@@ -227,25 +230,25 @@ def diversity(
         raise ValueError(f"batch={batch} must be at least 1")
     module = private_copy(model).to(mix.device).eval()
     ends = list(mix.networks.values())
+    chosen: Any = {"batch_norm": batch_norm, "calibration": calibration, "buffers": buffers}
     networks = [(mix, numbers), *((_alone(end, module, mix), [0]) for end in ends)]
+    samples = Data(data)
+    x, y = samples.first()
+    choose(module, ready(x, mix.device, mix.dtype), output)
     _watch(module, layers)
 
-    def run(x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        x = x.to(mix.device, mix.dtype if x.is_floating_point() else None)
+    def run(x: Samples) -> tuple[Tensor, dict[str, Tensor]]:
+        args, kwargs = arguments(ready(x, mix.device, mix.dtype))
         with warnings.catch_warnings():
             if layers:  # what makes the module return them keeps it from the compiled engine
                 warnings.simplefilter("ignore", BackendNotice)
             outputs = [
-                mixture.functional_call(
-                    module, which, x, batch_norm=batch_norm, calibration=calibration, buffers=buffers
-                )
+                mixture.functional_call(module, which, *args, **chosen, **kwargs)
                 for mixture, which in networks
             ]
         logits: Any = joined(outputs)
         return logits if layers else (logits, {})
 
-    samples = Data(data)
-    x, y = samples.first()
     _check_labels(run(x)[0][0], y, samples)
     with bar(samples.samples, "sample", progress) as shown:
         means, joint, features = _compared(run, samples, len(numbers), batch, shown)

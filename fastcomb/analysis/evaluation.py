@@ -7,18 +7,20 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from fastcomb.data.samples import DATA_BUDGET, Data
 from fastcomb.functional import Mixture
 from fastcomb.mixing.endpoints import Theta, structure
 from fastcomb.program import private_copy
+from fastcomb.program.choose import Output
 from fastcomb.rebasin import Alignment, Method, align
 from fastcomb.sampling.samplers import Constant, Sampler
 from fastcomb.statistics.density import Array
 from fastcomb.sweep import Sweep, evaluate
 from fastcomb.sweep.measures import UserLoss
+from fastcomb.utils.inputs import Samples, ready
 from fastcomb.utils.state_dicts import restore, unwrapped
 
 
@@ -31,6 +33,7 @@ class Options(TypedDict, total=False):
     calibration: Any
     buffers: str | None
     accuracy: str | UserLoss | None
+    output: Output | None
     device: torch.device | str | None
     dtype: torch.dtype | None
     backend: str
@@ -49,7 +52,7 @@ class Evaluation:
 
     data: Any
     options: Options
-    example: Tensor
+    example: Samples
 
     @staticmethod
     def of(data: Any, options: Options, *thetas: Theta) -> Evaluation:
@@ -59,11 +62,12 @@ class Evaluation:
             data = samples.first(samples.samples)
         calibration = options.get("calibration")
         if isinstance(calibration, DataLoader):  # a shuffled one gives every network the same batches
-            calibration = DataLoader(list(calibration), batch_size=None)  # type: ignore[arg-type]
+            batches: Any = list(calibration)
+            calibration = DataLoader(batches, batch_size=None, collate_fn=_as_they_are)
         model = structure(options.get("model"), *thetas)
         if model is None:
             raise ValueError("all networks are weights without a module; pass model= to say how to run them")
-        example = samples.first()[0].cpu()
+        example = ready(samples.first()[0], torch.device("cpu"))
         return Evaluation(data, {**options, "model": model, "calibration": calibration}, example)
 
     @property
@@ -105,7 +109,12 @@ class Evaluation:
         """
         if method.needs_data and data is None:
             raise ValueError(f"method={method.name!r} compares the networks on inputs; pass matching_data=")
-        return align(a, b, method, data=data, example=self.example, seed=seed, progress=progress)
+        options: Any = {"output": self.options.get("output"), "seed": seed, "progress": progress}
+        return align(a, b, method, data=data, example=self.example, **options)
+
+
+def _as_they_are(batch: Any) -> Any:
+    return batch
 
 
 def means(sweeps: list[Sweep]) -> Array:

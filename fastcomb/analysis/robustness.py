@@ -159,7 +159,7 @@ def robustness(
     Args:
         a: the first network: a module, mapping or path.
         b: the second network, or its alignment to ``a``.
-        data: evaluation data ``(x, y)``, a Dataset of pairs or a DataLoader.
+        data: evaluation data, as in :func:`fastcomb.evaluate`.
         sampler: the law of the combinations; element-wise ``Uniform()`` if None.
         n: combinations per cell.
         fractions: strengths of perturbation, in [0, 1].

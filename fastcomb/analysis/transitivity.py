@@ -125,7 +125,7 @@ def transitivity(
 
     Args:
         a, b, reference: the networks: modules, mappings or paths.
-        data: evaluation data ``(x, y)``, a Dataset of pairs or a DataLoader.
+        data: evaluation data, as in :func:`fastcomb.evaluate`.
         method: of :func:`fastcomb.rebasin.align`; with options as an instance, ``WeightMatching(starts=3)``.
         matching_data: what methods that need data match on; best not the evaluation data.
         points: as in :func:`fastcomb.barrier`, for all five pairs.

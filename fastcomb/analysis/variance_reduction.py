@@ -79,14 +79,14 @@ def antithetic_mean(
     Args:
         theta_a, theta_b: the two networks, as :func:`fastcomb.evaluate` takes them.
         sampler: a law that is symmetric about ½, such as ``Uniform()``; any ``per``.
-        data: evaluation data ``(x, y)``, a Dataset of pairs or a DataLoader.
+        data: evaluation data, as in :func:`fastcomb.evaluate`.
         metric: "loss" or "accuracy".
         n: combinations to evaluate, two of each pair.
         seed: of the coefficients.
         confidence: level of the intervals.
         progress: show a progress bar; if None, when standard error is a terminal.
-        **options: ``model``, ``loss``, ``batch_norm``, ``calibration``, ``device``, ``dtype``, ``backend``
-            and ``data_budget`` of :func:`fastcomb.evaluate`.
+        **options: ``model``, ``loss``, ``accuracy``, ``output``, ``batch_norm``, ``calibration``,
+            ``buffers``, ``device``, ``dtype``, ``backend`` and ``data_budget`` of :func:`fastcomb.evaluate`.
 
     Raises:
         ValueError: more than two networks, a law that is not symmetric, n odd or below 4, running statistics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastcomb.backends import layers
 from fastcomb.backends.base import Backend, Score, Scores, Unsupported
@@ -15,6 +15,7 @@ from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.kernels import triton
 from fastcomb.mixing import Mixture
+from fastcomb.utils.inputs import Inputs, Samples
 from fastcomb.utils.notice import notify
 
 __all__ = [
@@ -61,7 +62,7 @@ def start(
     *,
     dtype: torch.dtype,
     normalisation: Normalisation,
-    x: Tensor,
+    x: Samples,
     samples: int,
     in_memory: bool,
 ) -> Started:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastcomb.backends.criterion import Criterion
 from fastcomb.mixing import Mixture
 from fastcomb.statistics.sequential_decision import Answer, Question
+from fastcomb.utils.inputs import Samples
 
 #: Losses that kernels for GPUs compute.
 LOSSES = ("cross_entropy", "nll", "mse")
@@ -73,14 +74,14 @@ class Backend(Protocol):
     def prepare(self, index: Tensor) -> Any:
         """What is computed once for a block of combinations (int64 [K]) before any sample."""
 
-    def summed_metrics(self, prepared: Any, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
-        """Sums of the measures over samples x [S, ...] with targets y [S, ...]: float64 [measures, K]."""
+    def summed_metrics(self, prepared: Any, x: Samples, y: Tensor, scores: Scores) -> Tensor:
+        """Sums of the measures over samples x with targets y [S, ...]: float64 [measures, K]."""
 
-    def per_sample_metric(self, prepared: Any, x: Tensor, y: Tensor, measure: Score) -> Tensor:
-        """One measure on every sample of x [S, ...] with targets y [S, ...]: [K, S]."""
+    def per_sample_metric(self, prepared: Any, x: Samples, y: Tensor, measure: Score) -> Tensor:
+        """One measure on every sample of x with targets y [S, ...]: [K, S]."""
 
     def decide(
-        self, prepared: Any, x: Tensor, y: Tensor, scores: Scores, question: Question
+        self, prepared: Any, x: Samples, y: Tensor, scores: Scores, question: Question
     ) -> list[Answer] | None:
         """Answers about the prepared combinations on all samples; None where only the plain rule can."""
 

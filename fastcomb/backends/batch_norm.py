@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from fastcomb.data.reading import calibration_batches
 from fastcomb.mixing import Mixture
 from fastcomb.mixing.endpoints import RUNNING_STATISTICS, same
+from fastcomb.utils.inputs import Samples
 from fastcomb.utils.state_dicts import few
 
 CHOICES = ("recompute", "lerp", "a")
@@ -52,7 +53,7 @@ class Normalisation:
 
     choice: str | None = None
     fixed: dict[str, Tensor] | None = None
-    batches: tuple[Tensor, ...] = ()
+    batches: tuple[Samples, ...] = ()
     buffers: str | None = None
 
     @staticmethod
@@ -113,7 +114,7 @@ class Normalisation:
             if calibration is None:
                 raise ValueError(
                     'batch_norm="recompute" needs calibration=: inputs, typically some hundred training '
-                    "samples (a tensor, a Dataset or a DataLoader)"
+                    "samples (a tensor, a dict, a Dataset or a DataLoader)"
                 )
             return Normalisation(choice, batches=calibration_batches(calibration))
         if choice == "a":

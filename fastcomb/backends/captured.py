@@ -134,10 +134,9 @@ def _captured(model: nn.Module, mixture: Mixture, x: Samples) -> Program:
                 raise Unsupported(f"the parameter {weight.name!r}, which is not mixed under that name")
     if len(program.returned) != 1 or not isinstance(program.output, Value):
         raise Unsupported("a result that is not one tensor")
-    kinds = {node.name: node.dtype for node in program}
-    kind = kinds.get(program.returned[0], "")
-    if kind and not getattr(torch, kind).is_floating_point:
-        raise Unsupported(f"a result of {kind}")
+    result = next((node.dtype for node in program if node.name == program.returned[0]), "")
+    if result and not getattr(torch, result).is_floating_point:
+        raise Unsupported(f"a result of {result}")
     return program
 
 

@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcomb.backends.base import Score, Scores, power_of_two
 from fastcomb.backends.batch_norm import Calls, Normalisation, collecting
-from fastcomb.backends.outputs import close, joined, mapped, rebuilt, tensors
 from fastcomb.backends.places import places, slots
 from fastcomb.backends.pristine import Pristine
 from fastcomb.backends.virtual import VirtualParameter
@@ -27,7 +26,10 @@ from fastcomb.kernels import native
 from fastcomb.mixing import Mixture
 from fastcomb.program import private_copy
 from fastcomb.statistics.sequential_decision import Answer, Question
+from fastcomb.utils import inputs
+from fastcomb.utils.inputs import Samples, arguments
 from fastcomb.utils.notice import notify
+from fastcomb.utils.outputs import close, joined, mapped, rebuilt, tensors
 
 #: Most combinations in a block.
 _MAX_BLOCK = 64
@@ -116,7 +118,7 @@ class TorchReference:
         self._calls: Calls | None = None  # while running statistics are collected
         self._shared = self._own(mixture.a.carried | (normalisation.fixed or {}))
 
-    def plan(self, x: Tensor, samples: int) -> Plan:
+    def plan(self, x: Samples, samples: int) -> Plan:
         """Choose slots and block for a data set, from sizes only (never from free memory or threads).
 
         Args:
@@ -126,16 +128,16 @@ class TorchReference:
         coupled = self._coupled(self._ready(x[:_FEW]))
         x = self._ready(x)
         index = self.mixture.index_tensor([0])
-        output, produced = self._measured(index, (x,), {})
+        output, produced = self._measured(index, *arguments(x))
         per_sample = produced / len(x)
         fit = samples if coupled else power_of_two(_SAMPLE_BYTES / per_sample)
         chunk = min(samples, fit)
         self._size(per_sample * max([chunk, *map(len, self.normalisation.batches)]))
-        self._settle(self.mixture.index_tensor([0, 1]), (x,), {})  # any notice belongs before the work
+        self._settle(self.mixture.index_tensor([0, 1]), *arguments(x))  # any notice belongs before the work
         return Plan(mapped(lambda t: t[0], output), chunk, coupled)
 
-    def _coupled(self, x: Tensor) -> bool:
-        """Whether the results of samples x [S, ...] depend on which others they are run with."""
+    def _coupled(self, x: Samples) -> bool:
+        """Whether the results of S samples x depend on which others they are run with."""
         if len(x) < 2:
             return False
         half = len(x) // 2
@@ -160,20 +162,20 @@ class TorchReference:
                 return not self._random(x)
         return False
 
-    def _apart(self, dtype: torch.dtype, *inputs: Tensor) -> list[list[Tensor]]:
+    def _apart(self, dtype: torch.dtype, *several: Samples) -> list[list[Tensor]]:
         """All tensors of the outputs of combination 0 on several inputs, in another dtype."""
         law = self if dtype == self.dtype else self.wider(dtype)
         index = self.mixture.index_tensor([0])
         statistics = {n: s[0] for n, s in law.prepare(index).statistics.items()}
-        return [tensors(law.output(index, statistics, x)) for x in inputs]
+        return [tensors(law.output(index, statistics, x)) for x in several]
 
     def wider(self, dtype: torch.dtype) -> TorchReference:
         """The same in another compute dtype."""
         return TorchReference(self.mixture, self.model, dtype=dtype, normalisation=self.normalisation)
 
-    def _random(self, x: Tensor) -> bool:
+    def _random(self, x: Samples) -> bool:
         """Whether the module draws random numbers; says so."""
-        varies = self._random_call(((x,), {}))
+        varies = self._random_call(arguments(x))
         if varies:
             notify(
                 f"{type(self.model).__name__} returns something else each time it is called on the same "
@@ -203,9 +205,8 @@ class TorchReference:
                 fresh = {
                     n: self._shared[n].new_zeros(count, *self._shared[n].shape) for n in counted.statistics
                 }
-                for _ in self._outputs(
-                    prepared._replace(statistics=fresh), (_copied(self._ready(batch)),), {}
-                ):
+                own = inputs.mapped(torch.clone, self._ready(batch))
+                for _ in self._outputs(prepared._replace(statistics=fresh), *arguments(own)):
                     pass
             for name, value in fresh.items():  # each call counts once, as in torch's update_bn
                 calls[name] = calls.get(name, 0) + counted.of(name)
@@ -227,25 +228,25 @@ class TorchReference:
             finally:
                 self._pristine, self._calls = pristine, None
 
-    def summed_metrics(self, prepared: ReferenceBlock, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+    def summed_metrics(self, prepared: ReferenceBlock, x: Samples, y: Tensor, scores: Scores) -> Tensor:
         """Sums over samples, float64 [measures, K], from the outputs of successive parts of the block."""
         y = y.to(self.mixture.device)
         return torch.cat([scores.of(outputs, y) for outputs in self._wide(prepared, x)], dim=1)
 
-    def per_sample_metric(self, prepared: ReferenceBlock, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+    def per_sample_metric(self, prepared: ReferenceBlock, x: Samples, y: Tensor, measure: Score) -> Tensor:
         """One measure on every sample, [K, S], from the outputs of successive parts of the block."""
         y = y.to(self.mixture.device)
         return torch.cat([measure(outputs, y) for outputs in self._wide(prepared, x)])
 
     def decide(
-        self, prepared: ReferenceBlock, x: Tensor, y: Tensor, scores: Scores, question: Question
+        self, prepared: ReferenceBlock, x: Samples, y: Tensor, scores: Scores, question: Question
     ) -> list[Answer] | None:
         """None: only the plain rule answers here."""
         return None
 
-    def _wide(self, prepared: ReferenceBlock, x: Tensor) -> Iterator[Any]:
+    def _wide(self, prepared: ReferenceBlock, x: Samples) -> Iterator[Any]:
         """Outputs [k, S, ...] of successive parts of a block, half precision widened to float32."""
-        for outputs in self._outputs(prepared, (self._ready(x),), {}):
+        for outputs in self._outputs(prepared, *arguments(self._ready(x))):
             yield mapped(
                 lambda t: t.float() if t.is_floating_point() and t.dtype.itemsize < 4 else t, outputs
             )
@@ -269,22 +270,22 @@ class TorchReference:
                 parts += self._outputs(self.prepare(block), args, kwargs)
         return joined(parts)
 
-    def output(self, index: Tensor, statistics: State, x: Tensor) -> Any:
-        """Output on samples x [S, ...] of the one combination in ``index`` with given running statistics."""
-        ready = {name: self._ready(value)[None] for name, value in statistics.items()}
-        (output,) = self._outputs(
-            ReferenceBlock(index, self._mixed(index), ready), (_copied(self._ready(x)),), {}
-        )
+    def output(self, index: Tensor, statistics: State, x: Samples) -> Any:
+        """Output on samples x of the one combination in ``index`` with given running statistics."""
+        ready = {name: self._cast(value)[None] for name, value in statistics.items()}
+        own = inputs.mapped(torch.clone, self._ready(x))
+        (output,) = self._outputs(ReferenceBlock(index, self._mixed(index), ready), *arguments(own))
         return mapped(lambda t: t[0], output)
 
     @torch.no_grad()
-    def network(self, parameters: Mapping[str, Tensor], carried: Mapping[str, Tensor], x: Tensor) -> Any:
-        """Output on samples x [S, ...] of a network with its own parameters, buffers and statistics."""
+    def network(self, parameters: Mapping[str, Tensor], carried: Mapping[str, Tensor], x: Samples) -> Any:
+        """Output on samples x of a network with its own parameters, buffers and statistics."""
         shared = self._shared
         self._shared = self._own(carried)
         try:
             state = {n: t.to(self.mixture.device, self._kind(n), copy=True) for n, t in parameters.items()}
-            return mapped(lambda t: t[0], self._single(state, (_copied(self._ready(x)),), {}))
+            own = inputs.mapped(torch.clone, self._ready(x))
+            return mapped(lambda t: t[0], self._single(state, *arguments(own)))
         finally:
             self._shared = shared
 
@@ -445,7 +446,10 @@ class TorchReference:
                 ).detach()
         return unmixed
 
-    def _ready(self, tensor: Tensor) -> Tensor:
+    def _ready(self, x: Samples) -> Samples:
+        return inputs.mapped(self._cast, x)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
         cast = tensor.is_floating_point() and not self._several
         return tensor.to(self.mixture.device, self.dtype if cast else None)
 

@@ -58,7 +58,10 @@ def _option(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> di
     callback=_option,
     help="Of the method; repeatable.",
 )
-@click.option("--data", help="For methods that compare on inputs; as for sweep.")
+@click.option(
+    "--data", help="For methods that compare on inputs, and a sample input for others; as for sweep."
+)
+@click.option("--output", help="Which output of the network is meant; as for sweep.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1))
 @click.option("--alignment", type=click.Path(dir_okay=False), help="Also keep permutations and history here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -70,6 +73,7 @@ def align(
     method: str,
     options: dict[str, Any],
     data: str | None,
+    output: str | None,
     seed: int,
     alignment: str | None,
     as_json: bool,
@@ -88,7 +92,10 @@ def align(
     read = reading.read_data if method == "ste" else reading.read_inputs
     samples = None if data is None else read(data)
     with about(f"aligning networks of {model}" + (f" on {data}" if data else "")):
-        aligned = fc.rebasin.align(reference, second, method, data=samples, seed=seed, **options)
+        which = reading.read_output(output)
+        aligned = fc.rebasin.align(
+            reference, second, method, data=samples, output=which, seed=seed, **options
+        )
     checkpoint.write(aligned, Path(out), like=Path(b))
     if alignment:
         aligned.save(alignment)

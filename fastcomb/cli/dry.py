@@ -33,8 +33,8 @@ def would(
 
     Args:
         mixture: both networks and the sampler.
-        options: of :func:`fastcomb.evaluate`: model, data, seed, loss, batch_norm, calibration, device, dtype
-            and backend.
+        options: of :func:`fastcomb.evaluate`: model, data, seed, loss, output, batch_norm, calibration,
+            device, dtype and backend.
         span: the combinations.
         decide: the question, if one is asked. The speed is that of evaluating in full.
         out: folder of the run.

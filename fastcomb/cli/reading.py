@@ -18,18 +18,25 @@ from torch import Tensor, nn
 
 from fastcomb.backends.batch_norm import uses_running
 from fastcomb.cli.errors import about, told
+from fastcomb.data.reading import LABELS
 from fastcomb.mixing import endpoints
 from fastcomb.mixing.endpoints import Endpoint
 from fastcomb.program import private_copy
+from fastcomb.utils.inputs import structure
 from fastcomb.utils.notice import notify
 
 #: What each kind of argument may be when it is no file of the right kind.
 _CODE = {
     "model": "package.module:factory, or an archive .pt2 of torch.export",
-    "data": "a .npz or .safetensors file with arrays x and y, package.module:name or torchvision:NAME:FOLDER",
+    "data": "a .npz, .pt or .safetensors file with arrays x and y, or inputs by name and labels, "
+    "package.module:name or torchvision:NAME:FOLDER",
+    "output": "a name, an index or package.module:name",
     "loss": "the name of a loss, such as cross_entropy, mse or huber(delta=0.5), or package.module:name",
     "accuracy": "argmax or package.module:name",
 }
+
+#: Names of the targets, for errors.
+_LISTED = ", ".join(LABELS)
 
 _POINTER = b"version https://git-lfs"
 
@@ -39,7 +46,7 @@ def imported(text: str, what: str, *, call: bool = True) -> Any:
 
     Args:
         text: as above.
-        what: "model", "data", "loss" or "accuracy", for errors.
+        what: "model", "data", "loss", "accuracy" or "output", for errors.
         call: whether a function or class that is named without arguments is called too.
 
     Raises:
@@ -135,6 +142,13 @@ def read_measure(text: str, what: str) -> Any:
     return imported(text, what, call=False) if ":" in text else text
 
 
+def read_output(text: str | None) -> Any:
+    """Which output is meant: an index, a name, or the callable that package.module:name is."""
+    if text is None or ":" in text:
+        return None if text is None else imported(text, "output", call=False)
+    return int(text) if text.removeprefix("-").isdigit() else text
+
+
 def dtype(name: str | None) -> torch.dtype | None:
     """The dtype that torch calls ``name``."""
     return None if name is None else getattr(torch, name)
@@ -144,24 +158,35 @@ def read_data(text: str) -> Any:
     """Samples as :func:`fastcomb.evaluate` takes them.
 
     Args:
-        text: a file .npz or .safetensors with arrays x and y; package.module:name of (x, y), a Dataset, a
-            DataLoader, or a function that returns one; or torchvision:NAME:FOLDER, the test split of a
-            torchvision data set that is in the folder, as tensors in [0, 1].
+        text: a file .npz, .pt or .safetensors with arrays x and y, or with the network's arguments by name
+            beside labels; package.module:name of what :func:`fastcomb.evaluate` takes, or a function that
+            returns it; or torchvision:NAME:FOLDER, the test split of a torchvision data set that is in the
+            folder, as tensors in [0, 1].
     """
-    arrays = _arrays(text, "x", "y")
+    arrays = _arrays(text)
     if arrays is None:
         return _torchvision(text) if text.startswith("torchvision:") else imported(text, "data")
-    x, y = arrays
-    if len(x) != len(y):
-        raise ValueError(f"{text}: x has {len(x)} samples but y has {len(y)}")
-    return x, y
+    labels = [name for name in LABELS if name in arrays]
+    if len(labels) != 1 or len(arrays) < 2:
+        has = ", ".join(sorted(arrays)) or "nothing"
+        raise ValueError(f"{text} has {has}; it must have x and y, or inputs by name and one of {_LISTED}")
+    y = arrays[labels[0]]
+    for name, value in arrays.items():
+        if len(value) != len(y):
+            raise ValueError(f"{text}: {name} has {len(value)} samples but {labels[0]} has {len(y)}")
+    return (arrays["x"], y) if arrays.keys() == {"x", labels[0]} else arrays
 
 
 def read_inputs(text: str) -> Any:
-    """Inputs alone: as data, of which y is left out."""
-    arrays = _arrays(text, "x")
+    """Inputs alone: as data, of which targets are left out."""
+    arrays = _arrays(text)
     if arrays is not None:
-        return arrays[0]
+        inputs = {name: value for name, value in arrays.items() if name not in LABELS}
+        if not inputs:
+            raise ValueError(
+                f"{text} has {', '.join(sorted(arrays)) or 'nothing'}; it must have x, or inputs by name"
+            )
+        return inputs["x"] if inputs.keys() == {"x"} else inputs
     data = read_data(text)
     return data[0] if isinstance(data, (tuple, list)) and data else data
 
@@ -184,28 +209,39 @@ def _there(path: Path, what: str) -> Path:
     return path
 
 
-def _arrays(text: str, *names: str) -> list[Tensor] | None:
+def _arrays(text: str) -> dict[str, Tensor] | None:
     """Arrays of a data file by name; None if the text has not the suffix of one."""
     suffix = Path(text).suffix.lower()
-    if suffix not in (".npz", ".safetensors"):
+    if suffix not in (".npz", ".safetensors", ".pt", ".pth"):
         return None
     path = _there(Path(text), "data")
     if suffix == ".npz" and not zipfile.is_zipfile(path):  # numpy would take it for a pickle
         raise ValueError(f"{text} cannot be read as .npz: it is no archive of numpy.savez, or not all of one")
     try:
-        with np.load(path) if suffix == ".npz" else safe_open(path, "pt") as file:
-            there = list(file.keys())
-            lacking = [name for name in names if name not in there]
-            arrays = [] if lacking else [_array(file, name) for name in names]
+        if suffix in (".pt", ".pth"):
+            arrays = _saved(torch.load(path, map_location="cpu", weights_only=True))
+        else:
+            with np.load(path) if suffix == ".npz" else safe_open(path, "pt") as file:
+                arrays = {name: _array(file, name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except Exception as error:
         raise ValueError(f"{text} cannot be read as {suffix}: {told(error)}") from error
-    if lacking:
-        has = ", ".join(sorted(there)) or "nothing"
-        raise ValueError(f"{text} has {has}; it must have {' and '.join(names)}")
-    for name, value in zip(names, arrays, strict=True):
+    for name, value in arrays.items():
         if value.ndim == 0:
             raise ValueError(f"{text}: {name} is a single number; the first dimension must count samples")
     return arrays
+
+
+def _saved(data: Any) -> dict[str, Tensor]:
+    """What torch.save wrote: tensors by name, or (x, y).
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        data = dict(zip("xy", data, strict=True))
+    if not isinstance(data, dict) or not all(isinstance(value, Tensor) for value in data.values()):
+        raise TypeError(f"it holds {structure(data)}, not tensors by name")
+    return data
 
 
 def _array(file: Any, name: str) -> Tensor:

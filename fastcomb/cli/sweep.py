@@ -24,7 +24,8 @@ _OF_RAY = ("address", "cpus", "gpus")
 @click.option(
     "--data",
     required=True,
-    help=".npz or .safetensors with x and y, package.module:name, or torchvision:NAME:FOLDER.",
+    help=".npz, .pt or .safetensors with x and y, or inputs by name and labels; package.module:name; or "
+    "torchvision:NAME:FOLDER.",
 )
 @click.option("-n", default=1_000_000, show_default=True, type=CountType(), help="Combinations.")
 @click.option("--start", default=0, show_default=True, type=click.IntRange(0), help="Index of the first.")
@@ -39,6 +40,9 @@ _OF_RAY = ("address", "cpus", "gpus")
 @click.option(
     "--accuracy",
     help="What accuracy is: argmax or package.module:name; by default the loss says so.",
+)
+@click.option(
+    "--output", help="Which output of the network is meant: a name, an index or package.module:name."
 )
 @click.option(
     "--batch-norm", type=click.Choice(["recompute", "lerp", "a"]), help="Running statistics of combinations."
@@ -99,6 +103,7 @@ def sweep(a: str, b: str, as_json: bool, dry_run: bool, quiet: bool, **arguments
         "data": reading.read_data(arguments["data"]),
         "seed": arguments["seed"],
         "loss": reading.read_measure(arguments["loss"], "loss"),
+        "output": reading.read_output(arguments["output"]),
         "batch_norm": arguments["batch_norm"],
         "calibration": reading.read_inputs(arguments["calibration"]) if arguments["calibration"] else None,
         "device": arguments["device"],

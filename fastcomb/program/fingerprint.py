@@ -107,6 +107,10 @@ class _Writer:
         self.type(type(module))
         self.put(module.training)
         attributes = {name: value for name, value in vars(module).items() if name not in _APART}
+        hooks = {name for name, value in attributes.items() if "_hooks" in name and isinstance(value, dict)}
+        ranks = sorted({number for name in hooks for number in attributes[name]}, key=str)
+        for name in hooks:  # torch counts hooks over all modules that ever were
+            attributes[name] = {ranks.index(number): hook for number, hook in attributes[name].items()}
         self.value(attributes, 0)
 
     def type(self, kind: type) -> None:

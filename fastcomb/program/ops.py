@@ -15,8 +15,8 @@ _SAME_NAME = """
     cat stack split chunk unbind select slice
     flatten unflatten reshape permute transpose squeeze unsqueeze expand
     mean sum amax softmax log_softmax scaled_dot_product_attention embedding dropout
-    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min clamp_max
-    threshold celu hardshrink softshrink log_sigmoid glu prelu isnan
+    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min
+    clamp_max threshold celu hardshrink softshrink log_sigmoid glu prelu isnan
     eq ne lt le gt ge logical_not logical_and logical_or logical_xor bitwise_not where masked_fill
     mm addmm baddbmm conv_transpose1d conv_transpose2d
     amin prod any all max min var std logsumexp linalg_vector_norm norm cumsum

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastcomb.program.ir import Dimension, Node, Program, Value
+from fastcomb.utils import inputs
 
 #: Samples that tell whether they influence one another, and how much results may then differ, of the largest.
 _FEW, _APART = 4, 1e-4
@@ -26,8 +27,8 @@ _SIZE = re.compile(r"(?:(\d+)\*)?N")
 _POINTWISE = """
     relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu
     add sub mul div neg exp sqrt rsqrt pow abs identity dropout cast
-    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min clamp_max
-    threshold celu hardshrink softshrink log_sigmoid prelu isnan
+    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min
+    clamp_max threshold celu hardshrink softshrink log_sigmoid prelu isnan
     eq ne lt le gt ge logical_not logical_and logical_or logical_xor where masked_fill
     bitwise_not bitwise_and bitwise_or bitwise_xor
 """.split()
@@ -550,21 +551,23 @@ def _embedding(node: Node, operands: _Operands) -> State:
     return state
 
 
-def check_apart(program: Program, state: Mapping[str, Tensor], x: Tensor, label: str) -> None:
+def check_apart(program: Program, state: Mapping[str, Tensor], x: inputs.Samples, label: str) -> None:
     """Raise ValueError where a Program's results depend on which samples it is given together.
 
     For what runs a Program in batches, and needs results of single samples.
 
     Args:
         program, state: the network.
-        x: a few samples [S, ...].
+        x: a few samples.
         label: what the error calls the network.
     """
     cause = program.bound
     if not cause and len(x) > 1:
         x, half = x[:_FEW], len(x[:_FEW]) // 2
         with torch.no_grad():
-            whole, first, rest = (program.run(state, part) for part in (x, x[:half], x[half:]))
+            whole, first, rest = (
+                program.run(state, *inputs.leaves(part)) for part in (x, x[:half], x[half:])
+            )
         for a, b, c in zip(*(tree_leaves(output) for output in (whole, first, rest)), strict=True):
             if isinstance(a, Tensor) and not _alike(a, b, c):
                 cause = "samples that influence one another"

@@ -27,8 +27,8 @@ def between(program: Program, start: str | None, output: Any) -> Program:
     """The part of a network that computes some of its values from another.
 
     Args:
-        program: the network, with one input.
-        start: name of the value that the part takes, or None for the network's own input.
+        program: the network.
+        start: name of the value that the part takes, or None for the network's own inputs.
         output: a tree of :class:`Value`: what the part returns.
 
     Returns:
@@ -40,16 +40,15 @@ def between(program: Program, start: str | None, output: Any) -> Program:
     """
     nodes = {node.name: node for node in program}
     shapes = program.value_shapes
-    (source,) = program.inputs
-    start = source if start is None else start
-    fed = _reached(program, source)
+    starts = set(program.inputs) if start is None else {start}
+    fed = _reached(program, set(program.inputs))
     needed: set[str] = set()
     severed: list[str] = []
     pending = [leaf.name for leaf in tree_leaves(output) if isinstance(leaf, Value)]
-    after = _reached(program, start)
+    after = _reached(program, starts)
     while pending:
         name = pending.pop()
-        if name == start or name in needed:
+        if name in starts or name in needed:
             continue
         if name not in nodes or (name in fed and name not in after):
             severed.append(name)
@@ -63,12 +62,13 @@ def between(program: Program, start: str | None, output: Any) -> Program:
             f"what follows {start!r} also reads {', '.join(map(repr, order))}, which do not depend on it",
             tuple(order),
         )
+    counted = next(iter(program.inputs)) if start is None else start
     kept = [
-        counting(node, start) if _counts(node, shapes) else node for node in program if node.name in needed
+        counting(node, counted) if _counts(node, shapes) else node for node in program if node.name in needed
     ]
     used = {weight.name for node in kept for weight in node.weights}
     return Program(
-        inputs={start: shapes[start]},
+        inputs=program.inputs if start is None else {start: shapes[start]},
         nodes=tuple(kept),
         output=output,
         shapes={name: shape for name, shape in program.shapes.items() if name in used},
@@ -78,10 +78,10 @@ def between(program: Program, start: str | None, output: Any) -> Program:
     )
 
 
-def _reached(program: Program, start: str) -> set[str]:
-    """Values whose entries depend on those of ``start``; the number of samples alone does not count."""
+def _reached(program: Program, starts: set[str]) -> set[str]:
+    """Values whose entries depend on those of ``starts``; the number of samples alone does not count."""
     shapes = program.value_shapes
-    reached = {start}
+    reached = set(starts)
     for node in program:
         if not _counts(node, shapes) and reached.intersection(node.values):
             reached.add(node.name)

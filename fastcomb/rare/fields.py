@@ -15,12 +15,14 @@ from fastcomb.data.samples import Data
 from fastcomb.functional import Mixture
 from fastcomb.mixing.ops import broadcastable, convex
 from fastcomb.program import private_copy
+from fastcomb.program.choose import Output
 from fastcomb.sampling.stream import RESOLUTION, pieces, step_unit
 from fastcomb.statistics.density import Array
 from fastcomb.sweep import criteria
-from fastcomb.sweep.experiment import Experiment
+from fastcomb.sweep.experiment import Experiment, returning
 from fastcomb.sweep.job import Job
 from fastcomb.sweep.measures import UserLoss
+from fastcomb.utils.inputs import ready
 
 
 class Fields:
@@ -60,6 +62,7 @@ class Fields:
         batch_norm: str | None = None,
         calibration: Any = None,
         buffers: str | None = None,
+        output: Output | None = None,
     ) -> Fields:
         """From arguments of :func:`fastcomb.rare_fraction`, which explains them.
 
@@ -68,6 +71,9 @@ class Fields:
         """
         module = private_copy(model).to(mixture.device).eval()
         normalisation = Normalisation.choose(module, mixture, batch_norm, calibration, buffers)
+        samples = Data(data)
+        some = ready(samples.first()[0], mixture.device, mixture.dtype if mixture.uniform else None)
+        module = returning(module, some, output, loss)
         # only the reference runs networks that are no combinations of the stream
         asked = criteria.read(loss)
         samples = Data(data, ignored=criteria.ignored(asked))

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from fastcomb.functional import Mixture
+from fastcomb.program.choose import Output
 from fastcomb.rare.fields import Fields, width
 from fastcomb.rare.result import RareFraction
 from fastcomb.rare.simulation import simulate
@@ -39,6 +40,7 @@ def rare_fraction(
     batch_norm: str | None = None,
     calibration: Any = None,
     buffers: str | None = None,
+    output: Output | None = None,
     n: int = 1000,
     p0: float = 0.1,
     repeats: int = 10,
@@ -66,8 +68,8 @@ def rare_fraction(
         level: the metric's, compared in float32, strictly.
         above: ask for metric > level instead. NaN is neither below nor above.
         model: the module that the mixture's networks are weights of; a copy in eval mode is used.
-        data: ``(x, y)``, a Dataset of pairs or a DataLoader, as :func:`fastcomb.evaluate` takes them.
-        loss, batch_norm, calibration, buffers: as for :func:`fastcomb.evaluate`.
+        data: as :func:`fastcomb.evaluate` takes them.
+        loss, batch_norm, calibration, buffers, output: as for :func:`fastcomb.evaluate`.
         n: networks on each level of a run; rounded down to whole chains.
         p0: fraction of them that start the chains of the next level, in [0.05, 0.5].
         repeats: independent runs, at least 2.
@@ -119,6 +121,7 @@ def rare_fraction(
         batch_norm=batch_norm,
         calibration=calibration,
         buffers=buffers,
+        output=output,
     )
     sign = -1 if above else 1
     target = float(np.float32(sign * level))

@@ -19,6 +19,7 @@ from torch import Tensor
 from fastcomb.rebasin.assignment import best_step, outer_groups
 from fastcomb.rebasin.method import Match, Method, Problem
 from fastcomb.rebasin.symmetries import Matching, Symmetries, View
+from fastcomb.utils.inputs import leaves
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _moments(problem: Problem) -> list[_Moment]:
     moments = [_Moment(symmetries, numbers) for numbers in sets]
     with torch.no_grad():
         for x, _ in problem.data or ():
-            a, b = (problem.program.values(state, x) for state in (problem.a, problem.b))
+            a, b = (problem.program.values(state, *leaves(x)) for state in (problem.a, problem.b))
             for moment in moments:
                 for number, view in enumerate(moment.views):
                     moment.add(number, a[view.value], b[view.value])

@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from fastcomb.data.reading import in_batches
+from fastcomb.data.reading import as_samples, in_batches
 from fastcomb.mixing import endpoints
 from fastcomb.mixing.endpoints import Endpoint, Theta
 from fastcomb.program import Program, example_inputs, private_copy
 from fastcomb.program.cache import captured
+from fastcomb.program.choose import Output, choose
 from fastcomb.rebasin.activations import ActivationMatching
 from fastcomb.rebasin.alignment import Alignment, loaded, noted
 from fastcomb.rebasin.controls import Identity, Random
@@ -23,6 +25,7 @@ from fastcomb.rebasin.ste import StraightThrough
 from fastcomb.rebasin.trials import Trials
 from fastcomb.rebasin.verified import misread, verified
 from fastcomb.rebasin.weights import WeightMatching
+from fastcomb.utils.inputs import ready
 from fastcomb.utils.registry import Registry
 
 #: The methods that ``method=`` names.
@@ -39,7 +42,8 @@ def align(
     *,
     model: nn.Module | None = None,
     data: Any = None,
-    example: Tensor | None = None,
+    example: Any = None,
+    output: Output | None = None,
     seed: int = 0,
     progress: bool | None = None,
     **options: Any,
@@ -56,8 +60,12 @@ def align(
         method: "weights", "activations", "ste", "sinkhorn", "frank_wolfe", "random" or "identity", or a
             method with its options, such as ``WeightMatching(starts=3)``.
         model: a module of the architecture, where neither network is one; its weights do not matter.
-        data: for methods that need it: inputs [N, ...] or ``(x, y)``, a Dataset or a DataLoader of such.
-        example: a sample input [N, ...]; taken from ``data``, or guessed from the first layers, if None.
+        data: for methods that need it: inputs, ``(x, y)`` or a dict, as in :func:`fastcomb.evaluate`, a
+            Dataset or a DataLoader of such.
+        example: a few sample inputs: a tensor [N, ...], a tuple of positional arguments or a dict of named
+            ones; taken from ``data``, or guessed from the first layers, if None.
+        output: which tensor of what the networks return is meant, as in :func:`fastcomb.evaluate`. If None,
+            all of it stays as it is, and methods that learn from a loss take the obvious one.
         seed: of the method's random choices. The same seed gives the same result.
         progress: show progress bars; if None, when standard error is a terminal.
         **options: of the method, where it is given by name; for example ``starts=3``.
@@ -87,7 +95,7 @@ def align(
     """
     chosen = METHODS.resolve(method, options)
     structure = _structure(model, model_a, model_b)
-    task = _task(chosen, structure, model_a, model_b, data, example, seed, progress)
+    task = _task(chosen, structure, (model_a, model_b), data, example, output, seed, progress)
     return _finish(chosen, chosen.match(task.problem), task)
 
 
@@ -95,7 +103,8 @@ def align_all(
     models: Sequence[Theta],
     *,
     model: nn.Module | None = None,
-    example: Tensor | None = None,
+    example: Any = None,
+    output: Output | None = None,
     seed: int = 0,
     progress: bool | None = None,
     **options: Any,
@@ -107,7 +116,7 @@ def align_all(
 
     Args:
         models: the networks: modules, their weights, or paths.
-        model, example, seed, progress: as in :func:`align`.
+        model, example, output, seed, progress: as in :func:`align`.
         **options: of :class:`FrankWolfe`.
 
     Returns:
@@ -131,7 +140,15 @@ def align_all(
     structure = _structure(model, *models)
     tasks = [
         _task(
-            chosen, structure, models[0], other, None, example, seed, progress, ("models[0]", f"models[{i}]")
+            chosen,
+            structure,
+            (models[0], other),
+            None,
+            example,
+            output,
+            seed,
+            progress,
+            ("models[0]", f"models[{i}]"),
         )
         for i, other in enumerate(models)
     ]
@@ -162,10 +179,10 @@ class _Task:
 def _task(
     method: Method,
     structure: nn.Module,
-    model_a: Theta,
-    model_b: Theta,
+    networks: tuple[Theta, Theta],
     data: Any,
-    example: Tensor | None,
+    example: Any,
+    output: Output | None,
     seed: int,
     progress: bool | None,
     labels: tuple[str, str] = ("model_a", "model_b"),
@@ -175,33 +192,30 @@ def _task(
         raise ValueError(f"method={method.name!r} compares the networks on inputs; pass data=")
     a, b = (
         endpoints.read(theta, None if isinstance(theta, nn.Module) else structure, label)
-        for theta, label in zip((model_a, model_b), labels, strict=True)
+        for theta, label in zip(networks, labels, strict=True)
     )
     endpoints.check_match(a, b, labels)
-    if example is not None and not (isinstance(example, Tensor) and len(example)):
-        raise TypeError(
-            "example is one tensor of at least one input [N, ...]; networks with several inputs "
-            "cannot be aligned"
-        )
+    x = None if example is None else as_samples("example", example)
+    if x is not None and not len(x):
+        raise ValueError("example is empty; at least one sample is needed")
     batches = None if data is None else in_batches(data)
-    module = _idle(structure)
-    if example is None:
-        example = batches[0][0][:2] if batches else example_inputs(_idle(structure))[0]
-    example = example.cpu()
-    program = captured(module, example)
-    structure_label = next(
-        (labels[i] for i, theta in enumerate((model_a, model_b)) if theta is structure), "model"
-    )
-    for theta, label in zip((model_a, model_b), labels, strict=True):
+    if x is None:
+        x = batches[0].x[:2] if batches else example_inputs(_idle(structure))[0]
+    x = ready(x, torch.device("cpu"))
+    module = choose(_idle(structure), x, output, default="tensors")
+    program = captured(module, x)
+    structure_label = next((labels[i] for i, theta in enumerate(networks) if theta is structure), "model")
+    for theta, label in zip(networks, labels, strict=True):
         if isinstance(theta, nn.Module) and theta is not structure:
-            _check_same(program, captured(_idle(theta), example), (structure_label, label))
+            other = choose(_idle(theta), x, output, default="tensors")
+            _check_same(program, captured(other, x), (structure_label, label))
     state = b.tensors()
-    groups, trials = verified(module, program, example, state)
+    groups, trials = verified(module, program, x, state)
     if trials is None:
         raise ValueError(f"the network has no permutation symmetry that could be used:\n{groups}")
     counted = frozenset(a.parameters)
-    problem = Problem(module, program, example, groups, a.tensors(), state, counted, batches, seed, progress)
-    return _Task(problem, b, model_b if isinstance(model_b, nn.Module) else module, trials)
+    problem = Problem(module, program, x, groups, a.tensors(), state, counted, batches, seed, progress)
+    return _Task(problem, b, networks[1] if isinstance(networks[1], nn.Module) else structure, trials)
 
 
 def _idle(model: nn.Module) -> nn.Module:

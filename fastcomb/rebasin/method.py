@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastcomb.program import Program
 from fastcomb.rebasin.symmetries import Matching, Symmetries
+from fastcomb.utils.inputs import Samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +34,12 @@ class Problem:
 
     model: nn.Module = field(repr=False)
     program: Program = field(repr=False)
-    example: Tensor = field(repr=False)
+    example: Samples = field(repr=False)
     symmetries: Symmetries
     a: Mapping[str, Tensor] = field(repr=False)
     b: Mapping[str, Tensor] = field(repr=False)
     counted: frozenset[str]
-    data: tuple[tuple[Tensor, Tensor | None], ...] | None
+    data: tuple[tuple[Samples, Tensor | None], ...] | None
     seed: int
     progress: bool | None
 
@@ -64,7 +65,7 @@ class Problem:
         """Starting point of a search: the identity, then random ones."""
         return self.symmetries.random(self.seed + number) if number else self.symmetries.identity()
 
-    def labelled(self, method: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def labelled(self, method: str) -> Iterator[tuple[Samples, Tensor]]:
         """The batches, which must have targets.
 
         Raises:

@@ -24,6 +24,8 @@ from fastcomb.mixing import endpoints
 from fastcomb.mixing.endpoints import Theta
 from fastcomb.program import Node, Program, Value, Weight, private_copy
 from fastcomb.program.cache import captured
+from fastcomb.program.choose import Output, choose
+from fastcomb.utils.inputs import Samples, joined, leaves
 from fastcomb.utils.state_dicts import unwrapped
 
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
@@ -31,15 +33,19 @@ _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 _NORMS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 
 
-def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -> nn.Module:
+def repair(
+    model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5, output: Output | None = None
+) -> nn.Module:
     """A copy of an interpolated network with the activation statistics of its endpoints.
 
     Args:
         model: the interpolated network.
         a, b: the endpoints: modules of the same architecture, their weights, or paths.
-        data: inputs [N, ...] (or pairs, a Dataset, a DataLoader of them), typically some hundred training
-            samples; held in memory.
+        data: inputs (``(x, y)``, a dict, a Dataset or a DataLoader of such, as in :func:`fastcomb.evaluate`),
+            typically some hundred training samples; held in memory.
         t: where between a (0) and b (1) the target statistics are taken.
+        output: which tensor of what the networks return is meant; layers that only others need stay as they
+            are. All of it if None.
 
     Returns:
         a new module; the arguments are unchanged.
@@ -60,7 +66,7 @@ def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; pass the interpolated network as a module")
     model = unwrapped(model)
-    x = torch.cat([x for x, _ in in_batches(data)])
+    x = joined([x for x, _ in in_batches(data)])
     if len(x) < 2:
         raise ValueError("data is a single sample, which has no spread; pass some hundred")
     ends = [
@@ -71,7 +77,7 @@ def repair(model: nn.Module, a: Theta, b: Theta, data: Any, *, t: float = 0.5) -
     for label, end in zip("ab", ends, strict=True):
         endpoints.check_match(interpolated, end, ("model", label))
     repaired = private_copy(model).cpu()
-    program = captured(private_copy(repaired).eval(), x[:2])
+    program = captured(choose(private_copy(repaired).eval(), x[:2], output, default="tensors"), x[:2])
     layers = _repairable(program)
     norms = {node.name for node in program if _running(node)}
     if not layers and not norms:
@@ -122,16 +128,16 @@ def _axis(node: Node) -> int:
 
 
 def _statistics(
-    program: Program, state: Mapping[str, Tensor], x: Tensor, layers: set[str]
+    program: Program, state: Mapping[str, Tensor], x: Samples, layers: set[str]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    values = program.values(state, x)
+    values = program.values(state, *leaves(x))
     return {node.name: _moments(values[node.name], _axis(node)) for node in program if node.name in layers}
 
 
 def _correct(
     program: Program,
     state: dict[str, Tensor],
-    x: Tensor,
+    x: Samples,
     targets: Mapping[str, tuple[Tensor, Tensor]],
     norms: set[str],
 ) -> None:
@@ -139,7 +145,7 @@ def _correct(
 
     Norms normalise by the input's own statistics, of which the unbiased variance is kept, as in training.
     """
-    values: dict[str, Any] = dict(zip(program.inputs, (x,), strict=True))
+    values: dict[str, Any] = dict(zip(program.inputs, leaves(x), strict=True))
     recorded: dict[str, list[Tensor]] = {}
     for node in program:
         if node.name in targets:

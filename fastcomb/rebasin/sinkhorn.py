@@ -20,6 +20,7 @@ from fastcomb.rebasin.assignment import assign
 from fastcomb.rebasin.method import Match, Method, Problem, check_count, inner_product
 from fastcomb.rebasin.midpoint import Midpoint
 from fastcomb.rebasin.symmetries import Matching
+from fastcomb.utils.inputs import Samples
 from fastcomb.utils.progress import hidden
 
 _OBJECTIVES = ("distance", "midpoint", "line")
@@ -132,7 +133,7 @@ class Sinkhorn(Method):
         return -midpoint.mean_loss(problem.symmetries.permute(problem.b, matching))
 
 
-def _forever(problem: Problem) -> Iterator[tuple[Tensor, Tensor]]:
+def _forever(problem: Problem) -> Iterator[tuple[Samples, Tensor]]:
     while True:
         yield from problem.labelled("sinkhorn")
 

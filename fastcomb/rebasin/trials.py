@@ -19,9 +19,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from fastcomb.program import private_copy
+from fastcomb.utils.inputs import Inputs, Samples, call, leaves, mapped
+from fastcomb.utils.outputs import tensors
 
 Mode = Literal["evaluation", "training"]
 State = Mapping[str, Tensor]
@@ -45,7 +47,7 @@ class Trial:
 
     Attributes:
         what: the input in words, for errors.
-        x: the input [N, ...].
+        x: the input.
         mode: "evaluation" or "training".
         other: whether its size or mode is another than the example's.
         outputs: the original network's, flattened to tensors.
@@ -53,7 +55,7 @@ class Trial:
     """
 
     what: str
-    x: Tensor
+    x: Samples
     mode: Mode
     other: bool
     outputs: list[Tensor]
@@ -66,14 +68,14 @@ class Trials:
     Args:
         model: a module of the architecture, on the CPU; unchanged.
         state: weights of the original network.
-        example: inputs [N, ...] that it was captured on.
+        example: inputs that it was captured on.
         sizes: further sizes to try for dimensions of the input, such as the length of a position table.
 
     Raises:
         Exception: whatever the network raises on the example itself.
     """
 
-    def __init__(self, model: nn.Module, state: State, example: Tensor, sizes: Iterable[int] = ()) -> None:
+    def __init__(self, model: nn.Module, state: State, example: Samples, sizes: Iterable[int] = ()) -> None:
         self._model = model
         self._original = _Network(model, state)
         self._state = state
@@ -89,7 +91,7 @@ class Trials:
         for what, x in _random(rows):
             self._try(what, x, "evaluation", other=False)
         for x in _resized(rows, sizes):
-            self._try(f"an input of size {'×'.join(map(str, x.shape))}", x, "evaluation", other=True)
+            self._try(f"an input of size {_size(x)}", x, "evaluation", other=True)
         if self.training:
             for trial in list(self.trials):
                 self._try(f"{trial.what} in training mode", trial.x, "training", other=True)
@@ -119,7 +121,7 @@ class Trials:
                     return trial, f"differs by {difference:.3g} (outputs reach {reach:.3g}) on {trial.what}"
         return None
 
-    def _trains(self, example: Tensor) -> bool:
+    def _trains(self, example: Samples) -> bool:
         """Whether training mode yields something else than evaluation mode, and always the same."""
         x = _rows(example, 3)
         try:
@@ -133,13 +135,13 @@ class Trials:
             return False
         return _alike(outputs[0], outputs[1], within=0.0) and not _alike(expected, outputs[0], within=1e-5)
 
-    def _try(self, what: str, x: Tensor, mode: Mode, *, other: bool) -> None:
+    def _try(self, what: str, x: Samples, mode: Mode, *, other: bool) -> None:
         try:
             self._add(what, x, mode, other=other)
         except Exception:  # the network does not take this input
             return
 
-    def _add(self, what: str, x: Tensor, mode: Mode, *, other: bool) -> None:
+    def _add(self, what: str, x: Samples, mode: Mode, *, other: bool) -> None:
         wide = True
         try:
             outputs = self._original.run(x, mode, wide=True)
@@ -170,14 +172,14 @@ class _Network:
         self._state = state
         self._copies: dict[tuple[Mode, bool], nn.Module] = {}
 
-    def run(self, x: Tensor, mode: Mode, *, wide: bool) -> list[Tensor]:
+    def run(self, x: Samples, mode: Mode, *, wide: bool) -> list[Tensor]:
         """The output's tensors, real and in float64."""
         module = self._module(mode, wide)
         if wide:
-            x = _widened(x)
+            x = mapped(_widened, x)
         with torch.no_grad(), _Float64() if wide else torch.no_grad():
-            leaves = tree_leaves(module(x.clone()))
-        return [_real(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
+            outputs = tensors(call(module, mapped(torch.clone, x)))
+        return list(map(_real, outputs))
 
     def _module(self, mode: Mode, wide: bool) -> nn.Module:
         if (mode, wide) not in self._copies:
@@ -263,8 +265,12 @@ def _alike(one: Sequence[Tensor], other: Sequence[Tensor], within: float) -> boo
     )
 
 
-def _rows(x: Tensor, count: int) -> Tensor:
+def _rows(x: Samples, count: int) -> Samples:
     """The first samples, repeated where there are fewer; repeated numbers are scaled, or none would vary."""
+    return mapped(lambda t: _taken(t, count), x)
+
+
+def _taken(x: Tensor, count: int) -> Tensor:
     if not x.ndim or len(x) >= count:
         return x[:count] if x.ndim else x
     picked = x[torch.arange(count) % len(x)]
@@ -273,14 +279,30 @@ def _rows(x: Tensor, count: int) -> Tensor:
     return picked * (1 - 0.25 * (torch.arange(count) // len(x))).to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _random(x: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _random(x: Samples) -> Iterator[tuple[str, Samples]]:
     """Inputs of the same size: normal numbers; integers among those that the example has."""
     generator = torch.Generator().manual_seed(0)
-    shape = (5 if x[:1].numel() <= _LARGE else 2, *x.shape[1:])
-    yield "random input", _drawn(x, shape, generator)
-    if not x.is_floating_point() and len(x):  # columns may have ranges of their own
-        rows = torch.randint(len(x), shape, generator=generator)
-        yield "an example of mixed rows", x.gather(0, rows)
+    count = 5 if _entries(x) <= _LARGE else 2
+    yield "random input", mapped(lambda t: _drawn(t, (count, *t.shape[1:]), generator), x)
+    if len(x) and not all(t.is_floating_point() for t in leaves(x)):  # columns may have ranges of their own
+        yield "an example of mixed rows", mapped(lambda t: _mixed(t, count, generator), x)
+
+
+def _mixed(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Every column drawn from the rows by itself; numbers drawn anew."""
+    shape = (count, *x.shape[1:])
+    if x.is_floating_point():
+        return _drawn(x, shape, generator)
+    return x.gather(0, torch.randint(len(x), shape, generator=generator))
+
+
+def _entries(x: Samples) -> int:
+    """Entries of one sample."""
+    return sum(t[:1].numel() for t in leaves(x))
+
+
+def _size(x: Samples) -> str:
+    return " and ".join("×".join(map(str, t.shape)) for t in leaves(x))
 
 
 def _drawn(x: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -292,15 +314,40 @@ def _drawn(x: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Ten
     return values[torch.randint(len(values), shape, generator=generator)]
 
 
-def _resized(x: Tensor, sizes: Iterable[int]) -> Iterator[Tensor]:
-    """Random inputs in which dimensions other than the batch are shorter or longer."""
+def _resized(x: Samples, sizes: Iterable[int]) -> Iterator[Samples]:
+    """Random inputs in which dimensions other than the batch are shorter or longer.
+
+    Of several tensors, all dimensions of one size, such as tokens and their mask, get another together.
+    """
     generator = torch.Generator().manual_seed(1)
+    if isinstance(x, Inputs):
+        yield from _resized_together(x, list(sizes), generator)
+        return
     per_sample = x[:1].numel()
     for dims, new in _sizes(tuple(x.shape), sizes):
         shape = tuple(new if d in dims else size for d, size in enumerate(x.shape))
         entries = torch.Size(shape[1:]).numel()
         if 0 < entries <= max(_LARGE, per_sample - 1):
             yield _drawn(x, (3 if entries <= _LARGE // 8 else 2, *shape[1:]), generator)
+
+
+def _resized_together(x: Inputs, sizes: list[int], generator: torch.Generator) -> Iterator[Inputs]:
+    for size in dict.fromkeys(d for t in leaves(x) for d in t.shape[1:]):
+        for new in _others(size, sizes):
+
+            def drawn(t: Tensor, size: int = size, new: int = new) -> Tensor:
+                shape = (3, *(new if d == size else d for d in t.shape[1:]))
+                return _drawn(t, shape, generator)
+
+            entries = sum(torch.Size(new if d == size else d for d in t.shape[1:]).numel() for t in leaves(x))
+            if 0 < entries <= max(_LARGE // 8, _entries(x) - 1):
+                yield x.map(drawn)
+
+
+def _others(size: int, sizes: Iterable[int]) -> list[int]:
+    """Other sizes to try for a dimension; attention takes memory with the square of a length."""
+    longer = {new for new in (2 * size, *sizes) if new <= min(max(4 * size, 64), 512)}
+    return sorted({size + 1, size - 1, size // 2, *longer} - {size})
 
 
 def _sizes(shape: tuple[int, ...], sizes: Iterable[int]) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -310,8 +357,5 @@ def _sizes(shape: tuple[int, ...], sizes: Iterable[int]) -> Iterator[tuple[tuple
         yield tuple(range(2, len(shape))), shape[2] // 2
         yield (len(shape) - 1,), shape[-1] - 1
     for d in range(1, len(shape) if len(shape) < 4 else 2):
-        size = shape[d]
-        # attention takes memory with the square of a length
-        longer = {new for new in (2 * size, *sizes) if new <= min(max(4 * size, 64), 512)}
-        for new in sorted({size + 1, size - 1, size // 2, *longer} - {size}):
+        for new in _others(shape[d], sizes):
             yield (d,), new

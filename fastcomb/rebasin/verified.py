@@ -19,6 +19,7 @@ from fastcomb.program import Program, capture, private_copy
 from fastcomb.rebasin.reader import UNREACHED
 from fastcomb.rebasin.symmetries import Matching, Symmetries, symmetries
 from fastcomb.rebasin.trials import Trial, Trials, in_training
+from fastcomb.utils.inputs import Samples, arguments
 from fastcomb.utils.notice import notify
 
 #: Most Programs of one network.
@@ -32,7 +33,7 @@ _further: WeakKeyDictionary[Program, tuple[Program, ...]] = WeakKeyDictionary()
 
 
 def verified(
-    module: nn.Module, program: Program, example: Tensor, state: Mapping[str, Tensor]
+    module: nn.Module, program: Program, example: Samples, state: Mapping[str, Tensor]
 ) -> tuple[Symmetries, Trials | None]:
     """Groups that keep the function on all trials.
 
@@ -103,7 +104,7 @@ def _unread(module: nn.Module, programs: Sequence[Program]) -> list[str]:
     ]
 
 
-def _training(module: nn.Module, programs: Sequence[Program], example: Tensor) -> Iterator[Program]:
+def _training(module: nn.Module, programs: Sequence[Program], example: Samples) -> Iterator[Program]:
     """The Program of training mode, if it reads more: first of what holds the unread parameters alone."""
     unread = _unread(module, programs)
     if not unread:
@@ -121,11 +122,12 @@ def _captured(module: nn.Module, trial: Trial) -> Program | None:
     return _try(in_training(copy) if trial.mode == "training" else copy, trial.x)
 
 
-def _try(module: nn.Module, x: Tensor) -> Program | None:
+def _try(module: nn.Module, x: Samples) -> Program | None:
     """The Program of a module in its present mode; None where it cannot be captured."""
     module.train = types.MethodType(_stay, module)  # type: ignore[method-assign]
     try:
-        return capture(module, x)
+        args, kwargs = arguments(x)
+        return capture(module, *args, **kwargs)
     except Exception:  # training may need targets, be random, or depend on data
         return None
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from fastcomb.data.reading import in_batches
-from fastcomb.program import Layer, Program, check_apart, find, layers
+from fastcomb.program import Layer, Program, check_apart, find, layers, private_copy
 from fastcomb.program.cache import captured
+from fastcomb.program.choose import Output, choose
 from fastcomb.program.layers import VIEWS
 from fastcomb.similarity import collect
 from fastcomb.similarity import features as feature
@@ -27,6 +28,7 @@ from fastcomb.similarity.regression import linear_regression_r2
 from fastcomb.similarity.rsa import rsa
 from fastcomb.similarity.soft_matching import soft_matching_correlation, soft_matching_distance
 from fastcomb.statistics.density import Array
+from fastcomb.utils.inputs import Samples, joined, leaves, pieces, ready
 from fastcomb.utils.plotting import new_figure, save
 from fastcomb.utils.progress import bar
 from fastcomb.utils.result import Result, markdown
@@ -159,6 +161,7 @@ def layerwise(
     measure: str | Measure = "cka",
     flatten: Flattening | None = None,
     batch: int = 256,
+    output: Output | None = None,
     progress: bool | None = None,
 ) -> Layerwise:
     """Compare every layer of one network with every layer of another on the same inputs.
@@ -176,8 +179,9 @@ def layerwise(
     elsewhere. CKA has NaN where a layer does not vary over the samples.
 
     Args:
-        model_a, model_b: networks of one input each; of the same architecture or not.
-        data: inputs [N, ...], ``(x, y)``, a Dataset or a DataLoader; labels are ignored.
+        model_a, model_b: networks that take the same inputs; of the same architecture or not.
+        data: inputs, ``(x, y)``, a dict, a Dataset or a DataLoader of such, as in :func:`fastcomb.evaluate`;
+            labels are ignored.
         layers_a, layers_b: names of layers, as ``fastcomb.program.layers`` lists them. By default all that
             compute something: outputs of operations other than reshapes and the like, and of modules
             with parameters. For b, by default those of a, if given.
@@ -186,10 +190,12 @@ def layerwise(
         flatten: "samples" or "positions", as in :func:`fastcomb.similarity.flatten`; by default "positions"
             for the CCA family, regression, Procrustes and soft matching, else "samples".
         batch: samples at a time; the last batch of "minibatch_cka" is left out if it has fewer than 4.
+        output: which tensor of what the networks return is meant, as in :func:`fastcomb.evaluate`: layers
+            that only others need are left out. All of it if None.
         progress: show progress bars; if None, when standard error is a terminal.
 
     Raises:
-        ValueError: an unknown measure, flattening or layer, networks of several inputs, no two layers that
+        ValueError: an unknown measure, flattening or layer, no two layers that
             can be compared, activations that are not finite, or what the measure refuses, with the
             layers' names.
         TypeError: other data.
@@ -208,12 +214,12 @@ def layerwise(
         raise ValueError(f"flatten={to!r} is neither 'samples' nor 'positions'")
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1")
-    inputs = torch.cat([x for x, _ in in_batches(data)])
-    a = _side(model_a, inputs[:2], layers_a, "model_a")
-    b = _side(model_b, inputs[:2], layers_a if layers_b is None else layers_b, "model_b")
+    inputs = joined([x for x, _ in in_batches(data)])
+    a = _side(model_a, inputs[:2], layers_a, "model_a", output)
+    b = _side(model_b, inputs[:2], layers_a if layers_b is None else layers_b, "model_b", output)
     collector = _collector(function, to, a, b)
     with bar(len(inputs), "sample", progress) as shown:
-        for x in inputs.split(batch):
+        for x in pieces(inputs, batch):
             collector.add(a.run(x, to), b.run(x, to))
             shown.update(len(x))
 
@@ -252,10 +258,10 @@ class _Side(NamedTuple):
             for layer, dims in zip(self.layers, ranges, strict=True)
         ]
 
-    def run(self, x: Tensor, to: Flattening) -> list[Tensor]:
+    def run(self, x: Samples, to: Flattening) -> list[Tensor]:
         """Features of the layers for one batch of inputs."""
         with torch.no_grad():
-            values = self.program.values(self.state, x.to(_device(self.state, x)))
+            values = self.program.values(self.state, *leaves(ready(x, _device(self.state, x))))
         features = []
         for layer, name in zip(self.layers, self.names, strict=True):
             matrix = feature.flatten(values[layer.value], to, channels=layer.channels)
@@ -263,24 +269,24 @@ class _Side(NamedTuple):
         return features
 
 
-def _side(model: nn.Module, example: Tensor, names: Sequence[str] | None, label: str) -> _Side:
+def _side(
+    model: nn.Module, example: Samples, names: Sequence[str] | None, label: str, output: Output | None
+) -> _Side:
     """A network with the layers of these names, or with all that compute something.
 
     Raises:
         TypeError: no module.
-        ValueError: several inputs, no layers, or an unknown name.
+        ValueError: no layers, or an unknown name.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"{label} is a {type(model).__name__}; pass a module")
     state = dict(model.named_parameters()) | dict(model.named_buffers())
-    program = captured(model, example.to(_device(state, example)))
-    if len(program.inputs) != 1:
-        raise ValueError(f"{label} takes {len(program.inputs)} inputs; networks of one input are compared")
-    x = example.to(_device(state, example))
+    x = ready(example, _device(state, example))
+    program = captured(choose(private_copy(model).eval(), x, output, default="tensors"), x)
     check_apart(program, state, x, label)
     if names is None:
         with torch.no_grad():
-            values = program.values(state, x)
+            values = program.values(state, *leaves(x))
         chosen = tuple(
             layer
             for layer in layers(program)
@@ -304,9 +310,9 @@ def _computes(layer: Layer, state: dict[str, Tensor]) -> bool:
     return layer.op not in VIEWS or any(weight.startswith(layer.name + ".") for weight in state)
 
 
-def _device(state: dict[str, Tensor], x: Tensor) -> torch.device:
+def _device(state: dict[str, Tensor], x: Samples) -> torch.device:
     """Where a network is, or the inputs of one without weights."""
-    return next(iter(state.values()), x).device
+    return next(iter(state.values()), leaves(x)[0]).device
 
 
 def _resolved(measure: str | Measure) -> tuple[str, Measure, Flattening]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from fastcomb.data.reading import as_samples
 from fastcomb.program import (
     Layer,
     Program,
@@ -21,10 +22,13 @@ from fastcomb.program import (
     check_apart,
     example_inputs,
     find,
+    private_copy,
 )
 from fastcomb.program import layers as program_layers
+from fastcomb.program.choose import Output, choose
 from fastcomb.stitching.layer import Resize
 from fastcomb.stitching.part import Part
+from fastcomb.utils.inputs import Inputs, Samples, arguments, call, ready, structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,33 +39,35 @@ class Network:
         program: its operations.
         state: copies of its parameters and buffers by name.
         name: of its class.
+        like: what it is called with, where that is other than one tensor; without samples.
     """
 
     program: Program
     state: dict[str, Tensor]
     name: str
+    like: Inputs | None = None
 
     @staticmethod
-    def of(model: nn.Module, *inputs: Tensor) -> Network:
+    def of(model: nn.Module, *inputs: Any, output: Output | None = None, **named: Any) -> Network:
         """Capture a module in eval mode on sample inputs; guessed if none are given.
 
         Raises:
-            TypeError: not a module.
-            ValueError: the module takes several inputs, or no input could be guessed.
+            TypeError: not a module, or it is not obvious which ``output`` is meant.
+            ValueError: no input could be guessed.
             CaptureError: it cannot be captured.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; pass an nn.Module")
-        inputs = inputs or example_inputs(model)
-        program = capture(model, *inputs)
-        if len(program.inputs) != 1:
-            raise ValueError(
-                f"{type(model).__name__} takes {len(program.inputs)} inputs; a network to be cut takes one"
-            )
+        if not inputs and not named:
+            inputs = example_inputs(model)
+        x = as_samples("the sample input", Inputs(inputs, named) if named else inputs)
+        copied = choose(private_copy(model).eval(), x, output, default="obvious or tensors")
+        args, kwargs = arguments(x)
+        program = capture(copied, *args, **kwargs)
         tensors = dict(model.named_parameters()) | dict(model.named_buffers())
         state = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        check_apart(program, state, inputs[0], type(model).__name__)
-        return Network(program, state, type(model).__name__)
+        check_apart(program, state, x, type(model).__name__)
+        return Network(program, state, type(model).__name__, x[:0] if isinstance(x, Inputs) else None)
 
     @property
     def classes(self) -> int:
@@ -86,19 +92,24 @@ class Network:
         kinds = (tensor.dtype for tensor in self.state.values() if tensor.is_floating_point())
         return next(kinds, torch.get_default_dtype())
 
-    def run(self, part: Part, x: Tensor) -> Any:
-        """What a part that takes the network's inputs computes from x [N, ...].
+    def run(self, part: Part, x: Samples) -> Any:
+        """What a part that takes the network's inputs computes from x.
 
         Raises:
             ValueError: it does not run on such inputs.
         """
         try:
-            return part(x.to(self.device))
-        except RuntimeError as error:
-            (shape,) = self.program.inputs.values()
+            return call(part, ready(x, self.device))
+        except (RuntimeError, TypeError) as error:
+            shapes = " and ".join("×".join(map(str, shape)) for shape in self.program.inputs.values())
+            given = (
+                f"of shape {tuple(x.shape)} and {x.dtype}"
+                if isinstance(x, Tensor)
+                else f"built {structure(x)}"
+            )
             raise ValueError(
-                f"inputs of shape {tuple(x.shape)} and {x.dtype} do not run through {self.name}, which "
-                f"was cut for {'×'.join(map(str, shape))} and {self.dtype}: {error}"
+                f"inputs {given} do not run through {self.name}, which was cut for {shapes} and "
+                f"{self.dtype}: {error}"
             ) from error
 
     def taps(self, layers: Sequence[Layer], *, output: bool = True) -> Part:
@@ -108,7 +119,7 @@ class Network:
         """
         values = [Value(layer.value) for layer in layers]
         tree = (values, self.program.output if output else None)
-        return Part(between(self.program, None, tree), self.state)
+        return Part(between(self.program, None, tree), self.state, self.like)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,12 +154,15 @@ class Cut:
         return f"Cut({self.network.name} at {self.layer})"
 
 
-def layers(model: nn.Module, *inputs: Tensor, clean: bool = False) -> tuple[Layer, ...]:
+def layers(
+    model: nn.Module, *inputs: Any, clean: bool = False, output: Output | None = None, **named: Any
+) -> tuple[Layer, ...]:
     """The layers of a network in execution order, with names and shapes.
 
     Args:
         model: the network; it is captured in eval mode.
-        *inputs: a sample input [N, ...]; guessed if there is none.
+        *inputs, **named: sample arguments, every tensor [N, ...]; guessed if there are none.
+        output: which tensor of what it returns is meant, as in :func:`fastcomb.evaluate`; all of it if None.
         clean: only those at which the network can be cut, without severing a skip connection.
 
     Returns:
@@ -163,18 +177,26 @@ def layers(model: nn.Module, *inputs: Tensor, clean: bool = False) -> tuple[Laye
         >>> [str(layer) for layer in fc.stitching.layers(model)]
         ['0 N×8', '1 N×8', '2 N×3']
     """
-    program = Network.of(model, *inputs).program
+    program = Network.of(model, *inputs, output=output, **named).program
     return tuple(layer for layer in program_layers(program) if not clean or _clean(program, layer))
 
 
-def cut(model: nn.Module, layer: str, *inputs: Tensor, channels: int | None = None) -> Cut:
+def cut(
+    model: nn.Module,
+    layer: str,
+    *inputs: Any,
+    channels: int | None = None,
+    output: Output | None = None,
+    **named: Any,
+) -> Cut:
     """Cut a network in two at a layer.
 
     Args:
         model: the network; a copy of its weights is cut, in eval mode.
         layer: a name that :func:`layers` lists: of a submodule ("layer1.0"), or of an operation in one
             ("layer1.0.add", the residual sum before the block's activation).
-        *inputs: a sample input [N, ...]; guessed if there is none.
+        *inputs, **named: sample arguments, every tensor [N, ...]; guessed if there are none.
+        output: which tensor of what it returns is meant, as in :func:`fastcomb.evaluate`; all of it if None.
         channels: dimension of the layer's channels, where the one read off the network is not the one meant.
 
     Returns:
@@ -194,10 +216,17 @@ def cut(model: nn.Module, layer: str, *inputs: Tensor, channels: int | None = No
         >>> torch.allclose(parts.top(h), a(x), atol=1e-5)
         True
     """
-    return cuts(model, [layer], *inputs, channels=channels)[0]
+    return cuts(model, [layer], *inputs, channels=channels, output=output, **named)[0]
 
 
-def cuts(model: nn.Module, names: Sequence[str], *inputs: Tensor, channels: int | None = None) -> list[Cut]:
+def cuts(
+    model: nn.Module,
+    names: Sequence[str],
+    *inputs: Any,
+    channels: int | None = None,
+    output: Output | None = None,
+    **named: Any,
+) -> list[Cut]:
     """:func:`cut` at several layers: the cuts share the network, so that one pass serves all of them.
 
     Example:
@@ -205,7 +234,7 @@ def cuts(model: nn.Module, names: Sequence[str], *inputs: Tensor, channels: int 
         >>> first.network is second.network
         True
     """
-    network = Network.of(model, *inputs)
+    network = Network.of(model, *inputs, output=output, **named)
     return [_cut(network, name, channels) for name in names]
 
 
@@ -230,7 +259,7 @@ def _cut(network: Network, name: str, channels: int | None) -> Cut:
     return Cut(
         network,
         layer,
-        Part(between(program, None, Value(layer.value)), network.state),
+        Part(between(program, None, Value(layer.value)), network.state, network.like),
         Part(top, network.state),
     )
 

@@ -5,7 +5,7 @@ Activations are used batch by batch and never kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastcomb.data.reading import LABELS, Reader
 from fastcomb.data.samples import Data
 from fastcomb.similarity.moments import Moments
 from fastcomb.stitching.cut import Cut, Network, places
 from fastcomb.stitching.layer import Resize
+from fastcomb.utils.inputs import Inputs, Samples
 from fastcomb.utils.progress import bar
 
 #: Bytes of activations, in float64, that a batch may have at all layers together.
@@ -88,7 +90,7 @@ def gather(
 
     Args:
         pairs: cuts; those of one network (:func:`~fastcomb.stitching.cuts`) share its pass.
-        data: inputs [N, ...], ``(x, y)``, a Dataset of pairs or a DataLoader.
+        data: inputs, ``(x, y)``, a dict, a Dataset or a DataLoader (:func:`fastcomb.evaluate`).
         resize: "pool" or "interpolate", where positions differ.
         third: also third moments.
         progress: show a progress bar; if None, when standard error is a terminal.
@@ -138,8 +140,8 @@ class Taps:
         self._network = network
         self._part = network.taps(list(layers.values()), output=False)
 
-    def run(self, x: Tensor) -> dict[str, Tensor]:
-        """Inputs [N, ...] to activations by the name of the value."""
+    def run(self, x: Samples) -> dict[str, Tensor]:
+        """Inputs to activations by the name of the value."""
         values, _ = self._network.run(self._part, x)
         return dict(zip(self.names, values, strict=True))
 
@@ -153,15 +155,25 @@ def as_data(data: Any) -> Data:
     """Data of which the inputs count; inputs alone will do."""
     if isinstance(data, Data):
         return data
-    if isinstance(data, (Tensor, np.ndarray)):
-        data = (data, torch.zeros(len(data), dtype=torch.int64))
+    if _unlabelled(data):
+        x = next(iter(Reader(data, "data"))).x
+        data = (x, torch.zeros(len(x), dtype=torch.int64))
     return Data(data)
+
+
+def _unlabelled(data: Any) -> bool:
+    """Whether data in memory are inputs alone."""
+    if isinstance(data, Mapping):
+        return not any(name in data for name in LABELS)
+    return isinstance(data, (Tensor, np.ndarray, Inputs)) or (
+        isinstance(data, (tuple, list)) and len(data) == 1
+    )
 
 
 def check_labels(source: Any, data: Data, classes: int) -> None:
     """Raise ValueError unless the data have class numbers below ``classes``."""
     _, y = data.first()
-    if isinstance(source, (Tensor, np.ndarray)) or y.ndim != 1 or y.is_floating_point():
+    if _unlabelled(source) or y.ndim != 1 or y.is_floating_point():
         raise ValueError("labels are needed; pass data=(x, y) with class numbers y [N]")
     if min(data.lowest or 0, 0) < 0 or (data.highest or 0) >= classes:
         raise ValueError(f"labels run from {data.lowest} to {data.highest}, but there are {classes} classes")

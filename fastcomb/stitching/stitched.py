@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fastcomb.program.choose import Output
 from fastcomb.stitching.affine import Affine, Diagonal, Identity, LowRank, Sparse
 from fastcomb.stitching.cut import Cut, cut, places
 from fastcomb.stitching.layer import Resize, StitchingLayer
@@ -43,6 +44,8 @@ KINDS: dict[str, type[StitchingLayer]] = {
 class Stitched(nn.Module):
     """top(layer(bottom(x))): a module like any other, in which only the stitching layer asks for gradients.
 
+    It takes what network A takes.
+
     Args:
         a: the network whose bottom runs, cut.
         b: the network whose top runs, cut.
@@ -66,9 +69,9 @@ class Stitched(nn.Module):
         self.layer = layer.to(b.network.device, b.network.dtype)
         self.top: Part = b.top
 
-    def forward(self, x: Tensor) -> Any:
-        """What B's top makes of A's activations on x."""
-        return self.top(self.layer(self.bottom(x)))
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What B's top makes of A's activations on A's arguments."""
+        return self.top(self.layer(self.bottom(*args, **kwargs)))
 
     @property
     def head(self) -> nn.Module:
@@ -121,13 +124,21 @@ class Head(nn.Module):
         return self.top(self.layer(h))
 
 
-def load(path: str | Path, model_a: nn.Module, model_b: nn.Module, *inputs: Tensor) -> Stitched:
+def load(
+    path: str | Path,
+    model_a: nn.Module,
+    model_b: nn.Module,
+    *inputs: Any,
+    output: Output | None = None,
+    **named: Any,
+) -> Stitched:
     """Read a saved stitched network.
 
     Args:
         path: as given to :meth:`Stitched.save`.
         model_a, model_b: modules of the two architectures; unchanged, all weights come from the file.
-        *inputs: a sample input, where none can be guessed.
+        *inputs, **named: sample arguments, where none can be guessed.
+        output: which tensor of what the networks return is meant, as in :func:`fastcomb.evaluate`.
 
     Raises:
         FileNotFoundError: one of the two files is missing.
@@ -150,7 +161,7 @@ def load(path: str | Path, model_a: nn.Module, model_b: nn.Module, *inputs: Tens
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     ends = [
-        cut(model, name, *inputs, channels=channels)
+        cut(model, name, *inputs, channels=channels, output=output, **named)
         for model, name, channels in zip(
             (model_a, model_b), record["layers"], record["channels"], strict=True
         )

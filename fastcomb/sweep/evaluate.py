@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from fastcomb.data.samples import DATA_BUDGET
 from fastcomb.mixing.endpoints import Theta
+from fastcomb.program.choose import Output
 from fastcomb.sampling.samplers import Sampler
 from fastcomb.statistics.confidence_sequence import Precision
 from fastcomb.statistics.sequential_decision import Decide
@@ -47,6 +48,7 @@ def evaluate(
     loss: str | UserLoss = "cross_entropy",
     accuracy: str | UserLoss | None = None,
     metrics: Mapping[str, UserLoss] | None = None,
+    output: Output | None = None,
     batch_norm: str | None = None,
     calibration: Any = None,
     buffers: str | None = None,
@@ -77,7 +79,9 @@ def evaluate(
         theta_a, theta_b: the two networks: modules, mappings of names to tensors, or checkpoint paths.
             With :class:`~fastcomb.Dirichlet`, ``theta_b`` may be a list of several.
         sampler: the law of the coefficients, for example ``Uniform()``.
-        data: ``(x, y)`` with x [N, ...] and y [N, ...] (tensors or arrays), a Dataset of such pairs, or a
+        data: ``(x, y)`` with y [N, ...] and x a tensor [N, ...] (or array), a tuple or list of positional
+            arguments, or a dict of named ones; a dict with labels ("labels", "label", "targets", "target" or
+            "y"), the rest of which are inputs by name, as Hugging Face's batches; a Dataset of such; or a
             DataLoader (iterated once and held; not shuffled if larger than ``data_budget``).
         model: the module that the thetas are weights of; needed when all are mappings or paths. A copy in
             eval mode is used.
@@ -96,9 +100,14 @@ def evaluate(
             "bce_with_logits" of outputs that are positive where y is above one half and nowhere else; with
             other losses NaN, unless this says what it is: "argmax" or a callable ``(output, y) -> [N]``.
         metrics: further measures by name, callables like a loss; each is averaged over the samples.
+        output: which tensor of what the model returns is meant: a name ("logits"; a key or an attribute), an
+            index, or a function of the result. None finds it where it is obvious: the only tensor, "logits",
+            or the only floating-point tensor with the samples first; a callable loss gets all of the result.
+            Caches of keys and values do not count.
         batch_norm: for models with running statistics: "recompute", "lerp" or "a"
             (:mod:`fastcomb.backends.batch_norm`).
-        calibration: inputs for "recompute": a tensor [M, ...] (one batch), Dataset or DataLoader.
+        calibration: inputs for "recompute", as in ``data`` (targets are ignored): a tensor or dict (one
+            batch), ``(x, y)``, a Dataset or DataLoader.
         buffers: where the networks' buffers differ, other than running statistics: "a" (θ_A's for all
             combinations) or "lerp" (interpolated with the sampler's mean).
         device: where to compute; θ_A's device if None.
@@ -161,6 +170,7 @@ def evaluate(
         seed=seed,
         loss=loss,
         metrics=metrics,
+        output=output,
         batch_norm=batch_norm,
         calibration=calibration,
         accuracy=accuracy,

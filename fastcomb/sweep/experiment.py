@@ -17,7 +17,7 @@ from fastcomb.data.samples import Data
 from fastcomb.functional import Mixture
 from fastcomb.mixing import endpoints
 from fastcomb.mixing.endpoints import Theta
-from fastcomb.program import cold_copy, private_copy
+from fastcomb.program import choose, cold_copy, private_copy
 from fastcomb.sampling.samplers import Sampler
 from fastcomb.sampling.stream import STREAM_VERSION
 from fastcomb.statistics.sequential_decision import Decide
@@ -26,6 +26,7 @@ from fastcomb.sweep.job import Job
 from fastcomb.sweep.measures import UserLoss
 from fastcomb.utils import digest
 from fastcomb.utils.dtypes import dtype_name
+from fastcomb.utils.inputs import Samples, arguments, ready
 from fastcomb.utils.notice import notify
 
 
@@ -41,6 +42,8 @@ class Experiment:
         backend: wanted backend, "auto" for the fastest.
         decide: question to answer instead of measuring, or None.
         accuracy: as the user gave it.
+
+    What the module returns was chosen by ``output=`` (:mod:`fastcomb.program.choose`).
     """
 
     mixture: Mixture
@@ -74,6 +77,7 @@ class Experiment:
         decide: Decide | None = None,
         accuracy: str | UserLoss | None = None,
         buffers: str | None = None,
+        output: choose.Output | None = None,
     ) -> Experiment:
         """Check what :func:`fastcomb.evaluate` was given; it explains the arguments and what is raised."""
         asked = criteria.read(loss)
@@ -96,9 +100,10 @@ class Experiment:
         mixture = mixture.to(device or mixture.device)
         samples = Data(data, data_budget, criteria.ignored(asked))
         some = samples.first(own_networks.CHECKED)[0]
-        cast = some.is_floating_point() and mixture.uniform
-        some = some.to(mixture.device, mixture.dtype if cast else None)
-        module = cold_copy(private_copy(structure).to(mixture.device).eval(), some)
+        some = ready(some, mixture.device, mixture.dtype if mixture.uniform else None)
+        args, kwargs = arguments(some)
+        module = cold_copy(private_copy(structure).to(mixture.device).eval(), *args, **kwargs)
+        module = returning(module, some, output, loss)
         normalisation = Normalisation.choose(module, mixture, batch_norm, calibration, buffers)
         dtype = dtype or mixture.dtype
         samples.check_range(dtype)
@@ -158,7 +163,9 @@ class Experiment:
         tables, rules, draw = mixture.law_arguments
         law = digest.Digest().text(repr(rules), repr(draw[2:])).add(tables)
         kind = type(self.module)
+        output = choose.chosen(self.module)
         chosen = {
+            "output": None if output is None else identity.of_output(output.given),
             "accuracy": None if self.accuracy is None else identity.of_function(self.accuracy),
             "buffers": self.normalisation.buffers,
         }
@@ -181,6 +188,12 @@ class Experiment:
             "decide": self.decide and self.decide.record,
             "batch_norm": {
                 "choice": self.normalisation.choice,
-                "calibration": [digest.Digest().add(batch).hex for batch in self.normalisation.batches],
+                "calibration": list(map(digest.of_samples, self.normalisation.batches)),
             },
         }
+
+
+def returning(module: nn.Module, x: Samples, output: choose.Output | None, loss: str | UserLoss) -> nn.Module:
+    """A private copy that returns what a loss takes: one tensor, or for a callable all that there is."""
+    own = callable(loss) and not isinstance(loss, nn.modules.loss._Loss)
+    return choose.choose(module, x, output, default="result" if own else "obvious")

@@ -38,6 +38,11 @@ def of_function(function: Any) -> Any:
     return {"callable": f"{kind.__module__}.{kind.__qualname__}", "sha256": _hash(_described(function, 0))}
 
 
+def of_output(output: Any) -> Any:
+    """What an output is chosen by, as JSON: names and indices, or as a loss."""
+    return of_function(output) if callable(output) else output
+
+
 def _described(value: Any, depth: int) -> Any:
     """As JSON has it, without addresses or anything else that another process would see differently."""
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fastcomb.backends.base import Score, Scores
 from fastcomb.backends.criterion import OF_CLASSES, Criterion
-from fastcomb.backends.outputs import mapped
 from fastcomb.data.samples import Data
 from fastcomb.sweep.measures import UserLoss, accuracy_of, loss_of, no_accuracy, own
+from fastcomb.utils.outputs import mapped
 
 #: The accuracy of class numbers against logits.
 ARGMAX = "argmax"

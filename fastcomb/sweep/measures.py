@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastcomb.backends.base import Score
 from fastcomb.backends.criterion import OF_CLASSES, Criterion
-from fastcomb.backends.outputs import mapped, tensors
+from fastcomb.utils.outputs import mapped, tensors
 
 #: A loss as users write one: (output [S, ...], y [S, ...]) -> per-sample loss [S].
 UserLoss = Callable[[Any, Tensor], Tensor]

@@ -15,13 +15,14 @@ from fastcomb.backends.criterion import Criterion
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.functional import Mixture
 from fastcomb.program import private_copy
+from fastcomb.program.choose import unhooked
 from fastcomb.sampling.parse import parse_sampler
 from fastcomb.sweep.endpoint_results import EndpointResult, endpoint_results
 from fastcomb.sweep.experiment import Experiment
 from fastcomb.sweep.job import Job
 from fastcomb.sweep.networks import load_networks
 from fastcomb.sweep.run import Run
-from fastcomb.utils.digest import Digest
+from fastcomb.utils.digest import of_samples
 from fastcomb.utils.state_dicts import restore
 
 
@@ -141,7 +142,7 @@ class Saved(Origin):
         module = private_copy(self.model).eval()
         choice, buffers = experiment["batch_norm"]["choice"], experiment.get("buffers")
         normalisation = Normalisation.choose(module, self.mixture, choice, self.calibration, buffers)
-        digests = [Digest().add(batch).hex for batch in normalisation.batches]
+        digests = list(map(of_samples, normalisation.batches))
         if digests != experiment["batch_norm"]["calibration"]:
             raise ValueError("calibration= is not what the run was calibrated on; pass the same inputs")
         dtype = getattr(torch, experiment["dtype"])
@@ -149,7 +150,7 @@ class Saved(Origin):
 
 
 def _rebuilt(module: nn.Module, mixture: Mixture, statistics: Any, index: int) -> nn.Module:
-    module = private_copy(module).eval()
+    module = unhooked(private_copy(module).eval())
     restore(module, mixture[index])
     for name, buffer in module.named_buffers():
         if name in statistics:

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from fastcomb.backends.batch_norm import Normalisation
-from fastcomb.backends.outputs import close, tensors
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.mixing import Mixture
 from fastcomb.mixing.endpoints import Theta
 from fastcomb.program import private_copy
+from fastcomb.program.choose import chosen, hooked
 from fastcomb.utils.dtypes import dtype_name
+from fastcomb.utils.inputs import Samples, call, mapped, structure
 from fastcomb.utils.notice import notify
+from fastcomb.utils.outputs import close, tensors
 
 #: Samples that networks are looked at on.
 CHECKED = 4
@@ -23,7 +25,7 @@ _OVERFLOW = 0.1
 
 
 def check(
-    thetas: Mapping[str, Theta], mixture: Mixture, module: nn.Module, x: Tensor, dtype: torch.dtype
+    thetas: Mapping[str, Theta], mixture: Mixture, module: nn.Module, x: Samples, dtype: torch.dtype
 ) -> None:
     """Compare every network that was given as a module with the law at its own weights.
 
@@ -34,7 +36,7 @@ def check(
     Args:
         thetas: the networks as they were given, by label.
         mixture, module, dtype: what is to run.
-        x: a few samples [S, ...], where the mixture is and in its dtype.
+        x: a few samples, where the mixture is and in its dtype.
 
     Raises:
         ValueError: a network is not what its weights make of the module, or its weights exceed the dtype.
@@ -45,11 +47,16 @@ def check(
     try:
         law.network(mixture.a.parameters, mixture.a.carried, x)
     except Exception as error:
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f"{type(module).__name__} does not run on {structure(x)} ({_line(error)}); inputs are its "
+                "arguments: by position from a tuple, by name from a dict"
+            ) from error
         if x.is_floating_point() or x.dtype == torch.int64:
             raise
         kind = dtype_name(x.dtype)
         raise ValueError(
-            f"{type(module).__name__} does not run on x of {kind} ({str(error).splitlines()[0]}); pass "
+            f"{type(module).__name__} does not run on x of {kind} ({_line(error)}); pass "
             "what it "
             "was trained on: images as floating-point numbers (often x.float() / 255), tokens as int64"
         ) from error
@@ -57,13 +64,13 @@ def check(
         if not isinstance(theta, nn.Module):
             continue
         network = mixture.networks[label]
-        copied = private_copy(theta).to(mixture.device).eval()
+        copied = hooked(private_copy(theta).to(mixture.device).eval(), chosen(module))
         with torch.no_grad():
-            expected = tensors(copied(x.clone()))
+            expected = tensors(call(copied, mapped(torch.clone, x)))
             outputs = tensors(law.network(network.parameters, network.carried, x))
             if _alike(outputs, expected, mixture.dtype):
                 continue
-            if not _alike(tensors(copied(x.clone())), expected, mixture.dtype):
+            if not _alike(tensors(call(copied, mapped(torch.clone, x))), expected, mixture.dtype):
                 continue  # it draws random numbers, which is said where it runs
         raise ValueError(
             f"{label} computes something else than {type(module).__name__} does with its weights: the "
@@ -74,6 +81,10 @@ def check(
         )
     if dtype == torch.float16:
         _check_precision(mixture, module, x)
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _alike(actual: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> bool:
@@ -96,7 +107,7 @@ def _check_range(mixture: Mixture) -> None:
                 )
 
 
-def _check_precision(mixture: Mixture, module: nn.Module, x: Tensor) -> None:
+def _check_precision(mixture: Mixture, module: nn.Module, x: Samples) -> None:
     """Say so where float16 gives the first network another result than float32, by overflow or otherwise."""
     network = mixture.a
     outputs = []

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from fastcomb.statistics.sequential_decision import Decide, Question
 from fastcomb.sweep.job import Job
 from fastcomb.sweep.rows import Columns
+from fastcomb.utils.inputs import pieces
 from fastcomb.utils.progress import hidden
 
 #: A sample's bounds are at least this share of the mean width apart: samples that never differed may.
@@ -91,7 +92,7 @@ class DecidingJob(Job):
                     prepared = runner.prepare(runner.mixture.index_tensor([index]))
 
                     def values(some: NDArray[np.int64], prepared: Any = prepared) -> NDArray[np.float32]:
-                        at = torch.from_numpy(some).to(x.device)
+                        at = torch.from_numpy(some).to(y.device)
                         each = runner.per_sample_metric(prepared, x[at], y[at], score)[0]
                         return each.float().cpu().numpy()
 
@@ -117,6 +118,6 @@ def _every(job: Job, decide: Decide, start: int, stop: int) -> Iterator[NDArray[
         prepared = runner.prepare(runner.mixture.index_tensor(range(low, min(low + together, stop))))
         parts = [
             runner.per_sample_metric(prepared, some, target, score)
-            for some, target in zip(x.split(job.chunk), y.split(job.chunk), strict=True)
+            for some, target in zip(pieces(x, job.chunk), y.split(job.chunk), strict=True)
         ]
         yield decide.sign * torch.cat(parts, 1).double().cpu().numpy()

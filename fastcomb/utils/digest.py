@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from fastcomb.utils.inputs import Inputs, Samples, leaves, structure
+
 
 class Digest:
     """Grows by texts and tensors; tensors one after the other count as their concatenation."""
@@ -43,4 +45,14 @@ def of_tensors(tensors: dict[str, Tensor]) -> str:
     digest = Digest()
     for name in sorted(tensors):
         digest.text(name, str(tuple(tensors[name].shape))).add(tensors[name])
+    return digest.hex
+
+
+def of_samples(x: Samples) -> str:
+    """SHA-256 of inputs, by their structure where they are not one tensor."""
+    digest = Digest()
+    if isinstance(x, Inputs):
+        digest.text(structure(x[:0]))
+    for tensor in leaves(x):
+        digest.add(tensor)
     return digest.hex

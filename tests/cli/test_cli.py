@@ -344,7 +344,7 @@ def test_errors_name_the_data_file(files, call, data):
     there = (files / "data.npz").read_bytes()
     arrays = {
         "short.npz: x has 100 samples but y has 99": {"x": x, "y": y[:99]},
-        "nameless.npz has inputs, y; it must have x and y": {"inputs": x, "y": y},
+        "nameless.npz has inputs, outputs; it must have x and y, or inputs": {"inputs": x, "outputs": y},
         "objects.npz cannot be read as .npz: x does not hold numbers": {"x": np.array([None, 1]), "y": y},
         "words.npz cannot be read as .npz: x does not hold numbers": {"x": np.array(["a", "b"]), "y": y},
         "number.npz: x is a single number": {"x": np.float32(3), "y": y},
@@ -361,7 +361,7 @@ def test_errors_name_the_data_file(files, call, data):
         "pointer.npz is a pointer of git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         "text.safetensors cannot be read as .safetensors": b"text",
         "half.safetensors cannot be read as .safetensors": (files / "data.safetensors").read_bytes()[:900],
-        "data 'table.csv' is a file of another kind; it must be a .npz or .safetensors file": b"1,2",
+        "data 'table.csv' is a file of another kind; it must be a .npz, .pt or .safetensors file": b"1,2",
     }
     for message, content in contents.items():
         name = re.search(r"\w+\.(npz|safetensors|csv)", message)[0]

@@ -183,7 +183,8 @@ def _shuffled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 
 def _fine(meta: Tensor, r: int) -> Tensor:
     """Images [N, C, H · r, W · r] as [N, C, H, r, W, r]."""
-    return meta.unflatten(3, (-1, r)).unflatten(2, (-1, r))
+    fine: Tensor = meta.unflatten(3, (-1, r)).unflatten(2, (-1, r))
+    return fine
 
 
 def _split(x: Value, sizes: Sequence[int]) -> Tensor:

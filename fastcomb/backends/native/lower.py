@@ -269,6 +269,9 @@ class Lowering:
         if not image:
             meta = torch.empty(tuple(shape), dtype=dtype, device="meta")
             return Value(self.new(meta.numel(), dtype), meta, key)
+        if len(shape) == 5:
+            meta = images(shape, dtype)
+            return Value(self.new(meta.numel(), dtype), meta, key)
         pad = self.shared.pads.get(key, (0, 0))
         meta = images(shape, dtype, pad)
         n, c, h, w = shape if len(shape) == 4 else (*shape[:2], 1, shape[2])

@@ -21,8 +21,8 @@ UNARY_OPS: dict[str, tuple[str, Callable[[Mapping[str, Any]], tuple[float, float
         name: (name, lambda a: (0, 0))
         for name in (
             "relu", "gelu", "silu", "tanh", "sigmoid", "hardswish", "hardsigmoid", "exp", "neg", "abs",
-            "sqrt", "rsqrt", "mish", "selu", "reciprocal", "square", "log", "log1p", "expm1", "sin", "cos", "erf",
-            "sign", "floor", "ceil", "log_sigmoid",
+            "sqrt", "rsqrt", "mish", "selu", "reciprocal", "square", "log", "log1p", "expm1", "sin", "cos",
+            "erf", "sign", "floor", "ceil", "log_sigmoid",
         )
     },
     "leaky_relu": ("leaky_relu", lambda a: (a["negative_slope"], 0)),
@@ -125,7 +125,7 @@ def _clamp(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     out = result_of(low, node, x)
     for key, function in (("min", "maximum"), ("max", "minimum")):
         if arguments.get(key) is not None:
-            x = low.binary(function, out, x, *low.numbers(node, key))
+            x = low.binary(function, out, x, low.numbers(node, key)[0])
     return x
 
 
@@ -205,7 +205,8 @@ def _both(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
             x = low.binary("ne", low.like(x, f"{node.name}/{key}"), x, low.value(0))
         operands.append(x)
     function = {"and": "mul", "or": "maximum", "xor": "ne"}[node.op.partition("_")[2]]
-    return low.binary(function, result_of(low, node, *operands), *operands)
+    one, other = operands
+    return low.binary(function, result_of(low, node, one, other), one, other)
 
 
 @rule("where", "masked_fill")

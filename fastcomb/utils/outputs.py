@@ -10,17 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: How deep an object is searched for tensors.
+_DEEPEST = 4
+
 
 def tensors(output: Any) -> list[Tensor]:
     """All tensors of an output, in order."""
     if isinstance(output, Tensor):
         return [output]
-    return [tensor for _, part in _parts(output) for tensor in tensors(part)]
+    return [tensor for _, part in parts(output) for tensor in tensors(part)]
 
 
 def rebuilt(output: Any, others: Iterable[Tensor]) -> Any:
-    """An output like this one with other tensors in the places of its own, in order."""
+    """An output like this one with other tensors in the places of its own, in order.
+
+    Objects that hold tensors in ways of their own, such as caches of keys and values, become None.
+    """
     return _rebuilt(output, iter(others))
+
+
+def _holds(value: Any, depth: int) -> bool:
+    """Whether an object, or what it consists of, has a tensor."""
+    if isinstance(value, Tensor):
+        return True
+    inside = [part for _, part in parts(value)] or list(getattr(value, "__dict__", {}).values())
+    return depth < _DEEPEST and any(_holds(part, depth + 1) for part in inside)
 
 
 def mapped(function: Callable[..., Tensor], output: Any, *others: Any) -> Any:
@@ -49,8 +63,8 @@ def joined(parts: list[Any]) -> Any:
         raise TypeError(f"combinations return tensors of different shapes: {error}") from error
 
 
-def _parts(output: Any) -> list[tuple[Any, Any]]:
-    """(place, part) of everything that an output consists of."""
+def parts(output: Any) -> list[tuple[Any, Any]]:
+    """(place, part) of everything that an output consists of; none of what is no container."""
     if isinstance(output, Mapping):
         return list(output.items())
     if isinstance(output, (list, tuple)):
@@ -64,14 +78,14 @@ def _rebuilt(output: Any, others: Iterator[Tensor]) -> Any:
     """An output of the same structure, with other tensors in the order in which its own are met."""
     if isinstance(output, Tensor):
         return next(others)
-    parts = [(place, _rebuilt(part, others)) for place, part in _parts(output)]
-    if not parts:
-        return output
+    made = [(place, _rebuilt(part, others)) for place, part in parts(output)]
+    if not made:
+        return None if _holds(output, 0) else output
     if isinstance(output, tuple):
-        values = [part for _, part in parts]
+        values = [part for _, part in made]
         return type(output)(*values) if hasattr(output, "_fields") else tuple(values)
     result = copy.copy(output)
-    for place, part in parts:
+    for place, part in made:
         if isinstance(output, (Mapping, list)):
             result[place] = part
         else:
