@@ -272,7 +272,7 @@ def test_one_number_for_each_sample(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_left_out_targets_count_once_however_the_data_come(backend):
-    """Held, streamed, in shards, and where batches have other lengths: the mean over all targets."""
+    """Held, streamed and in shards: the mean over all targets."""
     nets = pair(lambda: ClassesLast(5))
     g = torch.Generator().manual_seed(4)
     x, y = torch.randint(7, (23, 6), generator=g), torch.randint(5, (23, 6), generator=g)
@@ -288,19 +288,6 @@ def test_left_out_targets_count_once_however_the_data_come(backend):
     np.testing.assert_allclose(streamed.accuracy, whole.accuracy, rtol=1e-6)
     logits = outputs(whole, nets[0], x, 5).movedim(2, 1)
     same(whole, 5, F.cross_entropy(logits, y), right(logits, y, -100))
-
-
-def test_batches_of_other_lengths_are_weighed_by_their_targets():
-    """A streamed loader that pads each batch to its own longest text."""
-    nets = pair(lambda: ClassesLast(5))
-    batches = [(torch.randint(7, (6, t)), torch.randint(5, (6, t))) for t in (3, 8)]
-    loader = DataLoader(batches, batch_size=None)
-    options = {"data_budget": 0, "n": 2, "backend": "torch_reference"}
-    sweep = fc.evaluate(*nets, fc.Uniform(), data=loader, **options)
-    both = [outputs(sweep, nets[0], x, 1).flatten(0, 1) for x, _ in batches]
-    same_targets = torch.cat([y.flatten() for _, y in batches])
-    exact = F.cross_entropy(torch.cat(both), same_targets)
-    same(sweep, 1, exact, (torch.cat(both).argmax(1) == same_targets).double().mean())
 
 
 @pytest.mark.filterwarnings("ignore:the pilot alone evaluates")
