@@ -132,6 +132,12 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       strided(check, 1, b.size, b.y_stride, item);
       return strided(check, 2, b.size, b.out_stride, item);
     }
+    case kIntegersOp: {
+      const Integers c = read_integers(i, nowhere);
+      strided(check, 0, c.size, c.x_stride, 8);
+      strided(check, 1, c.size, c.y_stride, 8);
+      return strided(check, 2, c.size, c.out_stride, item);
+    }
     case kChooseOp: {
       const Choose c = read_choose(i, nowhere);
       strided(check, 0, c.size, c.condition_stride, item);
