@@ -214,7 +214,7 @@ void lookups(const Kernels& k) {
   const auto x = random_values(6, 15);  // [2, 3]
   const int64_t numbers[] = {2, 0, 3};
   std::vector<float> out(6);
-  k.take(Take{numbers, x.data(), out.data(), 3, 3, 1, 1, {1, 1, 1, 1, 1, 2}, {0, 0, 0, 0, 0, 3}, {0, 0, 0, 0, 0, 3}},
+  k.take(Take{numbers, x.data(), out.data(), 3, 3, 1, 1, 1, 0, 0, 0, {1, 1, 1, 1, 1, 2}, {0, 0, 0, 0, 0, 3}, {0, 0, 0, 0, 0, 3}},
          kFloat32);
   for (int r = 0; r < 2; ++r)
     check(out[r * 3] == x[r * 3 + 2] && out[r * 3 + 1] == x[r * 3] && out[r * 3 + 2] != out[r * 3 + 2], "take");
@@ -266,7 +266,7 @@ void instructions(const Kernels& k) {
   check(refuses([&] { verify(zero({1}, {-1, 0, 0}), k, 0, extents); }), "takes a missing operand");
   check(refuses([&] { operation("nothing"); }) && refuses([&] { entry("Dtype", "float1"); }), "knows unknown names");
   Instruction take{operation("take"), kFloat32, {{kConstants, 0, 0}, {kArena, 0, 0}, {kArena, 32, 0}}, {}, {}};
-  take.n = {2, 4, 1, 1};  // count, entries, x_entry, out_entry, and loops of one place
+  take.n = {2, 4, 1, 1, 1, 0, 0, 0};  // count, entries, x_entry, out_entry, once, and loops of one place
   for (int i = 0; i < 18; ++i) take.n.push_back(i < 6);
   extents.constants = 16;
   check(!refuses([&] { verify(take, k, 0, extents); }), "refuses entries that fit");
@@ -274,6 +274,8 @@ void instructions(const Kernels& k) {
   check(refuses([&] { verify(take, k, 0, extents); }), "takes entries beyond");
   take.n[1] = 4, take.n[0] = 3;
   check(refuses([&] { verify(take, k, 0, extents); }), "takes more numbers than there are");
+  take.n[0] = 1, take.n[4] = 3, take.n[5] = 1;
+  check(refuses([&] { verify(take, k, 0, extents); }), "takes numbers of more samples than there are");
   Instruction product{operation("product"), kFloat32, {{kArena, 0, 0}, {kArena, 0, 0}, {kArena, 32, 0}}, {}, {}};
   product.n = {2, 2, 4, 2, 1, 4, 1, 4};  // rows, inner, columns, strides
   for (int i = 0; i < 16; ++i) product.n.push_back(i < 4);

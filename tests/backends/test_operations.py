@@ -368,6 +368,44 @@ def test_averages_of_volumes(level):
     }, VOLUMES)  # fmt: skip
 
 
+class Padded(nn.Module):
+    """Tokens, of which some are padding, compared and counted with."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(11, 8), nn.Linear(8, 3)
+        self.register_buffer("places", torch.arange(7), persistent=False)
+
+    def forward(self, ids):
+        known = ids != 0
+        x = (
+            self.table(ids) * known[..., None]
+            + self.table(ids[:, ::2]).mean(1, keepdim=True) * ids[..., None]
+        )
+        q = heads(x, 2)
+        x = x + attention(q, q, q, attn_mask=known[:, None, None, :]).transpose(1, 2).flatten(2)
+        x = x.masked_fill(ids.ge(self.places)[..., None], 0.5) * self.places[:, None]
+        return self.head(torch.where((ids > 3)[..., None], x, -x)).amax(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tokens_that_are_compared(level, dtype):
+    torch.manual_seed(3)
+    a, b = (Padded().to(dtype).eval() for _ in range(2))
+    ids = torch.randint(0, 11, (6, 7))
+    ids[:, 4:] = 0
+    mix = fc.Mixture(a, b, fc.Uniform())
+    found = mix.functional_call(a, range(2), ids)
+    a.double()
+    for k in range(2):
+        state = {n: t.double() for n, t in mix[k].items()}
+        wanted = torch.func.functional_call(a, state, (ids,))
+        close = {torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
+        torch.testing.assert_close(
+            found[k].double(), wanted, rtol=close, atol=close * wanted.abs().max().item()
+        )
+
+
 class Refused(nn.Module):
     def __init__(self, function):
         super().__init__()

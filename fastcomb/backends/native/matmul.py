@@ -214,9 +214,9 @@ def _convolution(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Val
                 low.emit(
                     "depthwise", low.dtype, x=x.at(x.offset - before), weights=transposed, out=out,
                     scale=scale, shift=shift, relu=fused, batch=n, channels=outputs, out_h=oh, out_w=ow,
-                    kernel_h=kh, kernel_w=kw, in_batch=batch, in_row=row, in_pixel=pixel, out_batch=out.strides[0],
-                    out_row=out.strides[2], out_pixel=out.strides[3], stride_h=sh, stride_w=sw, dilation_h=dh,
-                    dilation_w=dw,
+                    kernel_h=kh, kernel_w=kw, in_batch=batch, in_row=row, in_pixel=pixel,
+                    out_batch=out.strides[0], out_row=out.strides[2], out_pixel=out.strides[3],
+                    stride_h=sh, stride_w=sw, dilation_h=dh, dilation_w=dw,
                 )  # fmt: skip
                 if residual is not None:
                     low.binary("add", out, out, residual)
