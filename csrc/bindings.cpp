@@ -157,18 +157,20 @@ int add_pass(Held& h, int64_t samples, int64_t block, const std::vector<Given>& 
   return h.engine.add_pass(std::move(p));
 }
 
-void run(Held& h, const std::vector<uint64_t>& index, int number, const std::vector<Tensor>& inputs, bool own_inputs,
-         const std::optional<Tensor>& statistics, const std::optional<Tensor>& sums,
-         const std::optional<Tensor>& outputs, int threads) {
+void run(Held& h, const std::vector<uint64_t>& index, int number, const std::vector<Tensor>& inputs,
+         const std::vector<bool>& own_inputs, const std::optional<Tensor>& statistics,
+         const std::optional<Tensor>& sums, const std::optional<Tensor>& outputs, int threads) {
   const int64_t count = (int64_t)index.size();
   const Pass& pass = h.engine.pass(number);
   const Engine::Data data = addresses(inputs, pass);
   std::vector<int64_t> bytes = sizes(inputs);
-  int64_t step = 0;
-  if (own_inputs) {
-    if (inputs[0].shape.empty() || inputs[0].shape[0] != count)
+  std::vector<int64_t> steps(inputs.size(), 0);
+  if (own_inputs.size() > inputs.size()) throw std::invalid_argument("own_inputs: more than inputs");
+  for (size_t i = 0; i < own_inputs.size(); ++i) {
+    if (!own_inputs[i]) continue;
+    if (inputs[i].shape.empty() || inputs[i].shape[0] != count)
       throw std::invalid_argument("inputs: not one for each combination");
-    step = bytes[0] = count ? bytes[0] / count : 0;
+    steps[i] = bytes[i] = count ? bytes[i] / count : 0;
   }
   const float* own = record(statistics, count);
   double* to = sums ? values<double>(*sums, "sums", "float64", {count, 2}) : nullptr;
@@ -179,7 +181,7 @@ void run(Held& h, const std::vector<uint64_t>& index, int number, const std::vec
     results = any_values<char>(*outputs, "outputs", pass.output);
   }
   py::gil_scoped_release release;
-  h.engine.run(index.data(), count, number, data, bytes, step, own, floats_of(statistics), to, results,
+  h.engine.run(index.data(), count, number, data, bytes, steps, own, floats_of(statistics), to, results,
                outputs && count ? outputs->nbytes() / count : 0, threads);
 }
 
@@ -204,15 +206,15 @@ void decide(Held& h, const std::vector<uint64_t>& index, int whole, int rest, co
 }
 
 void collect(Held& h, const std::vector<uint64_t>& index, const std::vector<int>& passes,
-             const std::vector<Tensor>& batches, const Tensor& statistics, int threads) {
+             const std::vector<std::vector<Tensor>>& batches, const Tensor& statistics, int threads) {
   if (passes.size() != batches.size()) throw std::invalid_argument("calibration passes without batches");
   const int64_t count = (int64_t)index.size();
   float* to = values<float>(statistics, "statistics", "float32", {count, -1});
   std::vector<Engine::Data> data;
   std::vector<std::vector<int64_t>> bytes;
   for (size_t i = 0; i < passes.size(); ++i) {
-    data.push_back(addresses({batches[i]}, h.engine.pass(passes[i])));
-    bytes.push_back({batches[i].nbytes()});
+    data.push_back(addresses(batches[i], h.engine.pass(passes[i])));
+    bytes.push_back(sizes(batches[i]));
   }
   py::gil_scoped_release release;
   h.engine.collect(index.data(), count, passes, data, bytes, statistics.shape[1], to, threads);
@@ -293,8 +295,8 @@ PYBIND11_MODULE(_native, m) {
            py::arg("last"), py::arg("ends"), py::arg("norms"), py::arg("arena"), py::arg("lasting"), py::arg("inputs"),
            py::arg("output"))
       .def("run", &run, py::kw_only(), py::arg("index"), py::arg("number"), py::arg("inputs"),
-           py::arg("own_inputs") = false, py::arg("statistics") = py::none(), py::arg("sums") = py::none(),
-           py::arg("outputs") = py::none(), py::arg("threads"))
+           py::arg("own_inputs") = std::vector<bool>(), py::arg("statistics") = py::none(),
+           py::arg("sums") = py::none(), py::arg("outputs") = py::none(), py::arg("threads"))
       .def("decide", &decide, py::kw_only(), py::arg("index"), py::arg("whole"), py::arg("rest"), py::arg("inputs"),
            py::arg("statistics"), py::arg("question"), py::arg("answers"), py::arg("taken"), py::arg("means"),
            py::arg("threads"))

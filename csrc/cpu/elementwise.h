@@ -64,6 +64,11 @@ FASTCOMB_INLINE F each_lane(F x, float (*f)(float)) {
   for (int l = 0; l < W; ++l) x[l] = f(x[l]);
   return x;
 }
+FASTCOMB_INLINE F each_lane(F x, F y, float (*f)(float, float)) {
+  for (int l = 0; l < W; ++l) x[l] = f(x[l], y[l]);
+  return x;
+}
+FASTCOMB_INLINE F one_where(I mask) { return select(mask, set1(1), set1(0)); }
 
 template <int OP>
 FASTCOMB_INLINE F apply(F x, float alpha, float beta) {
@@ -79,7 +84,7 @@ FASTCOMB_INLINE F apply(F x, float alpha, float beta) {
   if (OP == kSilu) return x * sigmoid(x);
   if (OP == kTanh) return hyperbolic_tangent(x);
   if (OP == kSigmoid) return sigmoid(x);
-  if (OP == kElu) return select((I)(x > 0.0f), x, alpha * each_lane(minimum(zero, x), expm1f));
+  if (OP == kElu) return select((I)(x > 0.0f), x, alpha * each_lane(minimum(zero, x) * beta, expm1f));
   if (OP == kHardtanh) return minimum(set1(beta), maximum(set1(alpha), x));
   if (OP == kHardsigmoid) return minimum(one, maximum(zero, fma(x, set1(1.0f / 6), set1(0.5f))));
   if (OP == kHardswish) return x * minimum(one, maximum(zero, fma(x, set1(1.0f / 6), set1(0.5f))));
@@ -98,6 +103,24 @@ FASTCOMB_INLINE F apply(F x, float alpha, float beta) {
   if (OP == kAbs) return absolute(x);
   if (OP == kSqrt) return root(x);
   if (OP == kRsqrt) return one / root(x);
+  if (OP == kReciprocal) return one / x;
+  if (OP == kSquare) return x * x;
+  if (OP == kPow) return alpha == 3.0f ? x * x * x : each_lane(x, set1(alpha), powf);
+  if (OP == kPowerOf) return each_lane(set1(alpha), x, powf);
+  if (OP == kLog) return each_lane(x, logf);
+  if (OP == kLog1p) return each_lane(x, log1pf);
+  if (OP == kExpm1) return each_lane(x, expm1f);
+  if (OP == kSin) return each_lane(x, sinf);
+  if (OP == kCos) return each_lane(x, cosf);
+  if (OP == kErf) return each_lane(x, erff);
+  if (OP == kSign) return one_where((I)(x > 0.0f)) - one_where((I)(x < 0.0f));
+  if (OP == kFloor) return each_lane(x, floorf);
+  if (OP == kCeil) return each_lane(x, ceilf);
+  if (OP == kThreshold) return select((I)(x <= alpha), set1(beta), x);
+  if (OP == kHardshrink) return select((I)(absolute(x) <= alpha), zero, x);
+  if (OP == kSoftshrink) return select((I)(x > alpha), x - alpha, select((I)(x < -alpha), x + alpha, x * 0.0f));
+  if (OP == kLogSigmoid) return minimum(zero, x) - each_lane(exponential(-absolute(x)), log1pf);
+  if (OP == kLogicalNot) return one_where((I)(x == 0.0f));
   return x;
 }
 
@@ -122,6 +145,25 @@ static void unary_as(const Elementwise& e, int function) {
   }
 }
 
+template <int OP>
+FASTCOMB_INLINE F apply(F u, F v, float alpha) {
+  using namespace fastcomb;
+  if (OP == kAdd) return u + v * alpha;
+  if (OP == kSub) return u - v * alpha;
+  if (OP == kMul) return u * v;
+  if (OP == kDiv) return u / v;
+  if (OP == kMaximum) return select((I)(u > v) | (I)(u != u), u, v);  // a NaN wins
+  if (OP == kMinimum) return select((I)(u < v) | (I)(u != u), u, v);
+  if (OP == kPower) return each_lane(u, v, powf);
+  if (OP == kPrelu) return select((I)(u > 0.0f), u, u * v);
+  if (OP == kEq) return one_where((I)(u == v));
+  if (OP == kNe) return one_where((I)(u != v));
+  if (OP == kLt) return one_where((I)(u < v));
+  if (OP == kLe) return one_where((I)(u <= v));
+  if (OP == kGt) return one_where((I)(u > v));
+  return one_where((I)(u >= v));
+}
+
 template <class T, int OP>
 static void binary_op(const Elementwise& e) {
   const int64_t n = e.size[5], xs = e.x_stride[5], ys = e.y_stride[5], os = e.out_stride[5];
@@ -129,23 +171,53 @@ static void binary_op(const Elementwise& e) {
     for (int64_t i = 0; i < n; i += W) {
       const int some = (int)smaller(W, n - i);
       const F u = take(x + i * xs, xs, some), v = take(y + i * ys, ys, some);
-      const F r = OP == fastcomb::kAdd   ? u + v * e.alpha
-                  : OP == fastcomb::kSub ? u - v * e.alpha
-                  : OP == fastcomb::kMul ? u * v
-                                         : u / v;
-      put(out + i * os, os, r, some);
+      put(out + i * os, os, apply<OP>(u, v, e.alpha), some);
     }
   });
 }
 
 template <class T>
 static void binary_as(const Elementwise& e, int function) {
+  using namespace fastcomb;
   switch (function) {
-    case fastcomb::kAdd: return binary_op<T, fastcomb::kAdd>(e);
-    case fastcomb::kSub: return binary_op<T, fastcomb::kSub>(e);
-    case fastcomb::kMul: return binary_op<T, fastcomb::kMul>(e);
-    case fastcomb::kDiv: return binary_op<T, fastcomb::kDiv>(e);
+#define ARITHMETIC(name, constant) \
+  case constant: return binary_op<T, constant>(e);
+#include "../ops.def"
   }
+}
+
+template <class T>
+static void choose_as(const fastcomb::Choose& c) {
+  const int64_t *n = c.size, *cs = c.condition_stride, *xs = c.x_stride, *ys = c.y_stride, *os = c.out_stride;
+  for (int64_t i0 = 0; i0 < n[0]; ++i0)
+    for (int64_t i1 = 0; i1 < n[1]; ++i1)
+      for (int64_t i2 = 0; i2 < n[2]; ++i2)
+        for (int64_t i3 = 0; i3 < n[3]; ++i3)
+          for (int64_t i4 = 0; i4 < n[4]; ++i4) {
+            const auto at = [&](const int64_t* s) { return i0 * s[0] + i1 * s[1] + i2 * s[2] + i3 * s[3] + i4 * s[4]; };
+            const T *condition = (const T*)c.condition + at(cs), *x = (const T*)c.x + at(xs),
+                    *y = (const T*)c.y + at(ys);
+            T* out = (T*)c.out + at(os);
+            for (int64_t i = 0; i < n[5]; i += W) {
+              const int some = (int)smaller(W, n[5] - i);
+              const F mask = take(condition + i * cs[5], cs[5], some);
+              const F u = take(x + i * xs[5], xs[5], some), v = take(y + i * ys[5], ys[5], some);
+              put(out + i * os[5], os[5], select((I)(mask != 0.0f), u, v), some);
+            }
+          }
+}
+
+template <class T>
+static void cumsum_as(const fastcomb::Cumsum& c) {
+  const Elementwise lines{c.size, c.x, nullptr, c.out, c.x_stride, kNoStride, c.out_stride};
+  const int64_t n = c.size[5], xs = c.x_stride[5], os = c.out_stride[5];
+  for_runs<T>(lines, [&](const T* x, const T*, T* out) {
+    float sum = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      sum += widen(x[i * xs]);
+      assign(out + i * os, sum);
+    }
+  });
 }
 
 // out = x * scale[c] + shift[c] (+ y), then ReLU where e.op is 1; c runs along the innermost dimension, whose
@@ -216,6 +288,12 @@ static void unary(const fastcomb::Unary& u, int dtype) {
 static void binary(const fastcomb::Binary& b, int dtype) {
   const Elementwise e{b.size, b.x, b.y, b.out, b.x_stride, b.y_stride, b.out_stride, b.alpha};
   dtype == fastcomb::kFloat32 ? binary_as<float>(e, b.function) : binary_as<bf16>(e, b.function);
+}
+static void choose(const fastcomb::Choose& c, int dtype) {
+  dtype == fastcomb::kFloat32 ? choose_as<float>(c) : choose_as<bf16>(c);
+}
+static void cumsum(const fastcomb::Cumsum& c, int dtype) {
+  dtype == fastcomb::kFloat32 ? cumsum_as<float>(c) : cumsum_as<bf16>(c);
 }
 static void affine(const fastcomb::Affine& a, int dtype) {
   const Elementwise e{a.size, a.x, a.y, a.out, a.x_stride, a.y_stride, a.out_stride, 0, 0, a.relu};

@@ -289,14 +289,16 @@ void Engine::each_combination(int64_t count, double work, int threads, const Bod
 }
 
 void Engine::run(const uint64_t* index, int64_t count, int pass, const Data& data,
-                 const std::vector<int64_t>& input_bytes, int64_t input_step, const float* statistics,
-                 int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes, int threads) {
+                 const std::vector<int64_t>& input_bytes, const std::vector<int64_t>& input_steps,
+                 const float* statistics, int64_t statistics_floats, double* sums, char* outputs, int64_t output_bytes,
+                 int threads) {
   const Pass& p = this->pass(pass);
+  if (input_steps.size() != data.size()) throw std::invalid_argument("inputs without steps");
   check(p, input_bytes, statistics ? statistics_floats : 0, outputs ? output_bytes : 0);
   each_combination(count, draws_ * (double)p.samples, threads, [&](int64_t k, const Team& team, Combination& c) {
     Frame frame;
     Data own = data;
-    own[0] += k * input_step;
+    for (size_t i = 0; i < own.size(); ++i) own[i] += k * input_steps[i];
     frame.data = &own;
     start(team, index[k], statistics ? statistics + k * statistics_floats : nullptr, c, frame);
     frame.base[kOutput] = outputs ? outputs + k * output_bytes : nullptr;

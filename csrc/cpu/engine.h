@@ -78,11 +78,11 @@ class Engine {
 
   typedef std::vector<const char*> Data;  // addresses of the inputs, targets among them
   // For each of `count` combinations: sums [2] of loss and correct, or outputs [bytes], either may be null.
-  // `statistics` [count][floats], or null. The first input of combination k starts at k * input_step bytes.
+  // `statistics` [count][floats], or null. Input i of combination k starts at k * input_steps[i] bytes.
   // `input_bytes`: of each input, of one combination. Throws where a tensor is smaller than the pass needs.
   void run(const uint64_t* index, int64_t count, int pass, const Data& data, const std::vector<int64_t>& input_bytes,
-           int64_t input_step, const float* statistics, int64_t statistics_floats, double* sums, char* outputs,
-           int64_t output_bytes, int threads);
+           const std::vector<int64_t>& input_steps, const float* statistics, int64_t statistics_floats, double* sums,
+           char* outputs, int64_t output_bytes, int threads);
   // Running statistics [count][floats] over calibration passes, one per batch.
   void collect(const uint64_t* index, int64_t count, const std::vector<int>& passes, const std::vector<Data>& data,
                const std::vector<std::vector<int64_t>>& input_bytes, int64_t floats, float* statistics, int threads);

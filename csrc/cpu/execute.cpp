@@ -15,6 +15,7 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
     case kMatmulOp: return k_->matmul(read_matmul(i, at), i.dtype);
     case kUnaryOp: return k_->unary(read_unary(i, at), i.dtype);
     case kBinaryOp: return k_->binary(read_binary(i, at), i.dtype);
+    case kChooseOp: return k_->choose(read_choose(i, at), i.dtype);
     case kAffineOp: return k_->affine(read_affine(i, at), i.dtype);
     case kConvertOp: return k_->convert(read_convert(i, at));
     case kPoolOp: return k_->pool(read_pool(i, at), i.dtype);
@@ -25,8 +26,18 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
     case kReduceOp: return k_->reduce(read_reduce(i, at), i.dtype);
     case kAttentionOp: {
       const Attention a = read_attention(i, at);
-      return k_->attention(a, i.dtype, (float*)w.scratch.get((a.keys + 64) * sizeof(float)));
+      return k_->attention(a, i.dtype, (float*)w.scratch.get(attention_scratch(a) * sizeof(float)));
     }
+    case kProductOp: {
+      const Product p = read_product(i, at);
+      return k_->product(p, i.dtype, (float*)w.scratch.get((p.inner + kPanel) * kPanel * sizeof(float)));
+    }
+    case kArrangeOp: {
+      const Arrange a = read_arrange(i, at);
+      return k_->arrange(a, i.dtype, (float*)w.scratch.get((a.segments * a.run + 1) * k_->width * sizeof(float)));
+    }
+    case kCumsumOp: return k_->cumsum(read_cumsum(i, at), i.dtype);
+    case kResampleOp: return k_->resample(read_resample(i, at), i.dtype);
     case kMomentsOp: {
       const Moments m = read_moments(i, at);
       const int64_t channels = m.size[kMaxDims - 1];
@@ -39,13 +50,15 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
     case kLossOp: {
       const Loss l = read_loss(i, at);
       double* to = const_cast<double*>(frame.sums.data()) + 2 * block;
-      float* scratch = (float*)w.scratch.get((l.width + k_->width) * k_->width * sizeof(float));
+      const int64_t lanes = (l.width + k_->width) * k_->width * (l.kind == kSoftCrossEntropy ? 2 : 1);
+      float* scratch = (float*)w.scratch.get(lanes * sizeof(float));
       float* each = frame.each ? frame.each + block * frame.block : nullptr;
       return k_->loss(l, {scratch, to, to + 1, each, frame.each_correct});
     }
     case kBorderOp: return k_->border(read_border(i, at), i.dtype);
     case kZeroOp: return k_->zero(read_zero(i, at), i.dtype);
     case kEmbeddingOp: return k_->embedding(read_embedding(i, at), i.dtype);
+    case kTakeOp: return k_->take(read_take(i, at), i.dtype);
     case kFoldBatchNormOp: return k_->fold_batch_norm(read_fold_batch_norm(i, at));
     case kTransposeOp: return k_->transpose(read_transpose(i, at));
   }

@@ -50,6 +50,12 @@ FASTCOMB_INLINE F logarithm(F x) {
   return select((I)(x < __builtin_inff()), r, x);
 }
 
+// log(1 + x) for x in [0, 1], to full relative precision: what 1 + x lost is made up for (Kahan).
+FASTCOMB_INLINE F logarithm_of_one_plus(F x) {
+  const F one = set1(1.0f), u = one + x;
+  return select((I)(u == one), x, logarithm(u) * (x / (u - one)));
+}
+
 FASTCOMB_INLINE F absolute(F x) { return (F)((U)x & 0x7fffffffu); }
 FASTCOMB_INLINE F with_sign(F x, F sign) { return (F)(((U)x & 0x7fffffffu) | ((U)sign & 0x80000000u)); }
 

@@ -13,6 +13,14 @@ namespace fastcomb {
 // Bytes of an element; static, so that every instruction level has its own.
 static constexpr int64_t item_size(int dtype) { return dtype == kFloat32 ? 4 : 2; }
 
+// Floats that a product needs for each inner entry: two vectors of columns, and a tile's rows.
+constexpr int64_t kPanel = 64;
+// Queries that attention scores at a time.
+constexpr int64_t kQueries = 128;
+inline int64_t attention_scratch(const Attention& a) {
+  return kQueries * a.keys + (a.keys + a.width + kPanel) * kPanel;
+}
+
 // Where the coefficients of one step towards a network come from.
 struct Source {
   Stream stream;  // drawn for every entry
@@ -39,10 +47,10 @@ struct Packed {
 
 // Where the kernel of a loss adds its sums, and what it needs.
 struct LossSums {
-  float* scratch;  // room for width and one more vector's lanes of vectors
+  float* scratch;  // room for width and one more vector's lanes of vectors; twice with probabilities
   double* loss;    // sum is added
   double* correct;
-  float* each;  // [samples] every sample's loss, or with each_correct 1 or 0; or null
+  float* each;  // [samples] every sample's loss, or with each_correct its share of correct answers; or null
   bool each_correct;
 };
 
@@ -70,6 +78,7 @@ struct Kernels {
   void (*matmul)(const Matmul&, int dtype);
   void (*unary)(const Unary&, int dtype);
   void (*binary)(const Binary&, int dtype);
+  void (*choose)(const Choose&, int dtype);
   void (*affine)(const Affine&, int dtype);
   void (*convert)(const Convert&);
   void (*pool)(const Pool&, int dtype);
@@ -78,12 +87,17 @@ struct Kernels {
   void (*softmax)(const Softmax&, int dtype);
   void (*group_norm)(const GroupNorm&, int dtype);
   void (*reduce)(const Reduce&, int dtype);
-  void (*attention)(const Attention&, int dtype, float* scratch);  // scratch of keys floats
+  void (*attention)(const Attention&, int dtype, float* scratch);  // scratch: see attention_scratch
+  void (*product)(const Product&, int dtype, float* scratch);      // of (inner + kPanel) * kPanel floats
+  void (*arrange)(const Arrange&, int dtype, float* scratch);      // of segments * run * width floats
+  void (*cumsum)(const Cumsum&, int dtype);
+  void (*resample)(const Resample&, int dtype);
   void (*moments)(const Moments&, int dtype, const ChannelMoments&);
   void (*loss)(const Loss&, const LossSums&);
   void (*border)(const Border&, int dtype);
   void (*zero)(const Zero&, int dtype);
   void (*embedding)(const Embedding&, int dtype);
+  void (*take)(const Take&, int dtype);
   void (*fold_batch_norm)(const FoldBatchNorm&);
   void (*transpose)(const Transpose&);
 };

@@ -1,12 +1,14 @@
 // The table of one instruction level; included by exactly one source file for each level.
 #pragma once
 
+#include "attention.h"
 #include "elementwise.h"
 #include "generate.h"
 #include "layout.h"
 #include "loss.h"
 #include "matmul.h"
 #include "pooling.h"
+#include "product.h"
 #include "reduce.h"
 
 namespace FASTCOMB_LEVEL {
@@ -23,6 +25,7 @@ static constexpr fastcomb::Kernels table(const char* name) {
   k.matmul = matmul;
   k.unary = unary;
   k.binary = binary;
+  k.choose = choose;
   k.affine = affine;
   k.convert = convert;
   k.pool = pool;
@@ -32,11 +35,16 @@ static constexpr fastcomb::Kernels table(const char* name) {
   k.group_norm = group_norm;
   k.reduce = reduce;
   k.attention = attention;
+  k.product = product;
+  k.arrange = arrange;
+  k.cumsum = cumsum;
+  k.resample = resample;
   k.moments = moments;
   k.loss = loss;
   k.border = border;
   k.zero = zero;
   k.embedding = embedding;
+  k.take = take_entries;
   k.fold_batch_norm = fold_batch_norm;
   k.transpose = transpose;
   return k;

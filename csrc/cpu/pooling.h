@@ -1,4 +1,4 @@
-// Pooling and depthwise convolution, channels last: lanes run along the channels.
+// Pooling, depthwise convolution and images in other sizes, channels last: lanes run along the channels.
 #pragma once
 
 #include "elementwise.h"
@@ -7,6 +7,7 @@ namespace FASTCOMB_LEVEL {
 
 using fastcomb::Depthwise;
 using fastcomb::Pool;
+using fastcomb::Resample;
 
 template <class T>
 static void pool_as(const Pool& p) {
@@ -70,9 +71,35 @@ static void depthwise_as(const Depthwise& d) {
       }
 }
 
+template <class T>
+static void resample_as(const Resample& r) {
+  for (int64_t n = 0; n < r.batch; ++n)
+    for (int64_t oy = 0; oy < r.out_h; ++oy)
+      for (int64_t ox = 0; ox < r.out_w; ++ox) {
+        const T* in = (const T*)r.x + n * r.in_batch;
+        T* out = (T*)r.out + n * r.out_batch + oy * r.out_row + ox * r.out_pixel;
+        for (int64_t c = 0; c < r.channels; c += W) {
+          const int some = (int)smaller(W, r.channels - c);
+          F acc = set1(0);
+          for (int64_t i = 0; i < r.taps_h; ++i)
+            for (int64_t j = 0; j < r.taps_w; ++j) {
+              const int64_t y = r.rows[oy * r.taps_h + i], x = r.pixels[ox * r.taps_w + j];
+              const float weight = r.row_weights[oy * r.taps_h + i] * r.pixel_weights[ox * r.taps_w + j];
+              if (weight == 0) continue;
+              if (y < 0 || y >= r.in_h || x < 0 || x >= r.in_w) acc = set1(__builtin_nanf(""));
+              else acc = fma(take(in + y * r.in_row + x * r.in_pixel + c, 1, some), set1(weight), acc);
+            }
+          put(out + c, 1, acc, some);
+        }
+      }
+}
+
 static void pool(const Pool& p, int dtype) { dtype == fastcomb::kFloat32 ? pool_as<float>(p) : pool_as<bf16>(p); }
 static void depthwise(const Depthwise& d, int dtype) {
   dtype == fastcomb::kFloat32 ? depthwise_as<float>(d) : depthwise_as<bf16>(d);
+}
+static void resample(const Resample& r, int dtype) {
+  dtype == fastcomb::kFloat32 ? resample_as<float>(r) : resample_as<bf16>(r);
 }
 
 }  // namespace FASTCOMB_LEVEL

@@ -1,11 +1,10 @@
-// Reductions: norms over rows and groups, softmax, sums, attention.
+// Reductions: norms over rows and groups, softmax, sums and others.
 #pragma once
 
 #include "elementwise.h"
 
 namespace FASTCOMB_LEVEL {
 
-using fastcomb::Attention;
 using fastcomb::GroupNorm;
 using fastcomb::LayerNorm;
 using fastcomb::Reduce;
@@ -35,7 +34,7 @@ static void layer_norm_as(const LayerNorm& r) {
   for (int64_t i = 0; i < r.count; ++i) {
     const T* x = (const T*)r.x + i * r.width;
     T* out = (T*)r.out + i * r.width;
-    const float mean = sum_row(x, r.width) / r.width;
+    const float mean = r.centre ? sum_row(x, r.width) / r.width : 0;
     const float factor = 1.0f / sqrtf(squares_row(x, r.width, mean) / r.width + r.eps);
     for (int64_t c = 0; c < r.width; c += W) {
       const int n = (int)smaller(W, r.width - c);
@@ -123,53 +122,125 @@ FASTCOMB_INLINE void for_over(const Reduce& r, const Use& use) {
               use(i0 * s[0] + i1 * s[1] + i2 * s[2] + i3 * s[3] + i4 * s[4] + i5 * s[5]);
 }
 
-template <class T>
-static void reduce_as(const Reduce& r) {
+FASTCOMB_INLINE I lanes_before(int n) {
+  I lane = {};
+  for (int l = 0; l < W; ++l) lane[l] = l;
+  return lane < n;
+}
+
+// What a reduction begins with, takes in, and makes of two parts. Variances and logarithms of sums take in what
+// is left after `aside`, the mean or the maximum of the same numbers.
+template <int KIND>
+FASTCOMB_INLINE F first_of() {
+  using namespace fastcomb;
+  return set1(KIND == kLargest    ? -__builtin_inff()
+              : KIND == kSmallest ? __builtin_inff()
+              : KIND == kProduct  ? 1.0f
+                                  : 0.0f);
+}
+template <int KIND>
+FASTCOMB_INLINE F taken_in(F v, F aside) {
+  using namespace fastcomb;
+  if (KIND == kAbsolutes) return absolute(v);
+  if (KIND == kNorm) return v * v;
+  if (KIND == kVariance || KIND == kDeviation) return (v - aside) * (v - aside);
+  if (KIND == kLogSumExp) return exponential(v - aside);
+  return v;
+}
+template <int KIND>
+FASTCOMB_INLINE F joined(F acc, F v) {
+  using namespace fastcomb;
+  if (KIND == kLargest) return select((I)(v > acc) | (I)(v != v), v, acc);  // a NaN wins
+  if (KIND == kSmallest) return select((I)(v < acc) | (I)(v != v), v, acc);
+  if (KIND == kProduct) return acc * v;
+  return acc + v;
+}
+template <int KIND>
+FASTCOMB_INLINE F last_of(F acc, F aside, float factor) {
+  using namespace fastcomb;
+  if (KIND == kNorm) return root(acc);
+  if (KIND == kDeviation) return root(acc * factor);
+  if (KIND == kLogSumExp) return each_lane(acc, logf) + aside;
+  return KIND == kSum || KIND == kVariance ? acc * factor : acc;
+}
+constexpr bool looks_twice(int kind) {
+  return kind == fastcomb::kVariance || kind == fastcomb::kDeviation || kind == fastcomb::kLogSumExp;
+}
+
+// Lanes are places of the result.
+template <class T, int KIND>
+FASTCOMB_INLINE F reduced(const Reduce& r, const T* x, int64_t stride, int n, F aside) {
+  F acc = first_of<KIND>();
+  for_over(r, [&](int64_t at) { acc = joined<KIND>(acc, taken_in<KIND>(take(x + at, stride, n), aside)); });
+  return acc;
+}
+
+// One place of the result, lanes along the innermost loop, whose entries are neighbours.
+template <class T, int KIND>
+FASTCOMB_INLINE float reduced_row(const Reduce& r, const int64_t* once, const T* x, F aside) {
+  Reduce lines = r;
+  memcpy(lines.over, once, sizeof lines.over);
+  F acc = first_of<KIND>();
+  for_over(lines, [&](int64_t at) {
+    for (int64_t i = 0; i < r.over[5]; i += W) {
+      const int n = (int)smaller(W, r.over[5] - i);
+      const F v = joined<KIND>(acc, taken_in<KIND>(take(x + at + i, 1, n), aside));
+      acc = n == W ? v : select(lanes_before(n), v, acc);
+    }
+  });
+  F one = set1(acc[0]);
+  for (int l = 1; l < W; ++l) one = joined<KIND>(one, set1(acc[l]));
+  return one[0];
+}
+
+template <class T, int KIND>
+static void reduce_op(const Reduce& r) {
+  using namespace fastcomb;
   const Elementwise outer{r.outer, r.x, nullptr, r.out, r.outer_in, kNoStride, r.outer_out};
   const int64_t n = outer.size[5], xs = outer.x_stride[5], os = outer.out_stride[5];
+  const int64_t once[kMaxDims] = {r.over[0], r.over[1], r.over[2], r.over[3], r.over[4], 1};
+  float count = 1;
+  for (const int64_t size : r.over) count *= (float)size;
+  const bool rows = xs != 1 && r.over_in[5] == 1 && r.over[5] > 1;
+  constexpr int before = KIND == kLogSumExp ? kLargest : kSum;  // what is set aside
+  const auto aside_of = [&](F found) {
+    if (KIND != kLogSumExp) return found / count;
+    return select((I)(absolute(found) == __builtin_inff()), set1(0), found);
+  };
   for_runs<T>(outer, [&](const T* x, const T*, T* out) {
+    if (rows) {
+      for (int64_t i = 0; i < n; ++i) {
+        F aside = set1(0);
+        if (looks_twice(KIND)) aside = aside_of(set1(reduced_row<T, before>(r, once, x + i * xs, aside)));
+        const F found = set1(reduced_row<T, KIND>(r, once, x + i * xs, aside));
+        put(out + i * os, 1, last_of<KIND>(found, aside, r.factor), 1);
+      }
+      return;
+    }
     for (int64_t i = 0; i < n; i += W) {
       const int some = (int)smaller(W, n - i);
-      F acc = set1(r.maximum ? -__builtin_inff() : 0);
-      for_over(r, [&](int64_t at) {
-        const F v = take(x + i * xs + at, xs, some);
-        if (r.maximum) acc = select((I)(v > acc) | (I)(v != v), v, acc);
-        else acc = acc + v;
-      });
-      put(out + i * os, os, acc * r.factor, some);
+      F aside = set1(0);
+      if (looks_twice(KIND)) aside = aside_of(reduced<T, before>(r, x + i * xs, xs, some, aside));
+      const F found = reduced<T, KIND>(r, x + i * xs, xs, some, aside);
+      put(out + i * os, os, last_of<KIND>(found, aside, r.factor), some);
     }
   });
 }
 
 template <class T>
-static void attention_as(const Attention& a, float* scores) {
-  for (int64_t b = 0; b < a.batch; ++b)
-    for (int64_t h = 0; h < a.heads; ++h)
-      for (int64_t i = 0; i < a.queries; ++i) {
-        const T* q = (const T*)a.q + b * a.q_stride[0] + h * a.q_stride[1] + i * a.q_stride[2];
-        const int64_t keys = a.causal ? smaller(a.keys, i + 1) : a.keys;
-        for (int64_t j = 0; j < keys; ++j) {
-          const T* k = (const T*)a.k + b * a.k_stride[0] + h * a.k_stride[1] + j * a.k_stride[2];
-          F s = set1(0);
-          for (int64_t c = 0; c < a.width; c += W) {
-            const int n = (int)smaller(W, a.width - c);
-            s = fma(take(q + c, 1, n), take(k + c, 1, n), s);
-          }
-          scores[j] = sum_lanes(s) * a.scale;
-        }
-        float top;
-        const float sum = exponentials(scores, keys, scores, top);
-        T* out = (T*)a.out + b * a.out_stride[0] + h * a.out_stride[1] + i * a.out_stride[2];
-        for (int64_t c = 0; c < a.value_width; c += W) {
-          const int n = (int)smaller(W, a.value_width - c);
-          F v = set1(0);
-          for (int64_t j = 0; j < keys; ++j) {
-            const T* from = (const T*)a.v + b * a.v_stride[0] + h * a.v_stride[1] + j * a.v_stride[2];
-            v = fma(take(from + c, 1, n), set1(scores[j]), v);
-          }
-          put(out + c, 1, v / sum, n);
-        }
-      }
+static void reduce_as(const Reduce& r) {
+  using namespace fastcomb;
+  switch (r.kind) {
+    case kSum: return reduce_op<T, kSum>(r);
+    case kLargest: return reduce_op<T, kLargest>(r);
+    case kSmallest: return reduce_op<T, kSmallest>(r);
+    case kProduct: return reduce_op<T, kProduct>(r);
+    case kAbsolutes: return reduce_op<T, kAbsolutes>(r);
+    case kNorm: return reduce_op<T, kNorm>(r);
+    case kVariance: return reduce_op<T, kVariance>(r);
+    case kDeviation: return reduce_op<T, kDeviation>(r);
+    case kLogSumExp: return reduce_op<T, kLogSumExp>(r);
+  }
 }
 
 #define FASTCOMB_BOTH(name, Struct)                                         \
@@ -181,8 +252,4 @@ FASTCOMB_BOTH(softmax, Softmax)
 FASTCOMB_BOTH(group_norm, GroupNorm)
 FASTCOMB_BOTH(reduce, Reduce)
 #undef FASTCOMB_BOTH
-static void attention(const Attention& a, int dtype, float* scratch) {
-  dtype == fastcomb::kFloat32 ? attention_as<float>(a, scratch) : attention_as<bf16>(a, scratch);
-}
-
 }  // namespace FASTCOMB_LEVEL

@@ -180,4 +180,32 @@ FASTCOMB_INLINE float max_lanes(F v) {
 FASTCOMB_INLINE int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
 FASTCOMB_INLINE int64_t larger(int64_t x, int64_t y) { return x > y ? x : y; }
 
+// Rows [W][W] transposed in place: blocks off the diagonal change places, for sizes 1, 2, 4, ...
+#if defined(FASTCOMB_AVX512)
+FASTCOMB_INLINE void transpose_lanes(F row[W]) {
+#pragma GCC unroll 4
+  for (int size = 1; size < W; size *= 2) {
+    U low = {}, high = {};
+    for (int l = 0; l < W; ++l) {
+      low[l] = l & size ? W + l - size : l;
+      high[l] = l & size ? W + l : l + size;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < W; ++r) {
+      if (r & size) continue;
+      const F x = row[r], y = row[r + size];
+      row[r] = _mm512_permutex2var_ps(x, (__m512i)low, y);
+      row[r + size] = _mm512_permutex2var_ps(x, (__m512i)high, y);
+    }
+  }
+}
+#else
+FASTCOMB_INLINE void transpose_lanes(F row[W]) {
+  float entries[W][W];
+  for (int r = 0; r < W; ++r)
+    for (int l = 0; l < W; ++l) entries[l][r] = row[r][l];
+  memcpy(row, entries, sizeof entries);
+}
+#endif
+
 }  // namespace FASTCOMB_LEVEL

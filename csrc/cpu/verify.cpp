@@ -132,6 +132,18 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       strided(check, 1, b.size, b.y_stride, item);
       return strided(check, 2, b.size, b.out_stride, item);
     }
+    case kChooseOp: {
+      const Choose c = read_choose(i, nowhere);
+      strided(check, 0, c.size, c.condition_stride, item);
+      strided(check, 1, c.size, c.x_stride, item);
+      strided(check, 2, c.size, c.y_stride, item);
+      return strided(check, 3, c.size, c.out_stride, item);
+    }
+    case kCumsumOp: {
+      const Cumsum c = read_cumsum(i, nowhere);
+      strided(check, 0, c.size, c.x_stride, item);
+      return strided(check, 1, c.size, c.out_stride, item);
+    }
     case kAffineOp: {
       const Affine a = read_affine(i, nowhere);
       strided(check, 0, a.size, a.x_stride, item);
@@ -224,16 +236,62 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
         check.touch(which, {{a.batch, stride[0]}, {a.heads, stride[1]}, {tokens, stride[2]}}, width, item);
       };
       of(0, a.queries, a.q_stride, a.width), of(1, a.keys, a.k_stride, a.width);
-      of(2, a.keys, a.v_stride, a.value_width), of(3, a.queries, a.out_stride, a.value_width);
-      return;
+      of(2, a.keys, a.v_stride, a.value_width), of(4, a.queries, a.out_stride, a.value_width);
+      if (a.width > INT32_MAX) refuse(i.op, "a size beyond all memory");
+      return check.touch(3,
+                         {{a.batch, a.mask_stride[0]},
+                          {a.heads, a.mask_stride[1]},
+                          {a.queries, a.mask_stride[2]},
+                          {a.keys, a.mask_stride[3]}},
+                         1, item);
+    }
+    case kProductOp: {
+      const Product p = read_product(i, nowhere);
+      if (p.inner < 1 || p.inner > INT32_MAX) refuse(i.op, "matrices without inner entries");
+      const auto of = [&](size_t which, const int64_t* stride, Loop one, Loop other, int64_t count) {
+        check.touch(which,
+                    {{p.batch[0], stride[0]},
+                     {p.batch[1], stride[1]},
+                     {p.batch[2], stride[2]},
+                     {p.batch[3], stride[3]},
+                     one,
+                     other},
+                    count, item);
+      };
+      of(0, p.x_batch, {p.rows, p.x_row}, {p.inner, p.x_inner}, 1);
+      of(1, p.y_batch, {p.inner, p.y_inner}, {p.columns, p.y_column}, 1);
+      return of(2, p.out_batch, {p.rows, p.out_row}, {1, 0}, p.columns);
+    }
+    case kArrangeOp: {
+      const Arrange a = read_arrange(i, nowhere);
+      if (a.valid < 0 || a.valid > a.run || a.run > INT32_MAX) refuse(i.op, "runs that are shorter than their entries");
+      if (a.outputs > kMost) refuse(i.op, "a size beyond all memory");
+      for (int64_t s = 0; s < a.segments; ++s)
+        check.touch(0, {{a.outputs, a.output_stride}, {a.valid, a.run_stride}}, 1, a.wide ? 4 : item, a.segment[s]);
+      const int64_t lanes = (a.outputs + k.width - 1) / k.width * k.width;
+      const bool half = k.pairs && i.dtype == kBfloat16;
+      if (half && a.run % 2) refuse(i.op, "an odd run of pairs");
+      return check.touch(1, {}, product(i.op, {lanes, a.segments, a.run}), half ? 2 : 4);
+    }
+    case kResampleOp: {
+      const Resample r = read_resample(i, nowhere);
+      check.touch(0, {{r.batch, r.in_batch}, {r.in_h, r.in_row}, {r.in_w, r.in_pixel}}, r.channels, item);
+      const int64_t rows = product(i.op, {r.out_h, r.taps_h}), pixels = product(i.op, {r.out_w, r.taps_w});
+      check.touch(1, {}, rows, 8), check.vector(2, rows);
+      check.touch(3, {}, pixels, 8), check.vector(4, pixels);
+      return check.touch(5, {{r.batch, r.out_batch}, {r.out_h, r.out_row}, {r.out_w, r.out_pixel}}, r.channels, item);
     }
     case kLossOp: {
       const Loss l = read_loss(i, nowhere);
-      const int64_t entries = product(i.op, {l.samples, l.width});
-      if (l.width < 1 || l.width > INT32_MAX) refuse(i.op, "outputs without entries");
-      check.vector(0, entries);
-      const bool squared = l.kind == kMse;
-      return check.touch(1, {}, squared ? entries : l.samples, squared ? 4 : 8);
+      const int64_t rows = product(i.op, {l.samples, l.positions}), entries = product(i.op, {rows, l.width});
+      if (l.width < 1 || l.width > INT32_MAX || l.positions < 1) refuse(i.op, "outputs without entries");
+      const bool numbers = l.kind == kCrossEntropy || l.kind == kNll;
+      if (!numbers && l.kind != kSoftCrossEntropy) return check.vector(0, entries), check.vector(1, entries);
+      const auto of = [&](size_t which, const int64_t* stride) {
+        check.touch(which, {{l.samples, stride[0]}, {l.positions, stride[1]}, {l.width, stride[2]}}, 1, 4);
+      };
+      of(0, l.stride);
+      return numbers ? check.touch(1, {}, rows, 8) : of(1, l.target_stride);
     }
     case kBorderOp: {
       const Border b = read_border(i, nowhere);
@@ -245,8 +303,28 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     case kZeroOp: return check.touch(0, {}, read_zero(i, nowhere).count, item);
     case kEmbeddingOp: {
       const Embedding e = read_embedding(i, nowhere);
-      check.touch(0, {}, e.count, 8), check.touch(1, {}, product(i.op, {e.entries, e.width}), item);
-      return check.touch(2, {}, product(i.op, {e.count, e.width}), item);
+      strided(check, 0, e.size, e.index_stride, 8);
+      check.touch(1, {}, product(i.op, {e.entries, e.width}), item);
+      const int64_t* n = e.size;
+      return check.touch(2, {}, product(i.op, {n[0], n[1], n[2], n[3], n[4], n[5], e.width}), item);
+    }
+    case kTakeOp: {
+      const Take t = read_take(i, nowhere);
+      check.touch(0, {}, t.count, 8);
+      const auto of = [&](size_t which, const int64_t* stride, Loop entry) {
+        const int64_t* n = t.size;
+        check.touch(which,
+                    {{n[0], stride[0]},
+                     {n[1], stride[1]},
+                     {n[2], stride[2]},
+                     {n[3], stride[3]},
+                     {n[4], stride[4]},
+                     {n[5], stride[5]},
+                     entry},
+                    1, item);
+      };
+      of(1, t.x_stride, {t.entries, t.x_entry});
+      return of(2, t.out_stride, {t.count, t.out_entry});
     }
     case kFoldBatchNormOp: {
       const int64_t channels = read_fold_batch_norm(i, nowhere).channels;

@@ -116,7 +116,7 @@ void rows(const Kernels& k, int64_t width) {
     }
     check(close(sum, 1), "softmax does not sum to 1");
   }
-  k.layer_norm(LayerNorm{x.data(), out.data(), nullptr, nullptr, count, width, 0}, kFloat32);
+  k.layer_norm(LayerNorm{x.data(), out.data(), nullptr, nullptr, count, width, true, 0}, kFloat32);
   for (int64_t r = 0; r < count && width > 1; ++r) {
     double mean = 0, square = 0;
     for (int64_t c = 0; c < width; ++c) mean += out[r * width + c], square += pow(out[r * width + c], 2);
@@ -163,7 +163,7 @@ void layout(const Kernels& k) {
       for (int c = 0; c < 2; ++c) check(frame[(y * 5 + z) * 2 + c] == (y > 0 && y < 3 && z > 0 && z < 4), "border");
   const int64_t indices[] = {2, 0, -1, 3};
   std::vector<float> rows_of(8);
-  k.embedding(Embedding{indices, x.data(), rows_of.data(), 4, 2, 3}, kFloat32);
+  k.embedding(Embedding{indices, x.data(), rows_of.data(), 2, 3, {1, 1, 1, 1, 1, 4}, {0, 0, 0, 0, 0, 1}}, kFloat32);
   check(rows_of[0] == x[4] && rows_of[3] == x[1], "embedding");
   for (int i = 4; i < 8; ++i) check(rows_of[i] != rows_of[i], "an entry that the table does not have is no NaN");
   const float mean = 0.5f, variance = 4, bias = 1, gamma = 3, beta = 2;

@@ -23,7 +23,8 @@ from fastcomb.sampling.samplers import Constant
 from fastcomb.similarity.cka import linear_cka_matrix
 from fastcomb.similarity.functional import Pairs, ensemble, error_correlation, pairs
 from fastcomb.statistics.density import Array
-from fastcomb.sweep.losses import check
+from fastcomb.sweep.criteria import by_name
+from fastcomb.sweep.losses import settle
 from fastcomb.utils.inputs import Samples, arguments, ready
 from fastcomb.utils.notice import BackendNotice
 from fastcomb.utils.outputs import joined
@@ -350,6 +351,6 @@ def _watch(module: nn.Module, layers: Sequence[str]) -> None:
 
 def _check_labels(output: Any, y: Tensor, samples: Data) -> None:
     """Raise unless the data are labels [N] of classes that the output [N, C] has."""
-    check("cross_entropy", output, y.to(output.device), samples.highest, samples.lowest)
+    settle(by_name("cross_entropy"), output, y, samples)
     if y.ndim != 1 or y.is_floating_point():
         raise ValueError(f"diversity compares classifiers; y must be class numbers [N], not {tuple(y.shape)}")

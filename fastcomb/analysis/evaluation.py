@@ -19,7 +19,7 @@ from fastcomb.rebasin import Alignment, Method, align
 from fastcomb.sampling.samplers import Constant, Sampler
 from fastcomb.statistics.density import Array
 from fastcomb.sweep import Sweep, evaluate
-from fastcomb.sweep.losses import UserLoss
+from fastcomb.sweep.measures import UserLoss
 from fastcomb.utils.inputs import Samples, ready
 from fastcomb.utils.state_dicts import restore, unwrapped
 

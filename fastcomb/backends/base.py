@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fastcomb.backends.criterion import Criterion
 from fastcomb.mixing import Mixture
 from fastcomb.statistics.sequential_decision import Answer, Question
 from fastcomb.utils.inputs import Samples
 
-#: Losses that kernels compute (csrc/ops.def).
+#: Losses that kernels for GPUs compute.
 LOSSES = ("cross_entropy", "nll", "mse")
 
 __all__ = ["LOSSES", "Backend", "Score", "Scores", "Unsupported", "place", "power_of_two"]
@@ -30,20 +31,26 @@ class Scores(NamedTuple):
 
     Attributes:
         measures: loss, accuracy, and whatever else was asked for.
-        name: "cross_entropy", "nll" or "mse" where the loss is that one, else "".
+        criterion: the loss where it is known by name, and accuracy is what goes with it; else None.
         classes: whether accuracy has a meaning (it is NaN otherwise).
     """
 
     measures: tuple[Score, ...]
-    name: str
+    criterion: Criterion | None
     classes: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the loss where it is one of :data:`LOSSES` without further settings, else ""."""
+        loss = self.criterion
+        return loss.kind if loss and loss.plain and loss.kind in LOSSES else ""
 
     def of(self, outputs: Any, y: Tensor) -> Tensor:
         """Sums over samples, float64 [measures, K], for outputs [K, S, ...] and targets y [S, ...]."""
         return torch.stack([measure(outputs, y).double().sum(1) for measure in self.measures])
 
     def in_kernels(self, dims: int, y: Tensor) -> bool:
-        """Whether kernels compute loss and accuracy of outputs with so many dimensions per sample."""
+        """Whether kernels for GPUs compute loss and accuracy of outputs of so many dimensions per sample."""
         if self.name == "mse":
             return not self.classes
         return bool(self.name) and y.ndim == 1 and not y.is_floating_point() and dims == 1

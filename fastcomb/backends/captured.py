@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.mixing import Mixture
 from fastcomb.program import CaptureError, Program, Value, dependence
 from fastcomb.program.cache import captured
+from fastcomb.program.constants import folded_constants
+from fastcomb.program.prologue import Undivided, divided
+from fastcomb.utils.inputs import Samples, ready
 
 #: Samples that a backend is compared with the module on, and how many of them the second time.
 CHECKED, _FEWER = 6, 2
@@ -37,11 +40,51 @@ class Runner(Protocol):
     def prepare(self, index: Tensor) -> Any:
         """What is computed once for a block of combinations (int64 [K]) before any sample."""
 
-    def outputs(self, prepared: Any, x: Tensor) -> Tensor:
+    def outputs(self, prepared: Any, x: Samples) -> Tensor:
         """The model's outputs float32 [K, S, ...] on samples x [S, ...]."""
 
     def recomputed(self, prepared: Any) -> dict[str, Tensor]:
         """Recomputed running statistics [K, C] by name; none where the model's are fixed."""
+
+
+class Divided(NamedTuple):
+    """A network in two parts, of which the first is the same for all combinations.
+
+    Attributes:
+        before: what depends on inputs and buffers alone; it returns a list of tensors [S, ...].
+        rest: the network from those to the result [S, ...].
+        unproven: operations of the rest of which nothing says that they keep samples apart.
+    """
+
+    before: Program
+    rest: Program
+    unproven: tuple[str, ...]
+
+
+def divided_of(
+    model: nn.Module,
+    mixture: Mixture,
+    x: Samples,
+    buffers: Mapping[str, Tensor],
+    normalisation: Normalisation,
+) -> Divided:
+    """The module's Program with what is known of its buffers worked out, in two parts.
+
+    Raises:
+        Unsupported: there is none in which every sample is by itself.
+        ValueError: the mixture's parameters are not the model's.
+    """
+    program = _captured(model, mixture, x)
+    mixed = {w.name for node in program if node.op == "batch_norm" for w in node.weights}
+    program = folded_constants(program, {n: b for n, b in buffers.items() if n not in mixed})
+    try:
+        before, rest = divided(program)
+    except Undivided as error:
+        raise Unsupported(str(error)) from None
+    reason, unproven = dependence(rest)
+    if reason:
+        raise Unsupported(reason)
+    return Divided(before, rest, unproven)
 
 
 def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
@@ -49,6 +92,29 @@ def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
 
     Raises:
         Unsupported: there is none.
+        ValueError: the mixture's parameters are not the model's.
+    """
+    program = _captured(model, mixture, x)
+    reason, unproven = dependence(program)
+    names = dict.fromkeys(
+        node.op if node.known else str(node.target)
+        for node in program
+        if not node.known or node.name in unproven
+    )
+    if names:
+        raise Unsupported(f"the operation{'s' if len(names) > 1 else ''} {', '.join(names)}")
+    if len(program.inputs) != 1:
+        raise Unsupported("several inputs")
+    if reason:
+        raise Unsupported(reason)
+    return program
+
+
+def _captured(model: nn.Module, mixture: Mixture, x: Samples) -> Program:
+    """The module's Program, of mixed parameters only.
+
+    Raises:
+        Unsupported: there is none, or its result is not one tensor.
         ValueError: the mixture's parameters are not the model's.
     """
     if any(module.training for module in model.modules()):
@@ -59,20 +125,18 @@ def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     kind = kinds.pop() if len(kinds) == 1 else torch.float32
     try:
-        program = captured(model, x.to(kind) if x.is_floating_point() else x)
+        program = captured(model, ready(x, dtype=kind))
     except CaptureError as error:
         raise Unsupported(f"what torch.export cannot capture ({error})") from None
-    if program.unknown:
-        names = dict.fromkeys(str(node.target) for node in program.unknown)
-        raise Unsupported(f"the operation{'s' if len(names) > 1 else ''} {', '.join(names)}")
     for node in program:
         for weight in node.weights:
             if weight.kind == "parameter" and weight.name not in mixture.names:
                 raise Unsupported(f"the parameter {weight.name!r}, which is not mixed under that name")
-    if len(program.inputs) != 1 or len(program.returned) != 1 or not isinstance(program.output, Value):
-        raise Unsupported("several inputs, or a result that is not one tensor")
-    if reason := dependence(program):
-        raise Unsupported(reason)
+    if len(program.returned) != 1 or not isinstance(program.output, Value):
+        raise Unsupported("a result that is not one tensor")
+    result = next((node.dtype for node in program if node.name == program.returned[0]), "")
+    if result and not getattr(torch, result).is_floating_point:
+        raise Unsupported(f"a result of {result}")
     return program
 
 
@@ -113,7 +177,7 @@ def recomputed(program: Program, places: dict[str, int], statistics: Tensor | No
     return running
 
 
-def check(runner: Runner, model: nn.Module, x: Tensor) -> Tensor:
+def check(runner: Runner, model: nn.Module, x: Samples, *, unproven: bool = False) -> Tensor:
     """Compare combinations 0 and 1 with the module itself on a few samples, together and fewer at a time.
 
     Sample by sample: what they may differ by is measured, as the difference that rounding makes to the
@@ -124,6 +188,7 @@ def check(runner: Runner, model: nn.Module, x: Tensor) -> Tensor:
         runner: the backend.
         model: the module.
         x: samples [S, ...].
+        unproven: whether some operations are not known to keep samples apart, so that it has to be tried.
 
     Returns:
         the module's output [S, ...] for combination 0.
@@ -133,7 +198,8 @@ def check(runner: Runner, model: nn.Module, x: Tensor) -> Tensor:
     """
     if runner.dtype != torch.float32:
         arguments = {"dtype": torch.float32, "normalisation": runner.normalisation}
-        check(type(runner)(runner.mixture, model, x, **arguments), model, x)  # type: ignore[call-arg]
+        finer = type(runner)(runner.mixture, model, x, **arguments)  # type: ignore[call-arg]
+        check(finer, model, x, unproven=unproven)
     reference = TorchReference(runner.mixture, model, dtype=runner.dtype, normalisation=runner.normalisation)
     index = runner.mixture.index_tensor([0, 1])
     prepared = runner.prepare(index)
@@ -148,6 +214,8 @@ def check(runner: Runner, model: nn.Module, x: Tensor) -> Tensor:
     _compare(outputs[0], expected, limit)
     _compare(outputs[1], law.output(1, some), limit)
     fewer = some[-_FEWER:]
+    if unproven:
+        _compare(law.output(0, fewer), expected[-_FEWER:], limit, "samples that influence one another")
     for count in {len(fewer), 1} - {len(some)}:
         outputs = runner.outputs(prepared, fewer[:count])
         for k in (0, 1):
@@ -163,14 +231,14 @@ class _Law:
     def __init__(self, reference: TorchReference, index: Tensor, statistics: Mapping[str, Tensor]) -> None:
         self._reference, self._index, self._statistics = reference, index, statistics
 
-    def output(self, k: int, x: Tensor, reference: TorchReference | None = None) -> Any:
+    def output(self, k: int, x: Samples, reference: TorchReference | None = None) -> Any:
         """Output of the k-th combination on samples x."""
         statistics = {name: value[k] for name, value in self._statistics.items()}
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
             # not in TF32, which torch's convolutions may take
             return (reference or self._reference).output(self._index[k : k + 1], statistics, x)
 
-    def rounding(self, x: Tensor) -> float:
+    def rounding(self, x: Samples) -> float:
         """What rounding makes of the first combination's result: a root mean square, of the result's."""
         finer = torch.float64 if self._reference.dtype == torch.float32 else torch.float32
         output = self.output(0, x).double()
@@ -183,17 +251,17 @@ class _Law:
         return float((output - exact)[known].norm()) / size if size else 0.0
 
 
-def _compare(actual: Tensor, expected: Tensor, limit: float) -> None:
-    """Raise Unsupported where a sample's result [S, ...] is further off than ``limit`` of a sample's size."""
+def _compare(actual: Tensor, expected: Tensor, limit: float, fault: str = _ELSE) -> None:
+    """Raise Unsupported with ``fault`` where a sample's result [S, ...] is further off than ``limit`` of a sample's size."""
     one, other = (t.double().reshape(len(t), -1) for t in (actual, expected))
     finite = torch.isfinite(other)
     if actual.shape != expected.shape or not torch.equal(finite, torch.isfinite(one)):
-        raise Unsupported(_ELSE)
+        raise Unsupported(fault)
     difference = torch.where(finite, one - other, 0).norm(dim=1)
     sizes = torch.where(finite, other, 0).norm(dim=1)
     typical = sizes.square().mean().sqrt()
     if (difference > limit * torch.maximum(sizes, typical) + 1e-30).any():
-        raise Unsupported(_ELSE)
+        raise Unsupported(fault)
 
 
 def _check_statistics(actual: Mapping[str, Tensor], law: Mapping[str, Tensor], limit: float) -> None:

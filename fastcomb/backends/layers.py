@@ -80,7 +80,7 @@ def mixed_linear(
         rows,
         [as_unsigned(i) for i in many.tolist()],
         [inputs.contiguous()],
-        own_inputs=own,
+        own_inputs=[own],
         outputs=out,
     )
     return out.view(*index.shape, *x.shape[int(own) : -1], len(weight_a))
@@ -189,7 +189,7 @@ def _compiled_layer(weight: Mixed, bias: Mixed | None, laws: Laws, x: Tensor) ->
             native.laws(laws),
             laws.seed,
             dtype=x.dtype,
-            x=x,
+            xs=[x],
             buffers={},
             fixed={},
             statistics={},

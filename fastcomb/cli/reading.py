@@ -31,7 +31,7 @@ _CODE = {
     "data": "a .npz, .pt or .safetensors file with arrays x and y, or inputs by name and labels, "
     "package.module:name or torchvision:NAME:FOLDER",
     "output": "a name, an index or package.module:name",
-    "loss": "cross_entropy, nll, mse or package.module:name",
+    "loss": "the name of a loss, such as cross_entropy, mse or huber(delta=0.5), or package.module:name",
     "accuracy": "argmax or package.module:name",
 }
 

@@ -34,7 +34,8 @@ _OF_RAY = ("address", "cpus", "gpus")
     "--loss",
     default="cross_entropy",
     show_default=True,
-    help="cross_entropy, nll, mse or package.module:name.",
+    help="cross_entropy, token_cross_entropy, nll, mse, l1, huber, smooth_l1 or bce_with_logits, with "
+    "settings as in huber(delta=0.5); or package.module:name.",
 )
 @click.option(
     "--accuracy",

@@ -33,11 +33,14 @@ class Data:
         budget: bytes up to which what a Dataset or DataLoader yields is held; above, it is iterated once
             per pass, so it must yield the same samples in the same order every time. Every pass is compared
             with the first.
+        ignored: integer target that stands for none.
 
     Attributes:
         samples: N.
+        targets: how many numbers y has that are not ``ignored``.
+        even: whether all samples have equally many targets, none of them ``ignored``.
         in_memory: whether the samples are in memory.
-        lowest, highest: extremes of integer targets, else None.
+        lowest, highest: extremes of the targets that are not ``ignored``; None where there are none.
         shuffled: whether they come from a DataLoader that draws its order.
 
     Raises:
@@ -45,14 +48,16 @@ class Data:
             are not built alike, or streamed and different from pass to pass.
     """
 
-    def __init__(self, source: Any, budget: int = DATA_BUDGET) -> None:
+    def __init__(self, source: Any, budget: int = DATA_BUDGET, ignored: int | None = None) -> None:
+        self._ignored = ignored
         self._reader: Reader | None = Reader(source, "data", pairs=True)  # of what is streamed
         self._held: tuple[Samples, Tensor] | None = None
         self._mark = ""  # of the first pass over what is streamed
-        self.samples = 0
+        self.samples = self.targets = 0
+        self.even = True
         self.shuffled = isinstance(source, DataLoader) and _draws(source)
-        self.lowest: int | None = None
-        self.highest: int | None = None
+        self.lowest: float | None = None
+        self.highest: float | None = None
         if self._reader.loader is None:
             (self._held,) = self._pairs()
             self._count(*self._held)
@@ -132,7 +137,7 @@ class Data:
             yield x, y
 
     def _count(self, x: Samples, y: Tensor) -> None:
-        """Take a batch into the number of samples and the extremes of integer targets.
+        """Take a batch into the numbers of samples and targets, and the extremes of the targets.
 
         Raises:
             ValueError: it has NaN.
@@ -143,8 +148,12 @@ class Data:
                     f"{name} has {int(torch.isnan(value).sum())} values that are NaN; leave them out"
                 )
         self.samples += len(x)
-        if len(y) and not y.is_floating_point():
-            lowest, highest = int(y.min()), int(y.max())
+        counted = y if self._ignored is None or y.is_floating_point() else y[y != self._ignored]
+        self.targets += counted.numel()
+        as_many = self.targets * len(x) == y.numel() * self.samples  # as the batches before
+        self.even = self.even and as_many and counted.numel() == y.numel()
+        if counted.numel():
+            lowest, highest = counted.min().item(), counted.max().item()
             self.lowest = lowest if self.lowest is None else min(lowest, self.lowest)
             self.highest = highest if self.highest is None else max(highest, self.highest)
 

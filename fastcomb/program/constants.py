@@ -15,8 +15,6 @@ from fastcomb.program.ir import Node, Program, Value, Weight
 
 #: Numbers of samples for which results are compared.
 _COUNTS = (5, 4)
-#: torch operators that give a value another dtype (or the same).
-_CASTS = {"to", "_to_copy", "type_as"}
 #: A multiple of the number of samples.
 _COUNT = re.compile(r"(?:(\d+)\*)?N")
 
@@ -152,16 +150,11 @@ def _without_idle(program: Program) -> Program:
         node = dataclasses.replace(node, arguments=current(dict(node.arguments)))
         source = next(iter(node.arguments.values()), None)
         same = isinstance(source, Value) and kinds.get(source.name) == node.dtype
-        if same and _is_cast(node) and node.name not in program.returned:
+        if same and node.op == "cast" and node.name not in program.returned:
             renamed[node.name] = source
         else:
             nodes.append(node)
     return _pruned(dataclasses.replace(program, nodes=tuple(nodes)))
-
-
-def _is_cast(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.name.partition("::")[2] in _CASTS
 
 
 def _pruned(program: Program) -> Program:

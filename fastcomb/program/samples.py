@@ -26,16 +26,44 @@ _SIZE = re.compile(r"(?:(\d+)\*)?N")
 
 _POINTWISE = """
     relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu
-    add sub mul div neg exp sqrt rsqrt pow abs identity dropout
+    add sub mul div neg exp sqrt rsqrt pow abs identity dropout cast
+    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min clamp_max
+    threshold celu hardshrink softshrink log_sigmoid prelu isnan
+    eq ne lt le gt ge logical_not logical_and logical_or logical_xor where masked_fill
+    bitwise_not bitwise_and bitwise_or bitwise_xor
 """.split()
-_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
-_POOLS = {
-    f"{kind}_pool{spatial}d": spatial
-    for kind in ("max", "avg", "adaptive_avg", "adaptive_max")
-    for spatial in (1, 2, 3)
+_CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3, "conv_transpose1d": 1, "conv_transpose2d": 2}
+_RESIZED = {f"upsample_{kind}": 2 for kind in ("nearest2d", "bilinear2d", "bicubic2d")} | {
+    f"upsample_{kind}": 1 for kind in ("nearest1d", "linear1d")
 }
+#: Operations on the last dimensions of images.
+_SHUFFLES = {"pixel_shuffle": 3, "pixel_unshuffle": 3, "channel_shuffle": 3}
+_POOLS = (
+    _RESIZED
+    | _SHUFFLES
+    | {
+        f"{kind}_pool{spatial}d": spatial
+        for kind in ("max", "avg", "adaptive_avg", "adaptive_max")
+        for spatial in (1, 2, 3)
+    }
+)
 #: Arguments that say a shape, in which the number of samples may stand.
-_SHAPES = {"reshape": "size shape", "expand": "size", "unflatten": "sizes"}
+_SHAPES = {
+    "reshape": "size shape", "expand": "size", "unflatten": "sizes", "repeat": "repeats", "tile": "dims"
+}  # fmt: skip
+
+
+class Dependence(NamedTuple):
+    """What is known of how samples depend on one another.
+
+    Attributes:
+        reason: why they may, or may depend on their number; "" where they certainly do not, provided that
+            the operations of ``unproven`` keep them apart.
+        unproven: names of nodes whose operation has no rule, which has to be tried.
+    """
+
+    reason: str
+    unproven: tuple[str, ...] = ()
 
 
 class Samples(NamedTuple):
@@ -50,30 +78,49 @@ class Mixed(Exception):
 
 
 _COUNT = "count"  # the state of a number that depends on how many samples there are
+_SEVERAL = "several"  # of a list of values of which nothing else is known
 State = Samples | list[Samples] | str | None
 
 
-def dependence(program: Program) -> str:
-    """Why samples may depend on one another or on their number; "" where they certainly do not."""
+def dependence(program: Program) -> Dependence:
+    """Whether samples may depend on one another or on their number."""
     if program.bound:
-        return program.bound
+        return Dependence(program.bound)
     states: dict[str, State] = {}
+    unproven = []
     for name, shape in program.inputs.items():
         initial = _by_shape(shape)
         if initial is None or initial != Samples(0):
-            return f"a result that is computed for {shape[0] if shape else 'no'} samples only"
+            return Dependence(f"a result that is computed for {shape[0] if shape else 'no'} samples only")
         states[name] = initial
     shapes = program.value_shapes
     for node in program:
         try:
             states[node.name] = _state(node, states, shapes)
+            if node.op not in _RULES and _samples_read(node, states):
+                unproven.append(node.name)
         except Mixed as error:
-            return str(error)
+            return Dependence(str(error))
     for name in program.returned:
         state, shape = states[name], shapes[name]
         if state != Samples(0) or shape[0] != "N":
-            return "a result without the samples as its first dimension"
-    return ""
+            return Dependence("a result without the samples as its first dimension")
+    return Dependence("", tuple(unproven))
+
+
+def _samples_read(node: Node, states: Mapping[str, State]) -> bool:
+    """Whether a node computes with values that have samples."""
+    if node.op in ("size", "size_arithmetic", "item"):
+        return False
+    return any(isinstance(states[name], Samples) or states[name] == _SEVERAL for name in node.values)
+
+
+def _unproven(node: Node) -> Samples:
+    """Where samples are in the result of an operation without a rule, if it keeps them apart."""
+    state = _by_shape(node.shape)
+    if state is None:
+        raise Mixed(f"the operation {_label(node)}, which may bring samples together")
+    return state
 
 
 def _by_shape(shape: Sequence[Dimension]) -> Samples | None:
@@ -109,17 +156,19 @@ def _state(node: Node, states: Mapping[str, State], shapes: Mapping[str, tuple[D
     if node.op == "item":
         container, at = node.arguments.values()
         several = states[container.name]
+        if several == _SEVERAL:
+            return _unproven(node)
         return several[at] if isinstance(several, list) else several
     allowed = _SHAPES.get(node.op, "").split()
     for key, argument in node.arguments.items():
         counts = any(isinstance(v, Value) and states[v.name] == _COUNT for v in tree_leaves(argument))
         if counts and key not in allowed:
             raise Mixed(f"the operation {_label(node)} with the number of samples")
+    if node.op not in _RULES and _samples_read(node, states):
+        return _unproven(node) if node.shape or node.dtype else _SEVERAL
     operands = _Operands(node, states, shapes)
     if not operands.samples:
         return _by_shape(node.shape)  # such as a token expanded to all samples
-    if node.op not in _RULES:
-        raise Mixed(f"the operation {_label(node)}, which may bring samples together")
     return _RULES[node.op](node, operands)
 
 
@@ -156,6 +205,14 @@ class _Operands:
         if len(self.samples) != 1 or self.samples[0][0] != key:
             raise self.mixed()
         return self.samples[0][1], self.shapes[self._names[key]]
+
+    def first(self) -> tuple[Samples, tuple[Dimension, ...]]:
+        """The first operand, which must have samples, as others may."""
+        key = next(iter(self.node.arguments))
+        state = next((s for k, s in self.samples if k == key), None)
+        if state is None:
+            raise self.mixed()
+        return state, self.shapes[self._names[key]]
 
     def of(self, key: str) -> tuple[Samples | None, int]:
         """Where the samples of an argument are, and its number of dimensions."""
@@ -235,10 +292,29 @@ def _pool(node: Node, operands: _Operands) -> State:
     return state if node.shape else [state, state]
 
 
-@_rule("matmul", "bmm")
+@_rule("addmm", "baddbmm")
+def _added_product(node: Node, operands: _Operands) -> State:
+    """What is added has samples where the product has them, or none."""
+    added, first, second = list(node.arguments)[:3]
+    state = _product(node, operands, first, second)
+    own, rank = operands.of(added)
+    if not isinstance(state, Samples):
+        raise operands.mixed()
+    if own is not None and (rank - own.dim, own.before) != (len(node.shape) - state.dim, state.before):
+        raise operands.mixed()
+    return state
+
+
+@_rule("matmul", "bmm", "mm")
 def _matmul(node: Node, operands: _Operands) -> State:
-    """Samples are a batch of both operands, or of one alone, whose rows or columns they may be too."""
     first, second = list(node.arguments)[:2]
+    return _product(node, operands, first, second)
+
+
+def _product(node: Node, operands: _Operands, first: str, second: str) -> State:
+    """Samples are a batch of both operands, or of one alone, whose rows or columns they may be too."""
+    if all(key not in (first, second) for key, _ in operands.samples):
+        raise operands.mixed()
     (a, a_rank), (b, b_rank) = operands.of(first), operands.of(second)
     if min(r for s, r in ((a, a_rank), (b, b_rank)) if s is not None) < 2:
         raise operands.mixed()
@@ -256,8 +332,8 @@ def _matmul(node: Node, operands: _Operands) -> State:
     assert b is not None
     if b.dim == b_rank - 2:
         raise operands.mixed()
-    if rank < max(b_rank, 2):  # a vector in front
-        raise operands.mixed()
+    if rank < b_rank:  # a vector in front, which takes the second last dimension away
+        return Samples(b.dim - (b.dim == b_rank - 1), b.before)
     return Samples(rank - (b_rank - b.dim), b.before)
 
 
@@ -282,7 +358,7 @@ def _stack(node: Node, operands: _Operands) -> State:
     return state._replace(dim=state.dim + (at <= state.dim))
 
 
-@_rule("split", "chunk", "unbind")
+@_rule("split", "chunk", "unbind", "split_with_sizes", "tensor_split")
 def _pieces(node: Node, operands: _Operands) -> State:
     state, shape = operands.only("self")
     dim = node.arguments["dim"] % len(shape)
@@ -293,11 +369,11 @@ def _pieces(node: Node, operands: _Operands) -> State:
     return [state] * int(shape[dim])
 
 
-@_rule("select", "slice")
+@_rule("select", "slice", "narrow")
 def _picked(node: Node, operands: _Operands) -> State:
     state, shape = operands.only("self")
     dim = node.arguments["dim"] % len(shape)
-    if node.op == "slice":
+    if node.op != "select":
         if dim == state.dim and node.shape[dim] != shape[dim]:
             raise operands.mixed()
         return state
@@ -306,10 +382,10 @@ def _picked(node: Node, operands: _Operands) -> State:
     return state._replace(dim=state.dim - (dim < state.dim))
 
 
-@_rule("flatten", "unflatten", "reshape", "squeeze", "unsqueeze")
+@_rule("flatten", "unflatten", "reshape", "squeeze", "unsqueeze", "view_as", "reshape_as")
 def _reshape(node: Node, operands: _Operands) -> State:
     """Views that keep the order of entries in memory order."""
-    state, shape = operands.only("self")
+    state, shape = operands.first() if node.op.endswith("_as") else operands.only("self")
     if node.op == "squeeze" and node.arguments.get("dim") is None:
         raise Mixed("squeeze without a dimension, which takes a single sample's away")
     places = [d for d, size in enumerate(node.shape) if isinstance(size, str)]
@@ -341,9 +417,63 @@ def _transpose(node: Node, operands: _Operands) -> State:
     return state._replace(dim={one: other, other: one}.get(state.dim, state.dim))
 
 
-@_rule("expand")
-def _expand(node: Node, operands: _Operands) -> State:
+@_rule("movedim", "numpy_T", "mT", "diagonal")
+def _moved(node: Node, operands: _Operands) -> State:
+    """Views of other dimensions: those of the samples are found again by their number of entries."""
     state, shape = operands.only("self")
+    mark, others = 7, 2
+    sizes = [mark if d == state.dim else others for d in range(len(shape))]
+    result = node.target(**{**node.arguments, "self": torch.empty(sizes, device="meta")}).shape
+    if tuple(result).count(mark) != 1 or len(result) != len(node.shape):
+        raise operands.mixed()
+    return state._replace(dim=tuple(result).index(mark))
+
+
+@_rule("roll", "flip")
+def _turned(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    dims = node.arguments["dims"]
+    dims = [dims] if isinstance(dims, int) else dims
+    if not dims or state.dim in {d % len(shape) for d in dims}:
+        raise operands.mixed()
+    return state
+
+
+@_rule("repeat_interleave", "index_select")
+def _along(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    dim = node.arguments.get("dim")
+    if dim is None or dim % len(shape) == state.dim:
+        raise operands.mixed()
+    return state
+
+
+@_rule("index")
+def _index(node: Node, operands: _Operands) -> State:
+    """Constant numbers along dimensions that follow one another take the place of these dimensions."""
+    state, shape = operands.only("self")
+    given = [d for d, index in enumerate(node.arguments["indices"]) if index is not None]
+    if not given or given != list(range(given[0], given[-1] + 1)) or state.dim in given:
+        raise operands.mixed()
+    moved = len(node.shape) - len(shape) if state.dim > given[0] else 0
+    return state._replace(dim=state.dim + moved)
+
+
+@_rule("pad", "constant_pad_nd")
+def _padded(node: Node, operands: _Operands) -> State:
+    state, shape = operands.only("self")
+    if state.dim >= len(shape) - len(node.arguments["pad"]) // 2:
+        raise operands.mixed()
+    return state
+
+
+@_rule("expand", "repeat", "tile", "expand_as")
+def _expand(node: Node, operands: _Operands) -> State:
+    if node.op == "expand_as" and operands.of("self")[0] is None:
+        return _by_shape(node.shape)
+    state, shape = operands.first()
+    if node.op != "expand_as" and len(operands.samples) > 1:
+        raise operands.mixed()
     state = state._replace(dim=state.dim + len(node.shape) - len(shape))
     if node.shape[state.dim] != shape[state.dim - len(node.shape) + len(shape)]:
         raise operands.mixed()
@@ -352,7 +482,29 @@ def _expand(node: Node, operands: _Operands) -> State:
     return state
 
 
-@_rule("mean", "sum", "amax")
+@_rule("max", "min")
+def _extreme(node: Node, operands: _Operands) -> State:
+    """Of two tensors, or of one along a dimension, with the places where they were."""
+    if "other" in node.arguments:
+        return _pointwise(node, operands)
+    state = _reduced(node, operands)
+    return [state, state] if isinstance(state, Samples) else state
+
+
+@_rule(
+    "mean",
+    "sum",
+    "amax",
+    "amin",
+    "prod",
+    "any",
+    "all",
+    "var",
+    "std",
+    "logsumexp",
+    "linalg_vector_norm",
+    "norm",
+)
 def _reduced(node: Node, operands: _Operands) -> State:
     state, shape = operands.only("self")
     dims = node.arguments.get("dim")
@@ -365,7 +517,7 @@ def _reduced(node: Node, operands: _Operands) -> State:
     return state._replace(dim=state.dim - sum(d < state.dim for d in gone))
 
 
-@_rule("softmax", "log_softmax")
+@_rule("softmax", "log_softmax", "cumsum", "glu")
 def _normalised(node: Node, operands: _Operands) -> State:
     state, shape = operands.only("self")
     if node.arguments["dim"] % len(shape) == state.dim:
@@ -382,7 +534,12 @@ def _attention(node: Node, operands: _Operands) -> State:
             if rank - state.dim <= 2:
                 raise operands.mixed()
             ends.add((rank - state.dim, state.before))
-    if len(ends) != 1 or any(key not in ("query", "key", "value") for key, _ in operands.samples):
+    mask, rank = operands.of("attn_mask")
+    if mask is not None and rank - mask.dim <= 2:
+        raise operands.mixed()
+    if mask is not None:
+        ends.add((rank - mask.dim, mask.before))
+    if len(ends) != 1:
         raise operands.mixed()
     ((end, before),) = ends
     return Samples(len(node.shape) - end, before)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from torch.utils._pytree import tree_leaves
 
 from fastcomb.program.ir import Dimension, Node, Program, Value
+from fastcomb.program.parts import counting
 
 
 class SeveredError(ValueError):
@@ -64,7 +64,7 @@ def between(program: Program, start: str | None, output: Any) -> Program:
         )
     counted = next(iter(program.inputs)) if start is None else start
     kept = [
-        _counting(node, counted) if _counts(node, shapes) else node for node in program if node.name in needed
+        counting(node, counted) if _counts(node, shapes) else node for node in program if node.name in needed
     ]
     used = {weight.name for node in kept for weight in node.weights}
     return Program(
@@ -93,8 +93,3 @@ def _counts(node: Node, shapes: Mapping[str, tuple[Dimension, ...]]) -> bool:
     return (
         node.op == "size" and node.arguments["dim"] == 0 and shapes[node.arguments["self"].name][:1] == ("N",)
     )
-
-
-def _counting(node: Node, start: str) -> Node:
-    """The same, counting the samples of ``start``."""
-    return dataclasses.replace(node, arguments={**node.arguments, "self": Value(start)})

@@ -18,9 +18,10 @@ from fastcomb.program import private_copy
 from fastcomb.program.choose import Output
 from fastcomb.sampling.stream import RESOLUTION, pieces, step_unit
 from fastcomb.statistics.density import Array
+from fastcomb.sweep import criteria
 from fastcomb.sweep.experiment import Experiment, returning
 from fastcomb.sweep.job import Job
-from fastcomb.sweep.losses import UserLoss
+from fastcomb.sweep.measures import UserLoss
 from fastcomb.utils.inputs import ready
 
 
@@ -74,8 +75,10 @@ class Fields:
         some = ready(samples.first()[0], mixture.device, mixture.dtype if mixture.uniform else None)
         module = returning(module, some, output, loss)
         # only the reference runs networks that are no combinations of the stream
+        asked = criteria.read(loss)
+        samples = Data(data, ignored=criteria.ignored(asked))
         job = Experiment(
-            mixture, module, normalisation, samples, loss, {}, mixture.dtype, TorchReference.name
+            mixture, module, normalisation, samples, asked, {}, mixture.dtype, TorchReference.name
         ).start()
         if metric == "accuracy" and not job.scores.classes:
             raise ValueError("this task has no accuracy: its targets are not class numbers")

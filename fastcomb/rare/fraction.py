@@ -17,7 +17,7 @@ from fastcomb.rare.simulation import simulate
 from fastcomb.rare.subset import Size
 from fastcomb.statistics.density import Array
 from fastcomb.statistics.proportion import check_level
-from fastcomb.sweep.losses import UserLoss
+from fastcomb.sweep.measures import UserLoss
 from fastcomb.utils.notice import warn
 from fastcomb.utils.progress import bar
 from fastcomb.utils.result import METRICS

@@ -14,7 +14,7 @@ from fastcomb.statistics.density import dkw
 from fastcomb.statistics.proportion import Interval
 
 #: Losses that are minus the logarithm of the probability of the right class.
-_LOGARITHMIC = {"cross_entropy", "nll"}
+_LOGARITHMIC = {"cross_entropy", "token_cross_entropy", "nll"}
 
 
 @dataclass(frozen=True)

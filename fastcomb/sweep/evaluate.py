@@ -19,11 +19,11 @@ from fastcomb.program.choose import Output
 from fastcomb.sampling.samplers import Sampler
 from fastcomb.statistics.confidence_sequence import Precision
 from fastcomb.statistics.sequential_decision import Decide
-from fastcomb.sweep import losses
 from fastcomb.sweep.cluster import Ray, distribute, resolve
 from fastcomb.sweep.decided import Decided
 from fastcomb.sweep.experiment import Experiment
 from fastcomb.sweep.job import Job, Piece
+from fastcomb.sweep.measures import UserLoss
 from fastcomb.sweep.origin import Ran
 from fastcomb.sweep.pilot import DecidingJob, check, run_pilot
 from fastcomb.sweep.result import Sweep
@@ -45,9 +45,9 @@ def evaluate(
     n: int = 1_000_000,
     start: int = 0,
     seed: int = 0,
-    loss: str | losses.UserLoss = "cross_entropy",
-    accuracy: str | losses.UserLoss | None = None,
-    metrics: Mapping[str, losses.UserLoss] | None = None,
+    loss: str | UserLoss = "cross_entropy",
+    accuracy: str | UserLoss | None = None,
+    metrics: Mapping[str, UserLoss] | None = None,
     output: Output | None = None,
     batch_norm: str | None = None,
     calibration: Any = None,
@@ -88,10 +88,17 @@ def evaluate(
         n: how many combinations.
         start: index of the first.
         seed: of the coefficient stream, in [0, 2**64).
-        loss: "cross_entropy", "nll", "mse", or a callable ``(output, y) -> per-sample loss [N]``.
-        accuracy: if None, the share of samples whose class has the largest output, with cross-entropy and
-            nll of class numbers; with other losses NaN, unless this says what it is: "argmax" (class
-            numbers against outputs [N, C, ...]) or a callable ``(output, y) -> [N]``.
+        loss: "cross_entropy", "nll", "mse", "l1", "huber", "smooth_l1" or "bce_with_logits", with settings in
+            brackets where torch's are not meant, as in "huber(delta=0.5)"; a module of torch such as
+            ``nn.CrossEntropyLoss(label_smoothing=0.1)``; or a callable ``(output, y) -> per-sample loss
+            [N]``. With class numbers y [N, ...] the classes are dimension 1 of the outputs (pixels) or the
+            last one (tokens), as the shapes say; where both fit, a module means dimension 1 and
+            "token_cross_entropy" the last. Class numbers equal to ``ignore_index`` (-100) are left out: loss
+            and accuracy are means over all other targets of the data. Cross-entropy also takes class
+            probabilities y as the outputs.
+        accuracy: if None, with class numbers the share of targets whose class has the largest output, with
+            "bce_with_logits" of outputs that are positive where y is above one half and nowhere else; with
+            other losses NaN, unless this says what it is: "argmax" or a callable ``(output, y) -> [N]``.
         metrics: further measures by name, callables like a loss; each is averaged over the samples.
         output: which tensor of what the model returns is meant: a name ("logits"; a key or an attribute), an
             index, or a function of the result. None finds it where it is obvious: the only tensor, "logits",

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from fastcomb import backends
-from fastcomb.backends import Scores
 from fastcomb.backends.batch_norm import Normalisation
+from fastcomb.backends.criterion import Criterion
 from fastcomb.data.samples import Data
 from fastcomb.functional import Mixture
 from fastcomb.mixing import endpoints
@@ -21,8 +21,9 @@ from fastcomb.program import choose, cold_copy, private_copy
 from fastcomb.sampling.samplers import Sampler
 from fastcomb.sampling.stream import STREAM_VERSION
 from fastcomb.statistics.sequential_decision import Decide
-from fastcomb.sweep import identity, losses, own_networks
+from fastcomb.sweep import criteria, identity, losses, own_networks
 from fastcomb.sweep.job import Job
+from fastcomb.sweep.measures import UserLoss
 from fastcomb.utils import digest
 from fastcomb.utils.dtypes import dtype_name
 from fastcomb.utils.inputs import Samples, arguments, ready
@@ -35,7 +36,7 @@ class Experiment:
 
     Attributes:
         mixture, module, normalisation, data: what is run, and on what.
-        loss: as the user gave it.
+        loss: what the user gave, read by :func:`fastcomb.sweep.criteria.read`.
         metrics: further measures by name, as the user gave them.
         dtype: compute dtype.
         backend: wanted backend, "auto" for the fastest.
@@ -49,12 +50,12 @@ class Experiment:
     module: nn.Module
     normalisation: Normalisation
     data: Data
-    loss: str | losses.UserLoss
-    metrics: Mapping[str, losses.UserLoss]
+    loss: Criterion | UserLoss
+    metrics: Mapping[str, UserLoss]
     dtype: torch.dtype
     backend: str
     decide: Decide | None = None
-    accuracy: str | losses.UserLoss | None = None
+    accuracy: str | UserLoss | None = None
 
     @staticmethod
     def of(
@@ -65,8 +66,8 @@ class Experiment:
         data: Any,
         model: nn.Module | None,
         seed: int,
-        loss: str | losses.UserLoss,
-        metrics: Mapping[str, losses.UserLoss] | None,
+        loss: str | UserLoss,
+        metrics: Mapping[str, UserLoss] | None,
         batch_norm: str | None,
         calibration: Any,
         device: torch.device | None,
@@ -74,13 +75,13 @@ class Experiment:
         backend: str,
         data_budget: int,
         decide: Decide | None = None,
-        accuracy: str | losses.UserLoss | None = None,
+        accuracy: str | UserLoss | None = None,
         buffers: str | None = None,
         output: choose.Output | None = None,
     ) -> Experiment:
         """Check what :func:`fastcomb.evaluate` was given; it explains the arguments and what is raised."""
-        losses.resolve(loss)
-        losses.resolve_accuracy(accuracy, False)
+        asked = criteria.read(loss)
+        losses.check_accuracy(accuracy)
         measures = losses.named(metrics or {})
         if decide is not None and not isinstance(decide, Decide):
             raise TypeError(f"decide is a {type(decide).__name__}; pass Below(metric, level) or Above(…)")
@@ -97,7 +98,7 @@ class Experiment:
         backends.check_name(backend)
         mixture = Mixture(theta_a, theta_b, sampler, seed, model=structure)
         mixture = mixture.to(device or mixture.device)
-        samples = Data(data, data_budget)
+        samples = Data(data, data_budget, criteria.ignored(asked))
         some = samples.first(own_networks.CHECKED)[0]
         some = ready(some, mixture.device, mixture.dtype if mixture.uniform else None)
         args, kwargs = arguments(some)
@@ -108,7 +109,7 @@ class Experiment:
         samples.check_range(dtype)
         own_networks.check(thetas, mixture, module, some, dtype)
         return Experiment(
-            mixture, module, normalisation, samples, loss, measures, dtype, backend, decide, accuracy
+            mixture, module, normalisation, samples, asked, measures, dtype, backend, decide, accuracy
         )
 
     def start(self, device: torch.device | None = None) -> Job:
@@ -127,21 +128,11 @@ class Experiment:
             in_memory=self.data.in_memory,
         )
         target = y.to(mixture.device)
-        data = self.data
-        classes = losses.check(self.loss, output, target, data.highest, data.lowest, self.accuracy)
-        for name, metric in self.metrics.items():
-            losses.check_measure(f"metrics[{name!r}]", metric, output, target)
+        scores = losses.scores(self.loss, self.accuracy, self.metrics, output, target, self.data)
         functions = {"loss": self.loss, "accuracy": self.accuracy, **self.metrics}
         joint = [n for n, f in functions.items() if callable(f) and losses.together(f, output, target)]
         if coupled or joint:
             chunk = self._together(joint)
-        measures = (
-            losses.resolve(self.loss),
-            losses.resolve_accuracy(self.accuracy, classes),
-            *map(losses.resolve, self.metrics.values()),
-        )
-        known = isinstance(self.loss, str) and not callable(self.accuracy)
-        scores = Scores(measures, str(self.loss) if known else "", classes or callable(self.accuracy))
         names = ("loss", "accuracy", *self.metrics)
         if self.decide:
             names = (f"{self.decide.metric}_estimate", "samples", "holds")
@@ -191,7 +182,7 @@ class Experiment:
             "sampler": {"law": repr(mixture.sampler), "sha256": law.hex},
             "seed": mixture.seed,
             "data": {"samples": self.data.samples, "sha256": self.data.digest()},
-            "loss": identity.of_function(self.loss),
+            "loss": str(self.loss) if isinstance(self.loss, Criterion) else identity.of_function(self.loss),
             "metrics": {name: identity.of_function(metric) for name, metric in self.metrics.items()},
             "dtype": dtype_name(self.dtype),
             "decide": self.decide and self.decide.record,
@@ -203,7 +194,7 @@ class Experiment:
 
 
 def returning(
-    module: nn.Module, x: Samples, output: choose.Output | None, loss: str | losses.UserLoss
+    module: nn.Module, x: Samples, output: choose.Output | None, loss: str | UserLoss
 ) -> nn.Module:
     """A private copy that returns what a loss takes: one tensor, or for a callable all that there is."""
     own = callable(loss) and not isinstance(loss, nn.modules.loss._Loss)

@@ -11,6 +11,7 @@ from torch import nn
 
 from fastcomb.backends import Backend
 from fastcomb.backends.batch_norm import Normalisation
+from fastcomb.backends.criterion import Criterion
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.functional import Mixture
 from fastcomb.program import private_copy
@@ -36,6 +37,10 @@ class Origin(Protocol):
     def endpoints(self) -> tuple[EndpointResult, ...]:
         """What the networks score by themselves; empty where that is not known."""
 
+    @property
+    def loss(self) -> str:
+        """What the loss is called; "" for a callable."""
+
     def rebuild(self, index: int) -> nn.Module:
         """A combination as a module, with the running statistics that it ran with."""
 
@@ -47,6 +52,7 @@ class Ran:
     Attributes:
         mixture: the sequence of networks.
         module, normalisation, dtype: how they ran.
+        loss: what it is called; "" for a callable.
         experiment: what to evaluate the networks themselves with; gone from copies.
         runner: the backend; gone from copies, which work out statistics on the reference.
     """
@@ -55,6 +61,7 @@ class Ran:
     module: nn.Module
     normalisation: Normalisation
     dtype: torch.dtype
+    loss: str
     experiment: Experiment | None
     runner: Backend | None
 
@@ -63,7 +70,8 @@ class Ran:
         """What a job runs, with the mixture where the backend has it."""
         runner = job.runner
         mixture = experiment.mixture.to(runner.mixture.device)
-        return Ran(mixture, job.module, experiment.normalisation, experiment.dtype, experiment, runner)
+        loss = str(experiment.loss) if isinstance(experiment.loss, Criterion) else ""
+        return Ran(mixture, job.module, experiment.normalisation, experiment.dtype, loss, experiment, runner)
 
     @cached_property
     def endpoints(self) -> tuple[EndpointResult, ...]:
@@ -99,6 +107,12 @@ class Saved(Origin):
     def endpoints(self) -> tuple[EndpointResult, ...]:
         """What the networks score by themselves, as the manifest has it; empty until a sweep has ended."""
         return self.run.manifest.endpoints
+
+    @property
+    def loss(self) -> str:
+        """What the loss is called, as the manifest has it; "" for a callable."""
+        loss = self.run.manifest.experiment["loss"]
+        return loss if isinstance(loss, str) else ""
 
     @cached_property
     def mixture(self) -> Mixture:

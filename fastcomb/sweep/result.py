@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from fastcomb.backends.criterion import OF_CLASSES
 from fastcomb.functional import Mixture
 from fastcomb.statistics.density import Density
 from fastcomb.statistics.drawing import draw_density
@@ -60,13 +61,33 @@ class Sweep:
 
     @property
     def loss(self) -> NDArray[np.float32]:
-        """float32 [n], mean loss over the samples; NaN and infinite values are kept."""
+        """float32 [n], mean loss over the samples, or over all targets that are not ignored.
+
+        NaN and infinite values are kept.
+        """
         return self.rows.column("loss")
 
     @property
     def accuracy(self) -> NDArray[np.float32]:
-        """float32 [n], fraction of samples classified correctly; NaN where the task has no classes."""
+        """float32 [n], fraction of targets classified correctly; NaN where the task has no classes."""
         return self.rows.column("accuracy")
+
+    @property
+    def perplexity(self) -> NDArray[np.float64]:
+        """float64 [n], exp of the loss, where that is the cross-entropy of a language model.
+
+        Raises:
+            ValueError: another loss, or one with label smoothing.
+        """
+        loss = self.origin.loss
+        kind, _, settings = loss.removeprefix("token_").partition("(")
+        if kind not in OF_CLASSES or "label_smoothing" in settings:
+            raise ValueError(
+                f"perplexity is exp of a cross-entropy, and the loss here is {loss or 'a callable'}; "
+                "evaluate with loss='cross_entropy'"
+            )
+        with np.errstate(over="ignore"):
+            return np.exp(self.loss.astype(np.float64))
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -22,11 +22,12 @@ import fastcomb as fc
 from csrc import objects
 from fastcomb.backends import Scores
 from fastcomb.backends.batch_norm import Normalisation
+from fastcomb.backends.criterion import Criterion
 from fastcomb.backends.gpu import Fused
 from fastcomb.kernels import cuda
 from fastcomb.mixing.ops import reference
 from fastcomb.models import MLP
-from fastcomb.sweep import losses
+from fastcomb.sweep.measures import accuracy_of, loss_of
 from tests.backends.test_gpu import DEVICE, agree, both, vectors
 from tests.networks import randomised
 
@@ -126,7 +127,8 @@ def test_half_precision(dtype, widths):
     # without the comparison with Triton's outputs, of which the interpreter's bfloat16 are wrong
     model = copy.deepcopy(a).to(DEVICE)
     kernel = Fused(mixture, model, x[:2], dtype=dtype, normalisation=Normalisation())
-    scores = Scores((losses.cross_entropy, losses.top_class), "cross_entropy", classes=True)
+    loss = Criterion("cross_entropy", dimension=1, ignore_index=-100)
+    scores = Scores((loss_of(loss), accuracy_of(loss)), loss, classes=True)
     sums = kernel.summed_metrics(kernel.prepare(mixture.index_tensor(range(4))), x, y, scores)
     options = {"data": (x, y), "n": 4, "device": DEVICE, "backend": "torch_reference"}
     exact = fc.evaluate(a, b, fc.Uniform(), dtype=torch.float64, **options)

@@ -55,6 +55,16 @@ def test_mlp_at_every_granularity(per):
     agree(lambda: MLP((7, 63, 3, 5)), *vectors(100, 7), sampler=fc.Bernoulli(0.4, per=per), n=5)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [nn.CrossEntropyLoss(ignore_index=2), "cross_entropy(label_smoothing=0.2)", "bce_with_logits", "huber"],
+    ids=str,
+)
+def test_losses_that_no_kernel_computes(loss):
+    x, y = vectors(20, 7)
+    agree(lambda: MLP((7, 20, 5)), x, y if "ross" in str(loss) else torch.eye(5)[y], loss=loss)
+
+
 @pytest.mark.parametrize("samples", [1, 256, 257, 700])
 def test_any_number_of_samples(samples):
     agree(lambda: MLP((7, 20, 5)), *vectors(samples, 7))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fastcomb as fc
-from fastcomb.backends import base
+from fastcomb.backends import criterion
 from fastcomb.backends.native import compiled, memory, pointwise
 from fastcomb.kernels import cuda, native
 from fastcomb.models import MLP, Tiny10
@@ -63,6 +63,8 @@ NETWORKS = {
     "convolutions": (Images, torch.randn(5, 3, 9, 9)),
     "tiny10": (Tiny10, torch.randn(2, 3, 32, 32)),
     "tokens": (Tokens, torch.randint(11, (6, 5))),
+    "pixels": (lambda: nn.Conv2d(3, 4, 3), torch.randn(3, 3, 6, 5)),
+    "probabilities": (lambda: nn.Sequential(nn.Linear(7, 12), nn.Unflatten(1, (3, 4))), torch.randn(9, 7)),
 }
 
 
@@ -91,7 +93,9 @@ def recorded(monkeypatch):
         make, x = NETWORKS[name]
         torch.manual_seed(0)
         a, b = make().eval(), make().eval()
-        y = torch.zeros(len(x), dtype=torch.int64)
+        output = a(x).detach()
+        y = torch.zeros(output.shape[:1] + output.shape[2:], dtype=torch.int64)
+        y = torch.ones_like(output) if name == "probabilities" else y
         normed = {"batch_norm": "recompute", "calibration": x} if name in ("convolutions", "tiny10") else {}
         sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, **normed)
         assert sweep.backend == "native"
@@ -342,7 +346,7 @@ def test_enumerations_are_written_once():
     """Names that Python uses are those of csrc/ops.def; their numbers are nobody's business."""
     known = native.extension().enumerations()
     assert set(known["LawKind"]) == set(rules.KINDS)
-    assert set(known["LossKind"]) == set(base.LOSSES)
+    assert set(known["LossKind"]) == {*criterion.OF_CLASSES, "soft_cross_entropy", *criterion.OF_ENTRIES}
     assert {function for function, _ in pointwise.UNARY_OPS.values()} | {"gelu_tanh", "identity"} == set(
         known["Function"]
     )

@@ -417,7 +417,7 @@ class TestBatchNorm:
         ({"start": -1}, "numbered from 0"),
         ({"start": 2**64 - 2, "n": 3}, r"2\*\*64"),
         ({"seed": 2**64}, "seed"),
-        ({"loss": "hinge"}, "loss='hinge' is none of 'cross_entropy', 'nll', 'mse'"),
+        ({"loss": "hinge"}, "loss='hinge' is none of 'cross_entropy', 'token_cross_entropy', 'nll'"),
         ({"backend": "tpu"}, "backend='tpu' is none of 'auto'"),
         ({"device": "cuda:99"}, "device='cuda:99' cannot be used"),
         ({"device": "nonsense"}, "device='nonsense' cannot be used"),

@@ -20,6 +20,7 @@ from fastcomb.backends.gpu.weights import Weights
 from fastcomb.kernels import triton
 from fastcomb.mixing import Mixture
 from fastcomb.statistics.sequential_decision import Answer, Question
+from fastcomb.utils.inputs import Inputs, Samples
 
 #: Bytes of a device's second-level cache; in the interpreter, which has none, small batches.
 _CACHE, _CACHE_INTERPRETED = 50 << 20, 1 << 15
@@ -59,7 +60,7 @@ class Triton:
         self,
         mixture: Mixture,
         model: nn.Module,
-        x: Tensor,
+        x: Samples,
         *,
         dtype: torch.dtype,
         normalisation: Normalisation,
@@ -68,6 +69,8 @@ class Triton:
             raise Unsupported(f"on the device {mixture.device}" if triton.installed() else "without Triton")
         if dtype not in triton.DTYPES:
             raise Unsupported(f"the dtype {dtype}")
+        if isinstance(x, Inputs):
+            raise Unsupported("several inputs")
         self.mixture, self.dtype, self.normalisation = mixture, dtype, normalisation
         x = self._ready(x)
         self._program = program_of(model, mixture, x)
@@ -90,7 +93,7 @@ class Triton:
         self._loss = ""
         self.slots = self.block = self._together = self._group = 1
 
-    def check(self, model: nn.Module, x: Tensor) -> Tensor:
+    def check(self, model: nn.Module, x: Samples) -> Tensor:
         """Compare combination 0 with the module itself (:func:`fastcomb.backends.captured.check`)."""
         return check(self, model, x)
 
@@ -121,36 +124,36 @@ class Triton:
             return DeviceBlock(index, self._collected(index))
 
     @torch.no_grad()
-    def summed_metrics(self, prepared: DeviceBlock, x: Tensor, y: Tensor, scores: Scores) -> Tensor:
+    def summed_metrics(self, prepared: DeviceBlock, x: Samples, y: Tensor, scores: Scores) -> Tensor:
         """Sums over samples, float64 [measures, K]: in a kernel if it knows the loss, else of the outputs.
 
         Accuracy that has no meaning is NaN.
         """
-        x, y = self._ready(x), y.to(self.mixture.device)
-        if not self._fuses(scores, x, y):
-            return torch.cat([scores.of(outputs, y) for outputs in self._outputs(*prepared, x)], dim=1)
+        given, y = self._ready(x), y.to(self.mixture.device)
+        if not self._fuses(scores, given, y):
+            return torch.cat([scores.of(outputs, y) for outputs in self._outputs(*prepared, given)], dim=1)
         self._loss = scores.name
         targets = y.float() if scores.name == "mse" else y
-        with torch.cuda.device_of(x):
-            sums = self._scored(*prepared, self._arranged(x), targets, key=scores.name)
+        with torch.cuda.device_of(given):
+            sums = self._scored(*prepared, self._arranged(given), targets, key=scores.name)
         if not scores.classes:
             sums[1] = torch.nan
         return sums
 
     @torch.no_grad()
-    def per_sample_metric(self, prepared: DeviceBlock, x: Tensor, y: Tensor, measure: Score) -> Tensor:
+    def per_sample_metric(self, prepared: DeviceBlock, x: Samples, y: Tensor, measure: Score) -> Tensor:
         """One measure on every sample, [K, S], from the outputs of successive batches."""
         y = y.to(self.mixture.device)
         return torch.cat([measure(outputs, y) for outputs in self._outputs(*prepared, self._ready(x))])
 
     def decide(
-        self, prepared: DeviceBlock, x: Tensor, y: Tensor, scores: Scores, question: Question
+        self, prepared: DeviceBlock, x: Samples, y: Tensor, scores: Scores, question: Question
     ) -> list[Answer] | None:
         """None: there is no kernel for the question, so the plain rule answers it."""
         return None
 
     @torch.no_grad()
-    def outputs(self, prepared: DeviceBlock, x: Tensor) -> Tensor:
+    def outputs(self, prepared: DeviceBlock, x: Samples) -> Tensor:
         """The model's outputs float32 [K, S, ...]."""
         return torch.cat(list(self._outputs(*prepared, self._ready(x))))
 
@@ -221,7 +224,8 @@ class Triton:
         free, _ = torch.cuda.mem_get_info(self.mixture.device)
         return min(getattr(properties, "L2_cache_size", _CACHE), free / 8)
 
-    def _ready(self, tensor: Tensor) -> Tensor:
+    def _ready(self, tensor: Samples) -> Tensor:
+        assert isinstance(tensor, Tensor)  # which was refused otherwise
         return tensor.detach().to(self.mixture.device, self.dtype if tensor.is_floating_point() else None)
 
 

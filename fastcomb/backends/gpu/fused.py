@@ -16,6 +16,7 @@ from fastcomb.kernels import cuda, native
 from fastcomb.mixing import Mixture
 from fastcomb.program import Weight
 from fastcomb.utils.dtypes import dtype_name
+from fastcomb.utils.inputs import Samples
 
 #: Combinations of a launch, and most samples that it takes.
 _BLOCK, _SAMPLES = 1 << 15, 1 << 16
@@ -40,7 +41,7 @@ class Fused(Triton):
         self,
         mixture: Mixture,
         model: nn.Module,
-        x: Tensor,
+        x: Samples,
         *,
         dtype: torch.dtype,
         normalisation: Normalisation,
@@ -67,7 +68,7 @@ class Fused(Triton):
         self._piece = 1  # combinations whose statistics are recomputed at a time
         self._scored = self._unrecorded  # a single launch needs no graph
 
-    def check(self, model: nn.Module, x: Tensor) -> Tensor:
+    def check(self, model: nn.Module, x: Samples) -> Tensor:
         """As :class:`Triton` does; and the kernel's losses against those of the outputs.
 
         Raises:

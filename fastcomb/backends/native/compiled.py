@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.instructions import Goal
-from fastcomb.backends.native.lower import Shared, lower
+from fastcomb.backends.native.lower import Lowering, Shared, lower
 from fastcomb.backends.native.weights import Constants, Generated, Weights
 from fastcomb.kernels import native
 from fastcomb.kernels.operands import Mixed
@@ -35,7 +35,7 @@ class CompiledProgram:
         laws: from :func:`fastcomb.kernels.native.laws`.
         seed: of the stream.
         dtype: compute dtype.
-        x: a sample input in the compute dtype.
+        xs: some samples of each input, in the compute dtype.
         buffers: values of the program's other weights.
         fixed: running statistics that all combinations share.
         statistics: where recomputed running means start in their record, by name.
@@ -52,23 +52,23 @@ class CompiledProgram:
         seed: int,
         *,
         dtype: torch.dtype,
-        x: Tensor,
+        xs: Sequence[Tensor],
         buffers: Mapping[str, Tensor],
         fixed: Mapping[str, Tensor],
         statistics: dict[str, int],
     ) -> None:
         extension, level = native.extension(), native.cpu_capability()
         assert extension is not None
-        self._x, self._dtype = x[:1], dtype
+        self._xs, self._dtype = [x[:1] for x in xs], dtype
         self._mixed = mixed
         shapes = {name: tuple(parameter.a.shape) for name, parameter in mixed.items()}
         weights = Weights(shapes, dtype, extension.width(level), extension.pairs(level))
         self._shared = Shared(program, weights, Constants(), buffers, fixed, statistics)
         if statistics:
-            lower(self._shared, self._x, 2, Goal("collect"))
-        lowered = lower(self._shared, self._x, 2, Goal("outputs"))
-        #: Shape of a sample's output.
-        self.output = lowered.output
+            lower(self._shared, self._xs, 2, Goal("collect"))
+        lowered = lower(self._shared, self._xs, 2, Goal("outputs"))
+        #: Shapes of a sample's results.
+        self.outputs = lowered.outputs
         self._arena = lowered.arena / 2
         self._passes: dict[tuple[Goal, int], int] = {}
         self._laws = laws
@@ -80,18 +80,20 @@ class CompiledProgram:
             constants = self._shared.constants.block()
             self.engine.finish(weight_bytes=weights.bytes, setup=setup, constants=constants)
 
-    def prepared(self, x: Tensor) -> Tensor:
-        """Samples in the engine's own layout.
+    def prepared(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """Samples of each input in the engine's own layout.
 
         Raises:
             IndexError: tokens that the network's embedding does not have.
         """
-        entries = self._shared.entries
-        if entries and x.numel() and not 0 <= int(x.min()) <= int(x.max()) < entries:
-            raise IndexError(
-                f"inputs run from {int(x.min())} to {int(x.max())}, but the embedding has {entries} entries"
-            )
-        return self._shared.prepare(x)
+        for number, entries in self._shared.entries.items():
+            x = xs[number]
+            if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < entries:
+                raise IndexError(
+                    f"inputs run from {int(x.min())} to {int(x.max())}, but the embedding has {entries} "
+                    "entries"
+                )
+        return [self._shared.prepare[number](x) for number, x in enumerate(xs)]
 
     def run(
         self,
@@ -100,7 +102,7 @@ class CompiledProgram:
         indices: Sequence[int],
         inputs: Sequence[Tensor],
         *,
-        own_inputs: bool = False,
+        own_inputs: Sequence[bool] = (),
         statistics: Tensor | None = None,
         sums: Tensor | None = None,
         outputs: Tensor | None = None,
@@ -111,16 +113,16 @@ class CompiledProgram:
             goal, samples: which pass.
             indices: of the combinations.
             inputs: prepared samples, and targets for a loss.
-            own_inputs: whether the samples are [K, ...], each combination's own.
+            own_inputs: of which inputs the samples are [K, ...], each combination's own.
             statistics: recomputed running statistics, float32 [K, floats].
             sums: float64 [K, 2] to fill with sums of losses and of correct answers.
-            outputs: float32 [K, samples, ...] to fill.
+            outputs: [K, ...] to fill: all samples of the first result, of the second, and so on.
         """
         self.engine.run(
             index=indices,
             number=self._pass(goal, samples),
             inputs=inputs,
-            own_inputs=own_inputs,
+            own_inputs=list(own_inputs),
             statistics=statistics,
             sums=sums,
             outputs=outputs,
@@ -171,12 +173,12 @@ class CompiledProgram:
         exact = question.decide.holds
         return [Answer(bool(exact(m) if t == samples else a == 1), t, m) for a, t, m in results]
 
-    def collect(self, indices: Sequence[int], batches: Sequence[Tensor], floats: int) -> Tensor:
+    def collect(self, indices: Sequence[int], batches: Sequence[list[Tensor]], floats: int) -> Tensor:
         """Running statistics over calibration batches (prepared): float32 [K, floats]."""
         record = torch.empty(len(indices), floats)
         self.engine.collect(
             index=indices,
-            passes=[self._pass(Goal("collect"), len(batch)) for batch in batches],
+            passes=[self._pass(Goal("collect"), len(batch[0])) for batch in batches],
             batches=batches,
             statistics=record,
             threads=torch.get_num_threads(),
@@ -212,8 +214,8 @@ class CompiledProgram:
             most = min(MOST_SAMPLES, max(1, int(ARENA_BYTES / max(self._arena, 1))))
             size = -(-samples // -(-samples // most))
             rest = samples - (-(-samples // size) - 1) * size
-            whole = lower(self._shared, self._x, size, goal)
-            last = whole if rest == size else lower(self._shared, self._x, rest, goal, whole)
+            whole = lower(self._shared, self._xs, size, goal, total=samples)
+            last = whole if rest == size else lower(self._shared, self._xs, rest, goal, whole, samples)
             with _verified():
                 self._passes[key] = self.engine.add_pass(
                     samples=samples,
@@ -228,6 +230,25 @@ class CompiledProgram:
                     output=dtype_name(self._dtype if goal.rounded else torch.float32),
                 )
         return self._passes[key]
+
+
+def refused(
+    program: Program,
+    shapes: dict[str, tuple[int, ...]],
+    xs: Sequence[Tensor],
+    dtype: torch.dtype,
+    buffers: Mapping[str, Tensor],
+    statistics: dict[str, int],
+) -> dict[str, str]:
+    """Nodes of a program that the engine cannot run, by name, with the reasons.
+
+    Args are those of :class:`CompiledProgram`; ``shapes`` are those of the mixed parameters.
+    """
+    extension, level = native.extension(), native.cpu_capability()
+    assert extension is not None
+    weights = Weights(shapes, dtype, extension.width(level), extension.pairs(level))
+    shared = Shared(program, weights, Constants(), buffers, buffers, statistics)
+    return Lowering(shared, [x[:1] for x in xs], 2, Goal("outputs")).refused()
 
 
 @contextlib.contextmanager

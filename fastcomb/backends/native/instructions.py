@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastcomb.backends.criterion import Criterion
 from fastcomb.backends.native.memory import Buffer, Operand, Place
 
 
@@ -15,13 +16,13 @@ class Goal:
 
     Attributes:
         kind: "loss", "outputs" or "collect".
-        loss: of :data:`fastcomb.backends.base.LOSSES`, for "loss".
-        classes: whether to count correct classifications.
+        loss: for "loss", settled on outputs and targets.
+        classes: whether to count correct answers.
         rounded: whether outputs are in the compute dtype instead of float32.
     """
 
     kind: str
-    loss: str = ""
+    loss: Criterion | None = None
     classes: bool = False
     rounded: bool = False
 
@@ -76,7 +77,7 @@ class Lowered:
         ends: of stages, as numbers of instructions.
         norms: what ends a stage.
         arena, lasting: bytes of values of one stage; of values that later ones read.
-        output: shape of a sample's result.
+        outputs: shape of a sample's results.
         inputs: names of the dtypes of what it reads.
     """
 
@@ -86,5 +87,5 @@ class Lowered:
     norms: list[Norm]
     arena: int
     lasting: int
-    output: tuple[int, ...]
+    outputs: list[tuple[int, ...]]
     inputs: list[str]

@@ -16,16 +16,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fastcomb.backends.base import Unsupported
+from fastcomb.backends.criterion import OF_CLASSES, Criterion
 from fastcomb.backends.epilogue import Epilogue, match_epilogue
 from fastcomb.backends.native.instructions import Goal, Instruction, Lowered, Norm
 from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, allocate, images, loops
 from fastcomb.backends.native.weights import Constants, Weights
 from fastcomb.program import Node, Program, Weight
 from fastcomb.program import Value as Ref
-from fastcomb.utils.dtypes import dtype_name
+from fastcomb.utils.dtypes import dtype_name, narrowed
 
 _SHAPES = {"reshape", "flatten", "unflatten"}
 _SIZES = {"size", "size_arithmetic"}
+#: Operations whose results have the channels innermost, though they are the second dimension.
+_IMAGES = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "batch_norm"}
 
 #: What lowers a node, by canonical operation: (lowering, node, resolved arguments) -> its value.
 Rule = Callable[["Lowering", Node, Mapping[str, Any]], Any]
@@ -51,8 +54,8 @@ class Shared:
         fixed: running statistics that are the same for all combinations.
         pads: padding that readers want of each value, by key.
         setup: instructions for each combination before any sample.
-        entries: of the smallest embedding that reads the input, 0 without one.
-        prepare: how the input becomes what the engine reads; set by the first lowering.
+        entries: of the smallest embedding that reads each input, by its number.
+        prepare: how each input becomes what the engine reads; set by the first lowering.
     """
 
     program: Program
@@ -63,8 +66,8 @@ class Shared:
     statistics: dict[str, int]
     pads: dict[str, tuple[int, int]] = field(default_factory=dict)
     setup: list[Instruction] = field(default_factory=list)
-    entries: int = 0
-    prepare: Callable[[Tensor], Tensor] = lambda x: x
+    entries: dict[int, int] = field(default_factory=dict)
+    prepare: dict[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
 
 def prepared_images(x: Tensor, pad: tuple[int, int], wide: int) -> Tensor:
@@ -79,8 +82,16 @@ def prepared_images(x: Tensor, pad: tuple[int, int], wide: int) -> Tensor:
 class Lowering:
     """One lowering; see :func:`lower`."""
 
-    def __init__(self, shared: Shared, x: Tensor, samples: int, whole: Lowered | None, goal: Goal) -> None:
-        self.shared, self.goal, self.whole = shared, goal, whole
+    def __init__(
+        self,
+        shared: Shared,
+        xs: Sequence[Tensor],
+        samples: int,
+        goal: Goal,
+        whole: Lowered | None = None,
+        total: int | None = None,
+    ) -> None:
+        self.shared, self.goal, self.whole, self.total = shared, goal, whole, total or samples
         self.program, self.weights = shared.program, shared.weights
         self.dtype = self.weights.dtype
         self.samples, self.step = samples, whole.samples if whole else samples
@@ -89,9 +100,11 @@ class Lowering:
         self.norms: list[Norm] = []
         self.made: list[Buffer] = []
         self.values: dict[str, Any] = {}
-        self.shapes = _shapes(shared, x, samples)
+        self.shapes = _shapes(shared, xs, samples)
         self.fused: dict[str, Value] = {}  # nodes that an earlier one took in, with the result of the last
-        self._input(x)
+        self.inputs: list[str] = []
+        for name, x in zip(self.program.inputs, xs, strict=True):
+            self._input(name, x)
 
     # --- the walk ---
 
@@ -106,15 +119,36 @@ class Lowering:
                 self.values[node.name] = self.fused[node.name]
             else:
                 self.values[node.name] = self._node(node)
-        if not isinstance(self.program.output, Ref):
-            raise Unsupported("a result that is not one tensor")
-        output = self.values[self.program.output.name]
-        if not isinstance(output, Value) or not output.shape or output.shape[0] != self.samples:
+        outputs = [self.values[name] for name in self.program.returned]
+        if any(not isinstance(v, Value) or not v.shape or v.shape[0] != self.samples for v in outputs):
             raise Unsupported("a result without a leading batch dimension")
-        if self.goal.kind != "collect":
-            self._finish(output)
+        if self.goal.kind == "outputs":
+            self._outputs(outputs)
+        elif self.goal.kind == "loss":
+            assert self.goal.loss is not None
+            self._loss(outputs[0], self.goal.loss)
         self.ends.append(len(self.code))
-        return self._place(output.shape[1:])
+        return self._place([output.shape[1:] for output in outputs])
+
+    def refused(self) -> dict[str, str]:
+        """Nodes that the engine cannot run, with the reasons; what follows them is tried nevertheless."""
+        refused: dict[str, str] = {}
+        for node in self.program:
+            if node.name in self.fused:
+                self.values[node.name] = self.fused[node.name]
+                continue
+            try:
+                self.values[node.name] = self._node(node)
+            except Unsupported as error:
+                refused[node.name] = str(error)
+                self.values[node.name] = tree_map(self._stand_in, self.shapes[node.name])
+        return refused
+
+    def _stand_in(self, meta: Any) -> Any:
+        """A value for what the engine did not compute."""
+        if not isinstance(meta, Tensor):
+            return meta
+        return self.make(meta.shape, "", dtype=torch.int64 if meta.dtype == torch.int64 else self.dtype)
 
     def _node(self, node: Node) -> Any:
         """The value of a node: those that only look at what is there need no rule, the others have one."""
@@ -129,11 +163,20 @@ class Lowering:
             if op == "dropout" and node.arguments["train"]:
                 raise Unsupported("dropout in training mode")
             return self.value(next(iter(arguments.values())))
+        if op == "cast":
+            return self._cast(node, self.value(next(iter(arguments.values()))))
         if op in _SHAPES:
             return self.reshaped(self.value(next(iter(arguments.values()))), self.shapes[node.name].shape)
         if op not in RULES:
             raise Unsupported(f"the operation {op if node.known else node.target}")
         return RULES[op](self, node, arguments)
+
+    def _cast(self, node: Node, value: Value) -> Value:
+        """A value in the dtype that it has."""
+        kind = self.shapes[node.name].dtype
+        if kind != value.meta.dtype:
+            raise Unsupported(f"a cast from {value.meta.dtype} to {kind}")
+        return value
 
     def resolved(self, argument: Any) -> Any:
         """An argument with the values of nodes in the places of references to them."""
@@ -144,7 +187,10 @@ class Lowering:
         return tree_map(one, argument)
 
     def value(self, leaf: Any) -> Value:
-        """An operand as a value: weights and constants too."""
+        """An operand as a value: weights and constants too.
+
+        What is true or false has 1 or 0 in the compute dtype.
+        """
         if isinstance(leaf, Value):
             return leaf
         if isinstance(leaf, Weight):
@@ -157,6 +203,8 @@ class Lowering:
                     raise Unsupported(f"the buffer {leaf.name}")
                 shape = tuple(constant.shape)
                 if constant.is_floating_point():
+                    constant = narrowed(constant, self.dtype)
+                elif constant.dtype == torch.bool:
                     constant = constant.to(self.dtype)
                 elif constant.dtype != torch.int64:
                     raise Unsupported(f"{leaf.name} of dtype {constant.dtype}")
@@ -168,6 +216,42 @@ class Lowering:
             )
             return Value(buffer, torch.empty((), dtype=self.dtype, device="meta"))
         raise Unsupported(f"an operand of type {type(leaf).__name__}")
+
+    def kind(self, argument: Any) -> torch.dtype | None:
+        """The dtype that an argument of a node has in torch; None for what is no tensor."""
+        if isinstance(argument, Ref):
+            value = self.shapes[argument.name]
+            return value.dtype if isinstance(value, Tensor) else None
+        if not isinstance(argument, Weight):
+            return None
+        if argument.kind == "parameter":
+            return self.dtype
+        constant = self.program.constants.get(argument.name, self.shared.buffers.get(argument.name))
+        if constant is None:
+            raise Unsupported(f"the buffer {argument.name}")
+        return self.dtype if constant.is_floating_point() else constant.dtype
+
+    def numbers(self, node: Node, *keys: str, masks: bool = False) -> list[Value]:
+        """Operands of these names, which must be numbers of the compute dtype.
+
+        Args:
+            node: what reads them.
+            keys: names of its arguments; those that it does not have are left out.
+            masks: whether they may be true or false instead, as 1 or 0.
+
+        Raises:
+            Unsupported: an operand of another dtype.
+        """
+        allowed = {None, self.dtype} | ({torch.bool} if masks else set())
+        values = []
+        for key in keys:
+            if key not in node.arguments:
+                continue
+            kind = self.kind(node.arguments[key])
+            if kind not in allowed:
+                raise Unsupported(f"the operation {node.op} on {kind}")
+            values.append(self.value(self.resolved(node.arguments[key])))
+        return values
 
     # --- memory and instructions ---
 
@@ -187,7 +271,7 @@ class Lowering:
             return Value(self.new(meta.numel(), dtype), meta, key)
         pad = self.shared.pads.get(key, (0, 0))
         meta = images(shape, dtype, pad)
-        n, c, h, w = shape
+        n, c, h, w = shape if len(shape) == 4 else (*shape[:2], 1, shape[2])
         buffer = self.new(n * c * (h + 2 * pad[0]) * (w + 2 * pad[1]), dtype)
         buffer.pad = pad
         if pad != (0, 0):
@@ -239,8 +323,19 @@ class Lowering:
         )  # fmt: skip
         return out
 
+    def choose(self, out: Value, condition: Value, x: Value, y: Value) -> Value:
+        """Emit into ``out`` x where the condition is not 0, else y, all of them broadcast."""
+        size, (cs, xs, ys, to) = self._loops(out, condition, x, y)
+        self.emit(
+            "choose", out.meta.dtype, condition=condition, x=x, y=y, out=out, size=size, condition_stride=cs,
+            x_stride=xs, y_stride=ys, out_stride=to,
+        )  # fmt: skip
+        return out
+
     def _loops(self, out: Value, *operands: Value) -> tuple[list[int], list[list[int]]]:
         """Sizes of loops over ``out``, and the strides of operands broadcast to it and of itself."""
+        if any(one.meta.dtype != out.meta.dtype for one in operands):
+            raise Unsupported(f"values of {', '.join(str(one.meta.dtype) for one in operands)} together")
         metas = [*(one.meta.expand(out.shape) for one in operands), out.meta]
         try:
             nest = loops(out.shape, *(meta.stride() for meta in metas))
@@ -264,14 +359,15 @@ class Lowering:
         return value if value.meta.is_contiguous() else self.copied(value, key + "/dense")
 
     def as_images(self, value: Value, key: str) -> Value:
-        """The value [N, C, H, W] with its channels innermost, copied where it lies otherwise.
+        """The value [N, C, H, W] or [N, C, 1, W] with its channels innermost, copied where it lies otherwise.
 
         Raises:
-            Unsupported: a value of other than 4 dimensions.
+            Unsupported: a value of other than 3 or 4 dimensions.
         """
-        if value.meta.ndim != 4:
+        if value.meta.ndim not in (3, 4):
             raise Unsupported(f"images of {value.meta.ndim} dimensions")
-        return value if value.images else self.copied(value, key + "/images", image=True)
+        value = value if value.images else self.copied(value, key + "/images", image=True)
+        return value.tall() if value.meta.ndim == 3 else value
 
     def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
         """A view in another shape, of the value itself where its strides allow that, else of a copy."""
@@ -281,43 +377,54 @@ class Lowering:
             meta = value.meta.reshape(tuple(shape))
         return value.view(meta)
 
-    def _input(self, x: Tensor) -> None:
-        """Choose how the samples lie, which is as images where an operation on images reads them."""
-        (name,) = self.program.inputs if len(self.program.inputs) == 1 else [None]
-        if name is None:
-            raise Unsupported("several inputs")
-        if x.dtype not in (self.dtype, torch.int64):
+    def _input(self, name: str, x: Tensor) -> None:
+        """Choose how samples of an input lie, which is as images where an operation on images reads them."""
+        number = len(self.inputs)
+        kind = self.dtype if x.dtype == torch.bool else x.dtype
+        if kind not in (self.dtype, torch.int64):
             raise Unsupported(f"inputs of {x.dtype}")
         readers = {node.op for node in self.program.readers[name]}
         shape = (self.samples, *x.shape[1:])
         if x.ndim == 4 and readers & {"conv2d", "batch_norm", "max_pool2d", "avg_pool2d", "group_norm"}:
             wide = x.shape[1] + (x.shape[1] % 2 if self.dtype == torch.bfloat16 else 0)
             pad = self.shared.pads.get(name, (0, 0))
-            meta = images(shape, x.dtype, pad, wide)
+            meta = images(shape, kind, pad, wide)
             count = self.samples * (shape[2] + 2 * pad[0]) * (shape[3] + 2 * pad[1]) * wide
-            self.shared.prepare = lambda x: prepared_images(x, pad, wide)
+            self.shared.prepare[number] = lambda x: prepared_images(x, pad, wide)
         else:
-            pad, meta = (0, 0), torch.empty(shape, dtype=x.dtype, device="meta")
+            pad, meta = (0, 0), torch.empty(shape, dtype=kind, device="meta")
             count = meta.numel()
-            self.shared.prepare = Tensor.contiguous
-        each = int(count // self.samples * x.dtype.itemsize)
-        buffer = Buffer(count, x.dtype, Space.INPUT, 0, each * self.step, pad=pad)
-        self.inputs = [dtype_name(x.dtype)]
+            self.shared.prepare[number] = lambda x: x.to(kind).contiguous()
+        each = int(count // self.samples * kind.itemsize)
+        buffer = Buffer(count, kind, Space.INPUT, 0, each * self.step, pad=pad, which=number)
+        self.inputs.append(dtype_name(kind))
         self.values[name] = Value(buffer, meta, name, whole=meta.ndim == 4 and meta.stride(1) == 1)
 
     def vector(self, weight: Any) -> Buffer | None:
-        """A parameter as float32 values for the end of another instruction."""
+        """A vector as float32 values for the end of another instruction."""
         if weight is None:
             return None
-        if not isinstance(weight, Weight) or weight.kind != "parameter":
-            raise Unsupported("a bias or scale that is not a parameter")
-        return self.weights.plain(weight.name, torch.float32)
+        if isinstance(weight, Weight) and weight.kind == "parameter":
+            return self.weights.plain(weight.name, torch.float32)
+        value = self.value(weight)
+        if isinstance(weight, Weight) and value.meta.is_floating_point():
+            constant = self.shared.constants.of(value.buffer).float()
+            return self.shared.constants.add(("vector", weight.name), constant)
+        if not isinstance(weight, Value) or value.meta.dtype != self.dtype:
+            raise Unsupported("a bias or scale that is no vector of numbers")
+        value = self.copied(value, f"{value.key}/vector")
+        if self.dtype == torch.float32:
+            return value.buffer
+        wide = self.new(value.meta.numel(), torch.float32)
+        self._convert(value, wide, torch.float32)
+        return wide
 
     # --- what an instruction takes in ---
 
     def epilogue(self, node: Node, *, norms: Sequence[str]) -> Epilogue:
         """What follows a node as far as its instruction can do it."""
         shape = tuple(self.shapes[node.name].shape)
+        channels = 1 if node.op in _IMAGES else -1
 
         def addable(name: str) -> bool:
             value = self.values.get(name)
@@ -325,7 +432,7 @@ class Lowering:
                 isinstance(value, Value)
                 and value.shape == shape
                 and value.meta.dtype == self.dtype
-                and value.strides[1 if len(shape) == 4 else -1] == 1
+                and value.strides[channels] == 1
             )
 
         return match_epilogue(self.program, node, norms=norms, residual=addable, activations=("relu",))
@@ -353,32 +460,49 @@ class Lowering:
         """Whether a value is float32, as results are that are not rounded to the compute dtype."""
         return value.meta.dtype == torch.float32
 
-    def _finish(self, output: Value) -> None:
-        """Emit what follows the last node: the result is the output, or meets the targets in the loss."""
-        if not output.meta.is_contiguous():
+    def _outputs(self, outputs: Sequence[Value]) -> None:
+        """Emit what puts the results one after another: all samples of the first, of the second, …"""
+        dtype = self.dtype if self.goal.rounded else torch.float32
+        start = 0
+        for output in outputs:
+            if not output.meta.is_contiguous():
+                output = self.dense(output, f"{output.key}/result")
+            count = output.meta.numel()
+            each = count // self.samples * dtype.itemsize
+            offset, step = start, each * self.step
+            start += each * self.total
+            made = output.buffer in self.made and output.buffer.space == Space.ARENA
+            if made and output.buffer.count == count and output.meta.dtype == dtype:
+                output.buffer.space = Space.OUTPUT  # made in its place
+                output.buffer.offset, output.buffer.step = offset, step
+            else:
+                self._convert(output, Buffer(count, dtype, Space.OUTPUT, offset, step), dtype)
+
+    def _loss(self, output: Value, loss: Criterion) -> None:
+        """Emit what compares the result with the targets: classes where they lie, entries in their order."""
+        lies_well = output.meta.dtype == torch.float32 and _rows(output, loss) is not None
+        if not lies_well and not output.meta.is_contiguous():
             output = self.dense(output, "result")
-        count = output.meta.numel()
-        if self.goal.kind == "outputs":
-            dtype = self.dtype if self.goal.rounded else torch.float32
-            step = count // self.samples * self.step * dtype.itemsize
-            if output.buffer in self.made and output.buffer.count == count and output.meta.dtype == dtype:
-                output.buffer.space, output.buffer.step = Space.OUTPUT, step  # made in its place
-                return
-            to = Buffer(count, dtype, Space.OUTPUT, 0, step)
-            self._convert(output, to, dtype)
-            return
         if output.meta.dtype != torch.float32:
-            wide = self.new(count, torch.float32)
+            wide = self.new(output.meta.numel(), torch.float32)
             self._convert(output, wide, torch.float32)
             output = Value(wide, output.meta.float())
-        width = count // self.samples
-        each = 8 if self.goal.loss != "mse" else 4 * width
-        kind = torch.float32 if self.goal.loss == "mse" else torch.int64
-        targets = Buffer(self.samples, kind, Space.INPUT, 0, each * self.step, which=1)
+        rows = _rows(output, loss)
+        assert rows is not None  # of what is contiguous there is a view
+        samples, positions, width = rows.shape
+        kind = torch.int64 if loss.numbers else torch.float32
+        count = samples * positions * (1 if loss.numbers else width)
+        each = count // samples * kind.itemsize
+        targets = Buffer(count, kind, Space.INPUT, 0, each * self.step, which=len(self.inputs))
         self.inputs.append(dtype_name(kind))
+        like = _rows(Value(targets, torch.empty(output.shape, device="meta")), loss)
+        assert like is not None
         self.emit(
-            "loss", self.dtype, outputs=output, targets=targets, kind=self.goal.loss,
-            classes=self.goal.classes, samples=self.samples, width=width,
+            "loss", self.dtype, outputs=output, targets=targets, kind=loss.kernel, classes=self.goal.classes,
+            samples=samples, positions=positions, width=width, stride=list(rows.stride()),
+            target_stride=list(like.stride()), ignored=-1 if loss.ignore_index is None else loss.ignore_index,
+            smoothing=loss.label_smoothing, threshold=loss.threshold,
+            factor=1 / positions if loss.factor is None else loss.factor,
         )  # fmt: skip
 
     def _convert(self, value: Value, to: Buffer, dtype: torch.dtype) -> None:
@@ -386,7 +510,7 @@ class Lowering:
         count = value.meta.numel()
         self.emit("convert", self.dtype, x=value, out=to, count=count, from_dtype=source, to_dtype=target)
 
-    def _place(self, output: tuple[int, ...]) -> Lowered:
+    def _place(self, outputs: list[tuple[int, ...]]) -> Lowered:
         """Give buffers their offsets: in the arena those that one stage alone touches, others beside it."""
         ends = self.ends
         stage = [next(i for i, end in enumerate(ends) if number < end) for number in range(len(self.code))]
@@ -398,32 +522,49 @@ class Lowering:
         for buffer in lasting:
             buffer.step = self.whole.lasting if self.whole else long_bytes
         arena = allocate([b for b in used if b.space == Space.ARENA])
-        return Lowered(
-            self.samples, self.code, ends, self.norms, arena, long_bytes, tuple(output), self.inputs
-        )
+        return Lowered(self.samples, self.code, ends, self.norms, arena, long_bytes, outputs, self.inputs)
 
 
-def lower(shared: Shared, x: Tensor, samples: int, goal: Goal, whole: Lowered | None = None) -> Lowered:
+def _rows(output: Value, loss: Criterion) -> Tensor | None:
+    """The result as a view [samples, positions, classes], or entries [samples, 1, width]; None if none is."""
+    meta = output.meta
+    if loss.kind not in OF_CLASSES:
+        rows = meta.reshape(len(meta), 1, -1)
+        return rows if output.shares(rows) and rows.is_contiguous() else None
+    assert loss.dimension is not None
+    rows = meta.movedim(loss.dimension, -1).reshape(len(meta), -1, meta.shape[loss.dimension])
+    return rows if output.shares(rows) else None
+
+
+def lower(
+    shared: Shared,
+    xs: Sequence[Tensor],
+    samples: int,
+    goal: Goal,
+    whole: Lowered | None = None,
+    total: int | None = None,
+) -> Lowered:
     """Instructions for a block of samples.
 
     Args:
         shared: weights, constants and padding, to which this adds.
-        x: some inputs, for their dtype and shape.
+        xs: some samples of each input, for their dtypes and shapes.
         samples: in the block.
         goal: loss, outputs or calibration.
         whole: for a shorter, last block: what the ones before it were lowered to.
+        total: samples in all blocks.
 
     Raises:
         Unsupported: the program holds something that the engine cannot run.
     """
     while True:
         before = dict(shared.pads)
-        lowered = Lowering(shared, x, samples, whole, goal).run()
+        lowered = Lowering(shared, xs, samples, goal, whole, total).run()
         if shared.pads == before:
             return lowered
 
 
-def _shapes(shared: Shared, x: Tensor, samples: int) -> dict[str, Any]:
+def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any]:
     """Every node's result on meta tensors: shapes, and sizes as numbers."""
     program, weights = shared.program, shared.weights
 
@@ -435,7 +576,7 @@ def _shapes(shared: Shared, x: Tensor, samples: int) -> dict[str, Any]:
     for name, value in {**shared.buffers, **program.constants}.items():
         state[name] = meta(value.shape, value.dtype)
     try:
-        values = program.values(state, meta((samples, *x.shape[1:]), x.dtype))
+        values = program.values(state, *(meta((samples, *x.shape[1:]), x.dtype) for x in xs))
     except RuntimeError as error:  # a view of memory that lies otherwise than torch's own
         raise Unsupported(
             f"a network whose views need another layout ({str(error).splitlines()[0]})"

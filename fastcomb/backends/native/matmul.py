@@ -1,15 +1,16 @@
-"""Linear layers and convolutions, with the normalisation, addition and ReLU that follow them."""
+"""Linear layers and convolutions, of parameters or computed weights, with the normalisation, addition and ReLU that follow them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.lower import Lowering, rule
-from fastcomb.backends.native.memory import Buffer, Value, images, loops
+from fastcomb.backends.native.memory import Buffer, Space, Value, images, loops
 from fastcomb.backends.native.normalise import folded
 from fastcomb.backends.native.weights import conv_layout, linear_layout
 from fastcomb.program import Node, Weight
@@ -23,7 +24,8 @@ def _emit_matmul(
     ``make(key)`` gives the result's value and what emits the instruction, called with
     (residual, scale, shift, relu).
     """
-    epilogue = low.epilogue(node, norms=() if low.goal.kind == "collect" else ("batch_norm",))
+    known = low.goal.kind != "collect" and not isinstance(bias, Value) and _channels_second(node)
+    epilogue = low.epilogue(node, norms=("batch_norm",) if known else ())
     norm = epilogue.norm
     scale, shift = folded(low, norm, bias) if norm else (None, low.vector(bias))
     out, emit = make(epilogue.last.name)
@@ -31,16 +33,69 @@ def _emit_matmul(
     return low.took(epilogue, out)
 
 
+def _channels_second(node: Node) -> bool:
+    """Whether the outputs of a product are what a batch norm takes for channels."""
+    return node.op.startswith("conv") or len(node.shape) == 2
+
+
 @rule("linear")
 def _linear(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    """A matrix product over up to three loops of rows; in bfloat16 rows of odd length get a zero."""
+    """A matrix product with a parameter or a computed weight [outputs, inner]."""
     weight = arguments["weight"]
-    if not isinstance(weight, Weight) or weight.kind != "parameter":
-        raise Unsupported("a linear layer whose weight is computed")
-    x = low.value(arguments["input"])
-    outputs, inner = low.weights.shapes[weight.name]
-    layout = linear_layout(outputs, inner, even=low.dtype == torch.bfloat16)
-    run = len(layout.inverse)
+    (x,) = low.numbers(node, "input")
+    if (
+        isinstance(weight, Weight)
+        and weight.kind == "parameter"
+        and len(low.weights.shapes[weight.name]) == 2
+    ):
+        outputs, inner = low.weights.shapes[weight.name]
+        layout = linear_layout(outputs, inner, even=low.dtype == torch.bfloat16)
+        return dense(low, node, x, low.weights.packed(weight.name, layout), outputs, arguments["bias"])
+    (value,) = low.numbers(node, "weight")
+    if value.meta.ndim != 2:
+        raise Unsupported(f"a linear layer with a weight of {value.meta.ndim} dimensions")
+    packed = arranged_matrix(low, value.view(value.meta.t()))
+    return dense(low, node, x, packed, value.shape[0], arguments["bias"])
+
+
+def arranged_matrix(low: Lowering, value: Value) -> Buffer:
+    """A matrix [inner, outputs] as products read it, with a row of zeros where pairs want one more."""
+    inner, outputs = value.shape
+    run = inner + (inner % 2 if low.dtype == torch.bfloat16 else 0)
+    return arranged(
+        low, value, outputs=outputs, output_stride=value.strides[1], run=run, valid=inner,
+        run_stride=value.strides[0], segment=[value.offset],
+    )  # fmt: skip
+
+
+def arranged(low: Lowering, value: Value, *, segment: Sequence[int], **geometry: int) -> Buffer:
+    """Values laid out as packed weights, which is done once for each combination where they are parameters.
+
+    Args:
+        low: the lowering.
+        value: what the buffer to read from belongs to.
+        segment: elements from the start of the buffer to each segment.
+        **geometry: the other fields of the instruction (csrc/ops.def, arrange).
+    """
+    lanes = -(-geometry["outputs"] // low.weights.width) * low.weights.width
+    count = lanes * len(segment) * geometry["run"]
+    fields = {"wide": value.meta.dtype == torch.float32, **geometry, "segment": list(segment)}
+    if value.buffer.space == Space.WEIGHTS:
+        place = (value.buffer.offset, tuple(segment), tuple(geometry.items()))
+        packed, new = low.weights.derived(("arranged", place), count)
+        if new:
+            instruction = low.instruction("arrange", low.dtype, x=(value.buffer, 0), out=packed, **fields)
+            low.shared.setup.append(instruction)
+        return packed
+    packed = low.new(count, torch.float32)
+    low.emit("arrange", low.dtype, x=(value.buffer, 0), out=packed, **fields)
+    return packed
+
+
+def dense(low: Lowering, node: Node, x: Value, packed: Buffer, outputs: int, bias: Any) -> Value:
+    """A matrix product over up to three loops of rows; in bfloat16 rows of odd length get a zero."""
+    inner = x.shape[-1]
+    run = inner + (inner % 2 if low.dtype == torch.bfloat16 else 0)
     if run != inner:
         wide = low.new(x.meta.numel() // inner * run)
         rows = torch.empty(*x.shape[:-1], run, dtype=low.dtype, device="meta")
@@ -51,7 +106,6 @@ def _linear(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
         x = low.dense(x, node.name)
         grid = _rows(low, x)
     assert grid is not None
-    packed = low.weights.packed(weight.name, layout)
 
     def make(key: str) -> tuple[Value, Callable[..., None]]:
         out = low.make((*x.shape[:-1], outputs), key, dtype=low.last_dtype(key))
@@ -70,7 +124,7 @@ def _linear(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 
         return out, emit
 
-    return _emit_matmul(low, node, arguments["bias"], make)
+    return _emit_matmul(low, node, bias, make)
 
 
 def _rows(low: Lowering, x: Value) -> tuple[list[int], list[int]] | None:
@@ -85,45 +139,65 @@ def _rows(low: Lowering, x: Value) -> tuple[list[int], list[int]] | None:
     return nest.size, nest.strides[0]
 
 
-@rule("conv2d")
-def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+@rule("conv1d", "conv2d")
+def _convolution(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     """An implicit matrix product for each group of channels, or the instruction for depthwise convolutions.
 
-    The images are read where they lie, with room around them for the padding.
+    The images are read where they lie, with room around them for the padding; those of one dimension have a
+    height of 1.
     """
     weight, groups = arguments["weight"], arguments["groups"]
-    if not isinstance(weight, Weight) or weight.kind != "parameter":
-        raise Unsupported("a convolution whose weight is computed")
-    shape = low.weights.shapes[weight.name]
-    outputs, inputs, kh, kw = shape
-    (sh, sw), (dh, dw) = arguments["stride"], arguments["dilation"]
+    flat = node.op == "conv1d"
+    mixed = isinstance(weight, Weight) and weight.kind == "parameter"
+    kernel = None if mixed else low.numbers(node, "weight")[0]
+    shape = low.weights.shapes[weight.name] if kernel is None else kernel.shape
+    outputs, inputs, kh, kw = shape = (*shape[:2], 1, *shape[2:]) if flat else tuple(shape)
+    (sh, sw), (dh, dw) = _two(arguments["stride"], 1), _two(arguments["dilation"], 1)
     padding = arguments["padding"]
     if isinstance(padding, str):
         total = [dh * (kh - 1), dw * (kw - 1)] if padding == "same" else [0, 0]
         if any(size % 2 for size in total):
             raise Unsupported("padding that differs between two sides")
         padding = [size // 2 for size in total]
-    value = low.value(arguments["input"])
-    depthwise = groups == value.shape[1] == outputs and inputs == 1
+    padding = _two(padding, 0)
+    (value,) = low.numbers(node, "input")
+    if value.meta.ndim != (3 if flat else 4):
+        raise Unsupported(f"{node.op} of {value.meta.ndim} dimensions")
+    value = value.tall() if flat else value
+    depthwise = groups == value.shape[1] == outputs and inputs == 1 and mixed
     even = low.dtype == torch.bfloat16 and not depthwise and inputs % 2 == 1
-    x = _padded(low, value, tuple(padding), node.name, even=even and groups == 1)
-    if even and groups > 1:
-        raise Unsupported("grouped bfloat16 convolutions with an odd number of channels")
+    parts = _groups(low, value, groups, tuple(padding), node.name, even=even)
+    x = parts[0]
     batch, row, pixel = x.strides[0], x.strides[2], x.strides[3]
-    origin = x.offset - padding[0] * row - padding[1] * pixel
+    before = padding[0] * row + padding[1] * pixel
     out_shape = tuple(low.shapes[node.name].shape)
-    n, _, oh, ow = out_shape
+    n, oh, ow = out_shape[0], 1 if flat else out_shape[2], out_shape[-1]
     wide = inputs + even
     together = dw == 1 and (pixel == wide or kw == 1)
     segments = [y * dh * row for y in range(kh)] if together else [
         y * dh * row + i * dw * pixel for y in range(kh) for i in range(kw)]  # fmt: skip
     run = kw * wide if together else wide
 
+    def packed_of(group: int) -> Buffer:
+        own = outputs // groups
+        if kernel is None:
+            return low.weights.packed(weight.name, conv_layout(shape, wide, group, groups))
+        strides = kernel.strides if not flat else (*kernel.strides[:2], 0, kernel.strides[2])
+        start = kernel.offset + group * own * strides[0]
+        taps = [start + y * strides[2] + i * strides[3] for y in range(kh) for i in range(kw)]
+        return arranged(
+            low, kernel, outputs=own, output_stride=strides[0], run=wide, valid=inputs,
+            run_stride=strides[1], segment=taps,
+        )  # fmt: skip
+
     def make(key: str) -> tuple[Value, Callable[..., None]]:
         dtype = low.dtype if depthwise else low.last_dtype(key)
-        out = low.make(out_shape, key, image=True, dtype=dtype)
+        result = low.make(out_shape, key, image=True, dtype=dtype)
+        out = result.tall() if flat else result
 
         def emit(residual: Value | None, scale: Buffer | None, shift: Buffer | None, relu: bool) -> None:
+            if residual is not None and flat:
+                residual = residual.tall()
             if depthwise:
                 plain = low.weights.plain(weight.name, torch.float32)
                 transposed, new = low.weights.derived(("transposed", weight.name), outputs * kh * kw)
@@ -135,7 +209,7 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
                     )
                 fused = relu and residual is None
                 low.emit(
-                    "depthwise", low.dtype, x=x.at(origin), weights=transposed, out=out, scale=scale,
+                    "depthwise", low.dtype, x=x.at(x.offset - before), weights=transposed, out=out, scale=scale,
                     shift=shift, relu=fused, batch=n, channels=outputs, out_h=oh, out_w=ow, kernel_h=kh,
                     kernel_w=kw, in_batch=batch, in_row=row, in_pixel=pixel, out_batch=out.strides[0],
                     out_row=out.strides[2], out_pixel=out.strides[3], stride_h=sh, stride_w=sw, dilation_h=dh,
@@ -146,10 +220,9 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
                     if relu:
                         low.unary("relu", out, out)
                 return
+            own = outputs // groups
             for group in range(groups):
-                layout = conv_layout(shape, wide, group, groups)
-                packed = low.weights.packed(weight.name, layout)
-                start = group * layout.outputs
+                start = group * own
                 res = residual.at(residual.offset + start) if residual is not None else None
                 like = residual if residual is not None else out
                 nest = _pixels(
@@ -158,15 +231,108 @@ def _conv2d(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
                     [like.strides[0], like.strides[2], like.strides[3]],
                 )  # fmt: skip
                 low.emit(
-                    "matmul", low.dtype, x=x.at(origin + group * inputs), weights=packed,
+                    "matmul", low.dtype, x=parts[group].at(parts[group].offset - before), weights=packed_of(group),
                     out=out.at(out.offset + start), residual=res, scale=scale and (scale, start),
-                    shift=shift and (shift, start), **_rows_of(*nest), outputs=layout.outputs, relu=relu,
+                    shift=shift and (shift, start), **_rows_of(*nest), outputs=own, relu=relu,
                     out_float=low.is_float(out), run=run, segment=segments,
                 )  # fmt: skip
 
-        return out, emit
+        return result, emit
 
     return _emit_matmul(low, node, arguments["bias"], make)
+
+
+@rule("conv_transpose1d", "conv_transpose2d")
+def _transposed(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """A convolution for each place of an output pixel between the strides, with the taps that reach it."""
+    flat, groups = node.op == "conv_transpose1d", arguments["groups"]
+    (kernel,) = low.numbers(node, "weight")
+    kernel = kernel.tall() if flat else kernel
+    inputs, own, kh, kw = kernel.shape
+    inputs //= groups
+    (sh, sw), (dh, dw) = _two(arguments["stride"], 1), _two(arguments["dilation"], 1)
+    ph, pw = _two(arguments["padding"], 0)
+    (value,) = low.numbers(node, "input")
+    if value.meta.ndim != (3 if flat else 4):
+        raise Unsupported(f"{node.op} of {value.meta.ndim} dimensions")
+    value = value.tall() if flat else value
+    out_shape = tuple(low.shapes[node.name].shape)
+    n, oh, ow = out_shape[0], 1 if flat else out_shape[2], out_shape[-1]
+    rows = [_taps(place, sh, dh, kh, ph) for place in range(min(sh, oh))]
+    columns = [_taps(place, sw, dw, kw, pw) for place in range(min(sw, ow))]
+    pad = (_beyond(rows, sh, oh, value.shape[2]), _beyond(columns, sw, ow, value.shape[3]))
+    even = low.dtype == torch.bfloat16 and inputs % 2 == 1
+    parts = _groups(low, value, groups, pad, node.name, even=even)
+    x = parts[0]
+    batch, row, pixel = x.strides[0], x.strides[2], x.strides[3]
+
+    def make(key: str) -> tuple[Value, Callable[..., None]]:
+        result = low.make(out_shape, key, image=True, dtype=low.last_dtype(key))
+        out = result.tall() if flat else result
+
+        def emit(residual: Value | None, scale: Buffer | None, shift: Buffer | None, relu: bool) -> None:
+            if residual is not None and flat:
+                residual = residual.tall()
+            for group, (y, row_taps), (z, column_taps) in itertools.product(
+                range(groups), enumerate(rows), enumerate(columns)
+            ):
+                taps = list(itertools.product(row_taps, column_taps))
+                start = kernel.offset + group * inputs * kernel.strides[0]
+                packed = arranged(
+                    low, kernel, outputs=own, output_stride=kernel.strides[1],
+                    run=inputs + even, valid=inputs, run_stride=kernel.strides[0],
+                    segment=[start + i * kernel.strides[2] + j * kernel.strides[3] for (i, _), (j, _) in taps],
+                )  # fmt: skip
+                to, like = (p.view(p.meta[:, group * own :, y::sh, z::sw]) for p in (out, residual or out))
+                nest = (
+                    [n, to.shape[2], to.shape[3]], [batch, row, pixel],
+                    *([p.strides[0], p.strides[2], p.strides[3]] for p in (to, like)),
+                )  # fmt: skip
+                low.emit(
+                    "matmul", low.dtype, x=parts[group], weights=packed, out=to,
+                    residual=None if residual is None else like, scale=scale and (scale, group * own),
+                    shift=shift and (shift, group * own), **_rows_of(*nest), outputs=own, relu=relu,
+                    out_float=low.is_float(out), run=inputs + even,
+                    segment=[i * row + j * pixel for (_, i), (_, j) in taps],
+                )  # fmt: skip
+
+        return result, emit
+
+    return _emit_matmul(low, node, arguments["bias"], make)
+
+
+def _taps(place: int, stride: int, dilation: int, kernel: int, pad: int) -> list[tuple[int, int]]:
+    """Entries of a kernel that reach the outputs ``place``, ``place + stride``, …, and from which inputs on."""
+    reach = [(k, place + pad - k * dilation) for k in range(kernel)]
+    return [(k, at // stride) for k, at in reach if at % stride == 0]
+
+
+def _beyond(taps: list[list[tuple[int, int]]], stride: int, outputs: int, inputs: int) -> int:
+    """How far outside an image the taps of its outputs lie."""
+    far = [0]
+    for place, own in enumerate(taps):
+        last = (outputs - 1 - place) // stride
+        far += [side for _, at in own for side in (-at, at + last - inputs + 1)]
+    return max(far)
+
+
+def _two(values: Sequence[int], missing: int) -> list[int]:
+    """Sizes of rows and columns where there may be one for both, or for columns only."""
+    return [missing, *values] if len(values) == 1 else list(values)
+
+
+def _groups(
+    low: Lowering, value: Value, groups: int, pad: tuple[int, int], key: str, *, even: bool
+) -> list[Value]:
+    """Each group's channels as :func:`_padded` images; each by itself where it needs an even number of them."""
+    own = value.shape[1] // groups
+    if even and groups > 1:
+        return [
+            _padded(low, value.view(value.meta.narrow(1, i * own, own)), pad, f"{key}/{i}", even=True)
+            for i in range(groups)
+        ]
+    x = _padded(low, value, pad, key, even=even)
+    return [x.view(x.meta.narrow(1, i * own, own)) for i in range(groups)]
 
 
 def _padded(low: Lowering, value: Value, pad: tuple[int, int], key: str, *, even: bool) -> Value:

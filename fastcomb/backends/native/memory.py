@@ -97,12 +97,16 @@ class Value:
 
     @property
     def images(self) -> bool:
-        """Whether it is [N, C, H, W] with the channels innermost."""
-        return self.meta.ndim == 4 and self.strides[1] == 1
+        """Whether it is [N, C, H, W] or [N, C, W] with the channels innermost."""
+        return self.meta.ndim in (3, 4) and self.strides[1] == 1
 
     def view(self, meta: Tensor) -> Value:
         """Another view of the same buffer; it has no key and counts as a part."""
         return Value(self.buffer, meta)
+
+    def tall(self) -> Value:
+        """[N, C, W] as images [N, C, 1, W]."""
+        return Value(self.buffer, self.meta.unsqueeze(2), self.key, self.whole)
 
     def at(self, elements: int) -> Operand:
         """Some elements from the start of its buffer."""
@@ -120,10 +124,12 @@ Operand = tuple[Buffer, int]
 def images(
     shape: Sequence[int], dtype: torch.dtype, pad: tuple[int, int] = (0, 0), channels: int = 0
 ) -> Tensor:
-    """Meta tensor [N, C, H, W], channels innermost, inside a frame of ``pad`` rows and columns.
+    """Meta tensor [N, C, H, W] or [N, C, W], channels innermost, inside a frame of ``pad`` rows and columns.
 
     ``channels``: elements between pixels where they are more than C.
     """
+    if len(shape) == 3:
+        return images((*shape[:2], 1, shape[2]), dtype, pad, channels).squeeze(2)
     n, c, h, w = shape
     (top, left), wide = pad, channels or c
     frame = torch.empty(n, h + 2 * top, w + 2 * left, wide, dtype=dtype, device="meta")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastcomb.backends.base import Unsupported
+from fastcomb.backends.epilogue import Epilogue
 from fastcomb.backends.native.instructions import Norm
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, image_strides, loops
@@ -20,19 +21,26 @@ def _batch_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
 
     The statistics are those of the calibration batch while they are collected, else given ones.
     """
-    x = low.value(arguments["input"])
-    flat = x.meta.ndim == 2
+    (given,) = low.numbers(node, "input")
+    shape = given.shape
+    flat = len(shape) == 2
     if not flat:
-        x = low.as_images(x, node.name)
-    elif x.strides[1] != 1:
-        x = low.dense(x, node.name)
+        x = low.as_images(_four(low, given), node.name)
+    else:
+        x = given if given.strides[1] == 1 else low.dense(given, node.name)
     if low.goal.kind == "collect":
         scale, shift = _collected(low, node, x)
     else:
         scale, shift = folded(low, node, None)
-    epilogue = low.epilogue(node, norms=())
+    if len(shape) > 4:  # in a view of which nothing else can be taken in
+        epilogue = Epilogue(node, None, None, "", (node,))
+    else:
+        epilogue = low.epilogue(node, norms=())
     residual = low.residual(epilogue)
-    out = low.make(x.shape, epilogue.last.name, image=not flat)
+    result = low.make(x.shape if len(shape) > 4 else shape, epilogue.last.name, image=not flat)
+    out = result.tall() if len(shape) == 3 else result
+    if residual is not None and len(shape) == 3:
+        residual = residual.tall()
     views = [v.meta.permute(_channels_last(v)) for v in (x, residual or x, out)]
     nest = loops(views[0].shape, *(v.stride() for v in views), keep_last=True)
     xs, ys, os = nest.strides
@@ -40,7 +48,7 @@ def _batch_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
         "affine", low.dtype, x=x, y=residual, out=out, scale=scale, shift=shift,
         relu=epilogue.activation == "relu", size=nest.size, x_stride=xs, y_stride=ys, out_stride=os,
     )  # fmt: skip
-    return low.took(epilogue, out)
+    return low.took(epilogue, result if len(shape) <= 4 else result.view(result.meta.reshape(shape)))
 
 
 def folded(low: Lowering, node: Node, bias: Any) -> tuple[Buffer, Buffer]:
@@ -108,30 +116,49 @@ def _collected(low: Lowering, node: Node, x: Value) -> tuple[Buffer, Buffer]:
     return scale, shift
 
 
-@rule("layer_norm")
+@rule("layer_norm", "rms_norm")
 def _layer_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    x = low.dense(low.value(arguments["input"]), node.name)
+    """Over the last dimensions; a norm of mean squares takes no mean away, and adds torch's least number."""
+    centre = node.op == "layer_norm"
+    (x,) = low.numbers(node, "input")
+    x = low.dense(x, node.name)
     width = torch.Size(arguments["normalized_shape"]).numel()
+    eps = torch.finfo(low.dtype).eps if arguments["eps"] is None else arguments["eps"]
     out = low.make(x.shape, node.name)
-    gamma, beta = low.vector(arguments["weight"]), low.vector(arguments["bias"])
+    gamma, beta = low.vector(arguments["weight"]), low.vector(arguments.get("bias"))
     low.emit(
         "layer_norm", low.dtype, x=x, out=out, scale=gamma, shift=beta, count=x.meta.numel() // width,
-        width=width, eps=arguments["eps"],
+        width=width, centre=centre, eps=eps,
     )  # fmt: skip
     return out
 
 
-@rule("group_norm")
+@rule("group_norm", "instance_norm")
 def _group_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    x = low.as_images(low.value(arguments["input"]), node.name)
-    out = low.make(x.shape, node.name, image=True)
+    """Over groups of channels, or over each of them, and all places."""
+    if node.op == "instance_norm" and not arguments["use_input_stats"]:
+        raise Unsupported("instance_norm with running statistics")
+    (given,) = low.numbers(node, "input")
+    shape = given.shape
+    x = low.as_images(_four(low, given), node.name)
+    result = low.make(x.shape if len(shape) not in (3, 4) else shape, node.name, image=True)
+    out = result.tall() if len(shape) == 3 else result
     gamma, beta = low.vector(arguments["weight"]), low.vector(arguments["bias"])
     n, c, h, w = x.shape
     low.emit(
         "group_norm", low.dtype, x=x, out=out, scale=gamma, shift=beta, batch=n, channels=c,
-        groups=arguments["num_groups"], pixels_h=h, pixels_w=w, **image_strides(x, out), eps=arguments["eps"],
+        groups=arguments.get("num_groups", c), pixels_h=h, pixels_w=w, **image_strides(x, out),
+        eps=arguments["eps"],
     )  # fmt: skip
-    return out
+    return result if len(shape) in (3, 4) else result.view(result.meta.reshape(shape))
+
+
+def _four(low: Lowering, value: Value) -> Value:
+    """[N, C, ...] with two dimensions after the channels, or one."""
+    shape = value.shape
+    if len(shape) == 2:
+        return value.view(value.meta[..., None, None])
+    return low.reshaped(value, (*shape[:2], -1, shape[-1])) if len(shape) > 4 else value
 
 
 def _channels_last(value: Value) -> tuple[int, ...]:

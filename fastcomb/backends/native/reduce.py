@@ -1,11 +1,13 @@
-"""Pooling, reductions, softmax and attention."""
+"""Pooling, reductions, softmax and sums along a dimension."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.lower import Lowering, rule
@@ -13,56 +15,176 @@ from fastcomb.backends.native.memory import Value, image_strides, loops
 from fastcomb.program import Node
 
 
-@rule("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
-def _pooled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    """Pooling of images [N, C, H, W], by maximum or mean, in one instruction."""
-    maximum, adaptive = node.op == "max_pool2d", node.op == "adaptive_avg_pool2d"
-    x = low.as_images(low.value(next(iter(arguments.values()))), node.name)
-    out = low.make(low.shapes[node.name].shape, node.name, image=True)
-    kernel = _pair(arguments.get("kernel_size", [1, 1]))
-    stride = _pair(arguments.get("stride") or kernel)
-    padding, dilation = _pair(arguments.get("padding", [0])), _pair(arguments.get("dilation", [1]))
-    inside = bool(arguments.get("count_include_pad", False))
-    divisor = arguments.get("divisor_override") or 0
+_SPATIAL = {
+    f"{kind}_pool{spatial}d": spatial
+    for kind in ("max", "avg", "adaptive_avg", "adaptive_max")
+    for spatial in (1, 2, 3)
+}
+
+
+@rule(*_SPATIAL)
+def _pooled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Any:
+    """Pooling of images [N, C, ...] by maximum or mean: height and width together, depth before them."""
+    spatial, shape = _SPATIAL[node.op], low.shapes[node.name]
+    several = not isinstance(shape, Tensor)
+    shape = tuple((shape[0] if several else shape).shape)
+    (x,) = low.numbers(node, next(iter(arguments)))
+    if x.meta.ndim != spatial + 2:
+        raise Unsupported(f"{node.op} of {x.meta.ndim} dimensions")
+    windows = _windows(arguments, spatial, list(x.shape[2:]))
+    if spatial == 3:
+        out = _pooled_volumes(low, node, arguments, x, shape, windows)
+    else:
+        x = low.as_images(x, node.name)
+        out = low.make(shape, node.name, image=True)
+        _emit_pool(low, node, arguments, x, out.tall() if spatial == 1 else out, windows)
+    return (out, None) if several else out
+
+
+def _windows(arguments: Mapping[str, Any], spatial: int, size: list[int]) -> dict[str, list[int]]:
+    """Sizes of windows and steps for each of the spatial dimensions, with a height of 1 where there is one only."""
+
+    def each(value: Any) -> list[int]:
+        values = [value] if isinstance(value, int) else list(value)
+        return values * spatial if len(values) == 1 else values
+
+    kernel = each(arguments.get("kernel_size", 1))
+    stride = each(arguments.get("stride") or kernel)
+    windows = {
+        "kernel": kernel, "stride": stride, "pad": each(arguments.get("padding", 0)),
+        "dilation": each(arguments.get("dilation", 1)),
+    }  # fmt: skip
+    if spatial == 1:
+        return {name: [int(name != "pad"), *values] for name, values in windows.items()}
+    return windows
+
+
+def _emit_pool(
+    low: Lowering,
+    node: Node,
+    arguments: Mapping[str, Any],
+    x: Value,
+    out: Value,
+    windows: dict[str, list[int]],
+) -> None:
     n, c, h, w = x.shape
+    fields = {
+        f"{name}_{side}": size for name, two in windows.items() for side, size in zip("hw", two, strict=True)
+    }
     low.emit(
-        "pool", low.dtype, x=x, out=out, maximum=maximum, count_padding=inside, adaptive=adaptive, batch=n,
-        channels=c, in_h=h, in_w=w, out_h=out.shape[2], out_w=out.shape[3], **image_strides(x, out),
-        kernel_h=kernel[0], kernel_w=kernel[1], stride_h=stride[0], stride_w=stride[1], pad_h=padding[0],
-        pad_w=padding[1], dilation_h=dilation[0], dilation_w=dilation[1], divisor=divisor,
+        "pool", low.dtype, x=x, out=out, maximum="max_pool" in node.op,
+        count_padding=bool(arguments.get("count_include_pad", False)), adaptive=node.op.startswith("adaptive"),
+        batch=n, channels=c, in_h=h, in_w=w, out_h=out.shape[2], out_w=out.shape[3], **image_strides(x, out),
+        **fields, divisor=arguments.get("divisor_override") or 0,
     )  # fmt: skip
-    return out
 
 
-@rule("mean", "sum", "amax")
+def _pooled_volumes(
+    low: Lowering, node: Node, arguments: Mapping[str, Any], x: Value, shape: tuple[int, ...],
+    windows: dict[str, list[int]],
+) -> Value:  # fmt: skip
+    """Windows over depth, with all pixels of a plane as channels, then over height and width of each plane."""
+    if arguments.get("divisor_override"):
+        raise Unsupported("pooling of volumes with a divisor")
+    (n, c, d, h, w), (_, _, od, oh, ow) = x.shape, shape
+    last = low.copied(x.view(x.meta.permute(0, 2, 3, 4, 1)), f"{node.name}/last")  # [N, D, H, W, C]
+    columns = last.view(last.meta.reshape(n, d, 1, h * w * c).permute(0, 3, 1, 2))
+    planes = low.make((n, od, h, w, c), f"{node.name}/planes")
+    deep = planes.view(planes.meta.view(n, od, 1, h * w * c).permute(0, 3, 1, 2))
+    one = {name: [sizes[0], int(name != "pad")] for name, sizes in windows.items()}
+    _emit_pool(low, node, arguments, columns, deep, one)
+    out = low.make((n, od, oh, ow, c), node.name)
+    flat = planes.view(planes.meta.view(n * od, h, w, c).permute(0, 3, 1, 2))
+    to = out.view(out.meta.view(n * od, oh, ow, c).permute(0, 3, 1, 2))
+    _emit_pool(low, node, arguments, flat, to, {name: sizes[1:] for name, sizes in windows.items()})
+    return out.view(out.meta.permute(0, 4, 1, 2, 3))
+
+
+#: Canonical name → the engine's reduction (csrc/ops.def).
+_REDUCTIONS = {
+    "mean": "sum", "sum": "sum", "amax": "maximum", "amin": "minimum", "prod": "product", "any": "maximum",
+    "all": "minimum", "logsumexp": "logsumexp", "var": "variance", "std": "deviation",
+}  # fmt: skip
+_ORDERS = {1: "absolute", 2: "norm"}
+
+
+@rule(*_REDUCTIONS)
 def _reduced(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    """A reduction in two nests of loops: over the dimensions that are left, and over those that go."""
-    if arguments.get("dtype") is not None:
+    if arguments.get("dtype") not in (None, low.dtype):
         raise Unsupported("a reduction with a dtype")
-    x = low.value(arguments["self"])
+    if node.op in ("any", "all") and low.kind(node.arguments["self"]) != torch.bool:
+        raise Unsupported(f"{node.op} of what is no mask")
+    return reduced(low, node, low.shapes[node.name].shape, _REDUCTIONS[node.op])
+
+
+@rule("linalg_vector_norm", "norm")
+def _norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """Sums of absolute values, roots of sums of squares."""
+    order = arguments.get("ord", arguments.get("p", 2))
+    order = 2 if order is None else order
+    if order not in _ORDERS or arguments.get("dtype") not in (None, low.dtype):
+        raise Unsupported(f"the norm of order {order}")
+    return reduced(low, node, low.shapes[node.name].shape, _ORDERS[order])
+
+
+def reduced(low: Lowering, node: Node, result: Sequence[int], kind: str) -> Value:
+    """A reduction in two nests of loops: over the dimensions that are left, and over those that go."""
+    arguments = node.arguments
+    (x,) = low.numbers(node, "self", masks=node.op in ("any", "all"))
     dims = arguments.get("dim")
     dims = range(x.meta.ndim) if dims in (None, []) else dims
     over = {d % x.meta.ndim for d in ([dims] if isinstance(dims, int) else dims)}
     kept = [d for d in range(x.meta.ndim) if d not in over]
-    out = low.make(low.shapes[node.name].shape, node.name)
+    out = low.make(result, node.name)
     inner = loops([x.shape[d] for d in sorted(over)], [x.strides[d] for d in sorted(over)])
     shape = [x.shape[d] for d in kept]
     dense = torch.empty(shape, device="meta").stride()
     outer = loops(shape, [x.strides[d] for d in kept], dense)
-    count = 1
-    for d in over:
-        count *= x.shape[d]
+    count = math.prod(x.shape[d] for d in over)
+    factor = 1 / count if node.op == "mean" else 1.0
+    if node.op in ("var", "std"):
+        free = count - _correction(arguments)
+        factor = 1 / free if free > 0 else math.inf
     low.emit(
-        "reduce", low.dtype, x=x, out=out, maximum=node.op == "amax", outer=outer.size,
-        outer_in=outer.strides[0], outer_out=outer.strides[1], over=inner.size, over_in=inner.strides[0],
-        factor=1 / count if node.op == "mean" else 1.0,
+        "reduce", low.dtype, x=x, out=out, kind=kind, outer=outer.size, outer_in=outer.strides[0],
+        outer_out=outer.strides[1], over=inner.size, over_in=inner.strides[0], factor=factor,
     )  # fmt: skip
+    return out
+
+
+def _correction(arguments: Mapping[str, Any]) -> float:
+    """What a variance takes off the number of values: by name, or 1 unless it says that it is biased."""
+    if "correction" in arguments:
+        return 1.0 if arguments["correction"] is None else arguments["correction"]
+    return float(arguments.get("unbiased", True))
+
+
+@rule("cumsum")
+def _cumsum(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    if arguments.get("dtype") not in (None, low.dtype):
+        raise Unsupported("sums with a dtype")
+    (x,) = low.numbers(node, "self")
+    out = low.make(x.shape, node.name)
+    dim = arguments["dim"]
+    views = [x.meta.movedim(dim, -1), out.meta.movedim(dim, -1)]
+    nest = loops(views[0].shape, *(view.stride() for view in views), keep_last=True)
+    low.emit(
+        "cumsum",
+        low.dtype,
+        x=x,
+        out=out,
+        size=nest.size,
+        x_stride=nest.strides[0],
+        out_stride=nest.strides[1],
+    )
     return out
 
 
 @rule("softmax", "log_softmax")
 def _softmax(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    x = low.value(arguments["self"])
+    if arguments.get("dtype") not in (None, low.dtype):
+        raise Unsupported("a softmax with a dtype")
+    (x,) = low.numbers(node, "self")
     dim = arguments["dim"] % x.meta.ndim
     last = low.dense(x.view(x.meta.movedim(dim, -1)), node.name)
     out = low.make(last.shape, node.name)
@@ -72,35 +194,3 @@ def _softmax(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
         logarithm=node.op == "log_softmax",
     )  # fmt: skip
     return out.view(out.meta.movedim(-1, dim))
-
-
-@rule("scaled_dot_product_attention")
-def _scaled_dot_product_attention(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    """Attention over [batch, heads, tokens, width] or without heads; masks but the causal one are refused."""
-    if arguments.get("attn_mask") is not None or arguments.get("dropout_p") or arguments.get("enable_gqa"):
-        raise Unsupported("attention with a mask, dropout or grouped heads")
-    parts = [low.value(arguments[k]) for k in ("query", "key", "value")]
-    if any(p.meta.ndim not in (3, 4) or p.strides[-1] != 1 for p in parts):
-        parts = [low.dense(p, f"{node.name}/{i}") for i, p in enumerate(parts)]
-    if any(p.meta.ndim not in (3, 4) for p in parts) or len({p.shape[:-2] for p in parts}) != 1:
-        raise Unsupported("attention over other than [batch, heads, tokens, width]")
-    four = [p.meta if p.meta.ndim == 4 else p.meta.unsqueeze(1) for p in parts]
-    out = low.make(low.shapes[node.name].shape, node.name)
-    to = out.meta if out.meta.ndim == 4 else out.meta.unsqueeze(1)
-    q, k, v = four
-    strides = {
-        f"{name}_stride": m.stride()[:3] for name, m in zip(("q", "k", "v", "out"), (*four, to), strict=True)
-    }
-    scale = arguments.get("scale")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    low.emit(
-        "attention", low.dtype, q=parts[0], k=parts[1], v=parts[2], out=out, batch=q.shape[0],
-        heads=q.shape[1], queries=q.shape[2], keys=k.shape[2], width=q.shape[3], value_width=v.shape[3],
-        **strides, causal=bool(arguments.get("is_causal")), scale=scale,
-    )  # fmt: skip
-    return out
-
-
-def _pair(value: Any) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * 2 if len(values) == 1 else values

@@ -132,6 +132,10 @@ class Constants:
     def __contains__(self, buffer: Buffer) -> bool:
         return buffer in self._values
 
+    def of(self, buffer: Buffer) -> Tensor:
+        """The value that a buffer holds."""
+        return self._values[buffer]
+
     def outside(self, buffer: Buffer, entries: int) -> bool:
         """Whether a constant holds anything but numbers of so many entries."""
         values = self._values[buffer]

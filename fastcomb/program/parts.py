@@ -1,0 +1,180 @@
+"""A Program in stretches that run in different ways, one after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from fastcomb.program.ir import Dimension, Node, Program, Value
+
+_SIZES = ("size", "size_arithmetic")
+#: After the names of values that are handed over with their samples moved to the front.
+MOVED = "_samples_first"
+_COUNT = re.compile(r"(?:(\d+)\*)?N")
+
+
+class Stretch(NamedTuple):
+    """Successive operations that run in one way.
+
+    Attributes:
+        program: its inputs are network inputs or results of earlier stretches, samples first; it returns a
+            list of values, the last stretch the network's own result.
+        apart: whether these are the operations that were set apart.
+    """
+
+    program: Program
+    apart: bool
+
+
+class Uncut(ValueError):
+    """A value that cannot be handed from one stretch to the next; the message says which."""
+
+
+def stretches(program: Program, apart: Collection[str]) -> list[Stretch]:
+    """The Program in as few stretches as its order allows, those of some nodes by themselves.
+
+    Args:
+        program: the network, whose inputs have their samples first.
+        apart: names of nodes to be run in another way.
+
+    Raises:
+        Uncut: a value between two stretches mixes samples with another dimension.
+    """
+    levels = _levels(program, apart)
+    shapes = program.value_shapes
+    last = max((levels.get(name, 0) for name in program.returned), default=0)
+    result = []
+    for level in range(last + 1):
+        own = {node.name: node for node in program if levels.get(node.name) == level}
+        read = {value for node in own.values() for value in node.values if value in levels}
+        given = [name for name in shapes if name in read - own.keys()]
+        later = {value for node in program if levels.get(node.name, 0) > level for value in node.values}
+        wanted = [name for name in own if name in later or name in program.returned]
+        if not wanted:
+            continue
+        output: Any = program.output if level == last else [Value(name) for name in wanted]
+        given = given or list(program.inputs)[:1]  # whose samples are counted
+        made = part(program, wanted, {name: shapes[name] for name in given}, output)
+        result.append(Stretch(_samples_first(made, level == last, set(program.inputs)), level % 2 == 1))
+    return result
+
+
+def _levels(program: Program, apart: Collection[str]) -> dict[str, int]:
+    """Number of the stretch that each value with samples is in; those set apart have odd numbers.
+
+    What is made of weights and constants alone has none: every stretch that reads it makes it.
+    """
+    levels = dict.fromkeys(program.inputs, 0)
+    drawn: set[str] = set()  # what is set apart of weights alone, and lists; who reads them is apart too
+    for node in program:
+        odd = node.name in apart or bool(drawn.intersection(node.values))
+        before = [levels[name] for name in node.values if name in levels]
+        if node.op in _SIZES or not before:
+            drawn.update([node.name] if odd else [])
+            continue
+        levels[node.name] = max(before) + (max(before) % 2 != odd)
+        if odd and not node.dtype:
+            drawn.add(node.name)
+    return levels
+
+
+def _samples_first(program: Program, last: bool, inputs: Collection[str]) -> Program:
+    """With values handed over that have samples first, under another name where they were elsewhere."""
+    before, after, renamed = [], [], {}
+    given: dict[str, tuple[Dimension, ...]] = {}
+    for name, shape in program.inputs.items():
+        dim = _samples_of(name, shape)
+        if dim == 0 or name in inputs:
+            given[name] = shape
+            continue
+        moved = [dim, *(d for d in range(len(shape)) if d != dim)]
+        given[_first(name)] = tuple(shape[d] for d in moved)
+        back = [moved.index(d) for d in range(len(shape))]
+        before.append(_permuted(name, _first(name), back, shape))
+    shapes = program.value_shapes
+    for name in () if last else program.returned:
+        shape = shapes[name]
+        dim = _samples_of(name, shape)
+        if dim:
+            moved = [dim, *(d for d in range(len(shape)) if d != dim)]
+            after.append(_permuted(_first(name), name, moved, tuple(shape[d] for d in moved)))
+            renamed[name] = Value(_first(name))
+    output = program.output
+    if renamed:
+        output = [renamed.get(name, Value(name)) for name in program.returned]
+    if not before and not after:
+        return program
+    source = next(iter(given))
+    nodes = [counting(node, source) if node.op == "size" else node for node in program.nodes]
+    return dataclasses.replace(program, inputs=given, nodes=(*before, *nodes, *after), output=output)
+
+
+def _first(name: str) -> str:
+    return f"{name}{MOVED}"
+
+
+def _samples_of(name: str, shape: Sequence[Dimension]) -> int:
+    """The dimension of a value's samples."""
+    places = [d for d, size in enumerate(shape) if isinstance(size, str)]
+    if len(places) != 1 or shape[places[0]] != "N":
+        raise Uncut(f"the value {name!r} of shape {'×'.join(map(str, shape))} between two stretches")
+    return places[0]
+
+
+def _permuted(name: str, source: str, dims: list[int], shape: tuple[Dimension, ...]) -> Node:
+    arguments = {"self": Value(source), "dims": dims}
+    return Node(name, "permute", torch.ops.aten.permute.default, arguments, shape, "")
+
+
+def part(
+    program: Program, names: Sequence[str], inputs: Mapping[str, tuple[Dimension, ...]], output: Any
+) -> Program:
+    """What computes some values from others; numbers of samples are read off the first of those.
+
+    Args:
+        program: the network.
+        names: of the values.
+        inputs: names and shapes of what the part is given, samples first.
+        output: what it returns, a tree of :class:`Value`.
+    """
+    source, shapes = next(iter(inputs)), program.value_shapes
+    needed, kept = set(names), list[Node]()
+    for node in reversed(program.nodes):
+        if node.name not in needed or node.name in inputs:
+            continue
+        if node.op == "size":
+            kept += reversed(_size(node, source, shapes))
+        else:
+            kept.append(node)
+            needed.update(node.values)
+    used = {weight.name for node in kept for weight in node.weights}
+    constants = {name: value for name, value in program.constants.items() if name in used}
+    return dataclasses.replace(
+        program, inputs=dict(inputs), nodes=tuple(reversed(kept)), output=output, constants=constants
+    )
+
+
+def _size(node: Node, source: str, shapes: Mapping[str, tuple[Dimension, ...]]) -> list[Node]:
+    """A size as a multiple of the number of samples of ``source``."""
+    size = str(shapes[node.arguments["self"].name][node.arguments["dim"]])
+    match = _COUNT.fullmatch(size)
+    if match is None:
+        raise Uncut(f"a dimension of {size} entries")
+    count = counting(node, source)
+    if match[1] is None:
+        return [count]
+    name = f"{node.name}_samples"
+    factor = dataclasses.replace(
+        node, op="size_arithmetic", target=operator.mul, arguments={"0": Value(name), "1": int(match[1])}
+    )
+    return [dataclasses.replace(count, name=name), factor]
+
+
+def counting(node: Node, source: str) -> Node:
+    """A node that yields the number of samples of ``source``."""
+    return dataclasses.replace(node, arguments={"self": Value(source), "dim": 0})

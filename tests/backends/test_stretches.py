@@ -1,0 +1,234 @@
+"""Networks that the compiled engine runs in parts: work on inputs alone, operations that torch runs."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+import fastcomb as fc
+from fastcomb.backends.batch_norm import Normalisation
+from fastcomb.backends.native import Native
+from fastcomb.utils.inputs import Inputs
+
+DTYPES = {torch.float32: 1e-5, torch.bfloat16: 0.05}
+
+
+class Sorted(nn.Module):
+    """An operation without a kernel between layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 40), nn.Linear(40, 3)
+
+    def forward(self, x):
+        return self.two(self.one(x).sort(1).values)
+
+
+class SortedLast(Sorted):
+    def forward(self, x):
+        return self.two(self.one(x).relu()).sort(1).values
+
+
+class SortedTwice(Sorted):
+    """Two such operations, the second of several values, and a value that skips both."""
+
+    def forward(self, x):
+        hidden = self.one(x)
+        low, order = hidden.sort(1)
+        again = torch.gather(hidden.relu(), 1, order) + low
+        return self.two(torch.cat([again[:, :20].sort(1).values, hidden[:, 20:]], 1) * again)
+
+
+class SortedTokens(Sorted):
+    """A value that is handed over has its samples second."""
+
+    def forward(self, x):
+        tokens = x.unflatten(1, (3, 2)).repeat_interleave(3, 2).transpose(0, 1)
+        return self.two(self.one(tokens).sort(2).values.mean(0))
+
+
+class SortedImages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.two(self.one(x).sort(1).values.relu()).mean((2, 3))
+
+
+class SortedWeights(Sorted):
+    """What torch runs is made of weights alone."""
+
+    def forward(self, x):
+        return self.two(F.linear(x.relu(), self.one.weight.sort(1).values, self.one.bias).relu())
+
+
+class Masked(nn.Module):
+    """Tokens and a mask, of which positions, lengths and weights of a mean are made before any weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(11, 8), nn.Embedding(7, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, ids, mask=None, scale=1.0):
+        if mask is None:
+            mask = torch.ones_like(ids)
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        hidden = self.tokens(ids) + self.places(places)
+        weights = mask.to(hidden.dtype) / mask.sum(1, keepdim=True)
+        return self.head((hidden * weights[:, :, None]).sum(1).relu()) * scale
+
+
+def images(samples):
+    return torch.randn(samples, 3, 5, 4)
+
+
+def rows(samples):
+    return torch.randn(samples, 6)
+
+
+def pair(make):
+    return make().eval(), make().eval()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("make", [Sorted, SortedLast, SortedTwice, SortedTokens, SortedImages, SortedWeights])
+def test_an_operation_without_a_kernel_costs_only_itself(make, dtype):
+    a, b = pair(make)
+    if dtype != torch.float32:
+        a, b = a.to(dtype), b.to(dtype)
+    draw = images if make is SortedImages else rows
+    x, y = draw(33), torch.randint(3, (33,))
+    with pytest.warns(fc.BackendNotice, match="sort"):
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=5, seed=3, progress=False)
+    assert sweep.backend == "native"
+    for i in range(5):
+        state = {name: value.to(dtype) for name, value in sweep.mixture[i].items()}
+        logits = functional_call(a, state, (x.to(dtype),)).float()
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=DTYPES[dtype])
+
+
+@pytest.mark.parametrize("samples", [1, 3, 63, 100])
+def test_results_do_not_depend_on_how_samples_and_combinations_are_cut(samples, monkeypatch):
+    a, b = pair(SortedTwice)
+    data = rows(samples), torch.randint(3, (samples,))
+    arguments = {"data": data, "n": 7, "backend": "native", "progress": False}
+    with pytest.warns(fc.BackendNotice):
+        whole = fc.evaluate(a, b, fc.Uniform(), **arguments)
+    monkeypatch.setattr("fastcomb.backends.native.engine._STRETCH_BYTES", 9000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fc.BackendNotice)  # with another share of the time
+        cut = fc.evaluate(a, b, fc.Uniform(), **arguments)
+    np.testing.assert_allclose(cut.loss, whole.loss, rtol=1e-6)
+    assert np.array_equal(cut.accuracy, whole.accuracy)
+
+
+def test_samples_that_meet_in_an_operation_without_a_kernel_are_not_divided():
+    class Ranks(Sorted):
+        def forward(self, x):
+            return self.two(self.one(x).sort(0).values)
+
+    a, b = pair(Ranks)
+    x, y = rows(600), torch.randint(3, (600,))
+    with pytest.warns(fc.BackendNotice, match="influence one another"):
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, progress=False)
+    logits = functional_call(a, sweep.mixture[1], (x,))
+    assert sweep.loss[1] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
+def structured(samples):
+    ids, mask = torch.randint(11, (samples, 7)), torch.ones(samples, 7, dtype=torch.int64)
+    for row in range(samples):
+        mask[row, 7 - row % 6 :] = 0
+    return Inputs((ids,), {"mask": mask, "scale": 0.5})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("samples", [1, 2, 3, 63, 100])
+def test_what_depends_on_inputs_alone_is_computed_once(samples, dtype):
+    a, b = pair(Masked)
+    mix = fc.Mixture(a, b, fc.Uniform())
+    x = structured(samples)
+    normalisation = Normalisation.choose(a, mix, None, None, None)
+    engine = Native(mix, a, x, dtype=dtype, normalisation=normalisation)
+    engine.check(a, x)
+    assert not {"cumsum", "clamp"}.intersection(str(node.target) for node in engine._rest)
+    outputs = engine.outputs(engine.prepare(mix.index_tensor(range(3))), x)
+    for k in range(3):
+        expected = functional_call(a, mix[k], x.args, x.kwargs)
+        torch.testing.assert_close(outputs[k], expected, rtol=DTYPES[dtype], atol=DTYPES[dtype])
+
+
+def test_inputs_that_meet_before_any_weight_are_refused():
+    class Centred(Masked):
+        def forward(self, ids, mask=None, scale=1.0):
+            unusual = (mask.float() - mask.float().mean(0)).abs() > 0.4
+            return super().forward(ids, unusual.long(), scale)
+
+    a, b = pair(Centred)
+    mix = fc.Mixture(a, b, fc.Uniform())
+    x = structured(6)
+    outputs = mix.functional_call(a, range(2), *x.args, **x.kwargs)
+    expected = functional_call(a, mix[1], x.args, x.kwargs)
+    torch.testing.assert_close(outputs[1], expected)
+
+
+def test_a_program_of_several_inputs_says_what_it_reads():
+    x = structured(2)
+    program = fc.capture(Masked().eval(), *x.args, **x.kwargs)
+    assert list(program.inputs) == ["ids", "mask"]
+    assert all(shape == ("N", 7) for shape in program.inputs.values())
+    model = Masked().eval()
+    program = fc.capture(model, *x.args, **x.kwargs)
+    state = dict(model.named_parameters())
+    torch.testing.assert_close(program.run(state, x.args[0], x.kwargs["mask"]), model(*x.args, **x.kwargs))
+
+
+def test_what_depends_on_shapes_alone_becomes_a_constant():
+    class Causal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.places, self.head = nn.Embedding(9, 4), nn.Embedding(6, 4), nn.Linear(4, 2)
+
+        def forward(self, ids):
+            places = torch.arange(ids.shape[1]).expand(ids.shape)
+            hidden = self.tokens(ids) + self.places(places)
+            mask = torch.full((ids.shape[1],) * 2, -1e4).triu(1).to(hidden.dtype)
+            mask = mask[None].expand(ids.shape[0], -1, -1)
+            scores = (hidden[:, :, None] * hidden[:, None]).sum(-1) + mask
+            return self.head((scores.softmax(-1)[..., None] * hidden[:, None]).sum(2).mean(1))
+
+    a, b = pair(Causal)
+    ids, y = torch.randint(9, (40, 6)), torch.randint(2, (40,))
+    program = fc.capture(a, ids)
+    assert not program.unknown
+    assert not {"arange", "full", "triu"} & {str(node.target).split(".")[1] for node in program}
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=(ids, y), n=4, backend="native", progress=False)
+    for i in range(4):
+        logits = functional_call(a, sweep.mixture[i], (ids,))
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("both", [False, True])
+def test_recurrent_layers_run_on_the_engine(kind, both):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = kind(5, 7, num_layers=2, bidirectional=both, batch_first=True)
+            self.head = nn.Linear(7 * (1 + both), 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x)[0].mean(1))
+
+    a, b = pair(Recurrent)
+    x, y = torch.randn(37, 6, 5), torch.randint(3, (37,))
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
+    for i in range(3):
+        logits = functional_call(a, sweep.mixture[i], (x,))
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
