@@ -107,8 +107,6 @@ class Mixture(mixing.Mixture):
     ) -> Native:
         """An engine for calls on inputs like x: the last one where it serves."""
         mark = fingerprint(model, values=True)
-        if isinstance(x, Inputs):
-            raise Unsupported("several inputs")
         built = tuple((t.shape[1:], t.dtype) for t in leaves(x)), structure(x[:0])
         key = (mark, *built, output, normalisation.choice, normalisation.buffers)
         cached = _ENGINES.get(self)

@@ -15,7 +15,7 @@ from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.kernels import triton
 from fastcomb.mixing import Mixture
-from fastcomb.utils.inputs import Inputs, Samples
+from fastcomb.utils.inputs import Samples
 from fastcomb.utils.notice import notify
 
 __all__ = [
@@ -81,8 +81,6 @@ def start(
     reason = ""
     for kind in _candidates(name, mixture.device, dtype):
         try:
-            if isinstance(x, Inputs):
-                raise Unsupported("several inputs")
             backend = kind(mixture, model, x, dtype=dtype, normalisation=normalisation)
             output = backend.check(model, x)
             return Started(backend, output, backend.plan(samples, in_memory=in_memory), False)
