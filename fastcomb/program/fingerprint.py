@@ -121,7 +121,7 @@ class _Writer:
         if self._again(kind):
             return
         for base in kind.__mro__:
-            if base.__module__.partition(".")[0] in ("torch", "builtins"):
+            if base.__module__.partition(".")[0] in _LIBRARIES:
                 forward = vars(base).get("forward")
                 if isinstance(forward, types.FunctionType):
                     self.code(forward.__code__)
