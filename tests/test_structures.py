@@ -19,7 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 import fastcomb as fc
 from fastcomb.cli.commands import run as main
-from fastcomb.utils.inputs import structure
+from fastcomb.program import private_copy
+from fastcomb.program.cache import captured
+from fastcomb.program.choose import choose
+from fastcomb.utils.inputs import Inputs, structure
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
 
@@ -92,7 +95,8 @@ class Merged(nn.Module):
         self.make = make
 
     def forward(self, a, more, scale=None, *, flip=False):
-        assert scale is None
+        if scale is not None:
+            raise TypeError("scale is None here")
         h = torch.tanh(self.left(a) - self.right(more["b"]) if flip else self.left(a) + self.right(more["b"]))
         return self.make(self.out(h), h)
 
@@ -148,6 +152,9 @@ def forms(ids, mask, y):
             lambda i: {"y": y[i], "input_ids": ids[i], "attention_mask": mask[i]}, count
         ),
         "data set of pairs": Items(lambda i: ((ids[i], mask[i]), y[i]), count),
+        "list of dicts": [
+            {"input_ids": i, "attention_mask": m, "label": c} for i, m, c in zip(ids, mask, y, strict=True)
+        ],
         "rows of numbers": Rows(
             lambda i: {
                 "input_ids": ids[i].tolist(),
@@ -282,6 +289,13 @@ class TestData:
         assert (shown if isinstance(other, tuple) else "[3, ") in str(caught.value)
         assert "pad to one length" in str(caught.value)
 
+    def test_samples_of_different_lengths(self, texts):
+        a, b, ids, _, y = texts
+        items = Rows(lambda i: {"input_ids": ids[i, : 3 + i % 2], "labels": y[i]}, 41)
+        for data in (items, DataLoader(items, batch_size=3)):
+            with pytest.raises(ValueError, match=r"different shapes and make no batch .*\[3\].* pad texts"):
+                fc.evaluate(a, b, fc.Uniform(), data=data, n=2)
+
     def test_runs_know_their_inputs(self, texts, tmp_path):
         a, b, ids, mask, y = texts
         data = {"input_ids": ids, "attention_mask": mask, "labels": y}
@@ -344,6 +358,14 @@ def test_outputs_are_found_or_chosen(make, output):
 
 
 class TestOutputs:
+    def test_programs_of_chosen_outputs_are_kept(self):
+        """Networks built alike are captured once, however many hooks torch has counted in between."""
+        nets = [Merged(dict_of) for _ in range(2)]
+        x = Inputs((torch.randn(5, 4), {"b": torch.randn(5, 5)}))
+        one, other = (captured(choose(private_copy(net).eval(), x, "a"), x) for net in nets)
+        assert one is other
+        assert captured(choose(private_copy(nets[0]).eval(), x, "b"), x) is not one
+
     @pytest.mark.parametrize(
         ("output", "error", "message"),
         [
@@ -404,6 +426,10 @@ class TestOutputs:
         assert torch.allclose(logits[0], plain.logits, atol=1e-5)
         with pytest.raises(ValueError, match="not there"):
             mix.functional_call(a, 4, ids, output="nothing")
+
+
+def dict_of(out, aux):
+    return {"a": out, "b": aux}
 
 
 class Normed(nn.Module):

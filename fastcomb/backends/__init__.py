@@ -15,7 +15,7 @@ from fastcomb.backends.native import Native
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.kernels import triton
 from fastcomb.mixing import Mixture
-from fastcomb.utils.inputs import Inputs, Samples
+from fastcomb.utils.inputs import Samples
 from fastcomb.utils.notice import notify
 
 __all__ = [

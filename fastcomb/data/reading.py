@@ -53,8 +53,8 @@ class Reader:
     """Yields batches, as often as it is iterated over.
 
     Args:
-        source: inputs, ``(x, y)`` (tensors, arrays or lists, or structures of them), a mapping, a Dataset or
-            a DataLoader.
+        source: inputs, ``(x, y)`` (tensors, arrays or lists, or structures of them), a mapping, a Dataset, a
+            list of samples that are mappings, or a DataLoader.
         name: of the argument, for errors.
         pairs: whether targets are needed.
 
@@ -69,9 +69,10 @@ class Reader:
         self.name, self._pairs, self._held = name, pairs, None
         self.loader: DataLoader[Any] | None = None
         alone = isinstance(source, (Tensor, np.ndarray, Inputs)) and not pairs
+        rows = isinstance(source, list) and len(source) > 0 and all(isinstance(o, Mapping) for o in source)
         if isinstance(source, DataLoader):
             self.loader = source
-        elif isinstance(source, Dataset):
+        elif isinstance(source, Dataset) or rows:
             self.loader = _loader(source)
         elif alone or isinstance(source, (tuple, list, Mapping)):
             self._held = self._batch((source,) if alone else source)
@@ -93,11 +94,28 @@ class Reader:
         if self._held is not None:
             yield self._held
         first: Batch | None = None
-        for number, batch in enumerate(() if self.loader is None else self.loader):
+        for number, batch in enumerate(() if self.loader is None else self._loaded(self.loader)):
             read = self._batch(batch)
             first = first or read
             self._check_alike(first, read, number)
             yield read
+
+    def _loaded(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """What a loader yields; raises ValueError where it cannot make a batch of its samples."""
+        batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "equal size" not in str(error):  # what torch says of samples of different shapes
+                    raise
+                raise ValueError(
+                    f"samples of {self.name} have different shapes and make no batch ({error}); pad texts to "
+                    "one length, the same in all batches"
+                ) from error
+            yield batch
 
     def _batch(self, batch: Any) -> Batch:
         """One batch as tensors, class numbers as int64.

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastcomb.program.choose import Choose, Tensors
+
 _DEEPEST = 16
 _PLAIN = (
     type(None),
@@ -119,7 +121,7 @@ class _Writer:
         if self._again(kind):
             return
         for base in kind.__mro__:
-            if base.__module__.partition(".")[0] in ("torch", "builtins"):
+            if base.__module__.partition(".")[0] in _LIBRARIES:
                 forward = vars(base).get("forward")
                 if isinstance(forward, types.FunctionType):
                     self.code(forward.__code__)
@@ -226,6 +228,9 @@ class _Writer:
             deeper((value.func, value.args, value.keywords))
         elif isinstance(value, type):
             self.type(value)
+        elif isinstance(value, (Choose, Tensors)):  # our own, whose code stays as it is
+            self.put(type(value).__qualname__)
+            deeper(vars(value))
         elif isinstance(value, types.ModuleType | types.BuiltinFunctionType | logging.Logger):
             self.put(getattr(value, "__name__", ""))
         elif isinstance(value, nn.Module):
