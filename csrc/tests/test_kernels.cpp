@@ -214,7 +214,20 @@ void lookups(const Kernels& k) {
   const auto x = random_values(6, 15);  // [2, 3]
   const int64_t numbers[] = {2, 0, 3};
   std::vector<float> out(6);
-  k.take(Take{numbers, x.data(), out.data(), 3, 3, 1, 1, 1, 0, 0, 0, {1, 1, 1, 1, 1, 2}, {0, 0, 0, 0, 0, 3}, {0, 0, 0, 0, 0, 3}},
+  k.take(Take{numbers,
+              x.data(),
+              out.data(),
+              3,
+              3,
+              1,
+              1,
+              1,
+              0,
+              0,
+              0,
+              {1, 1, 1, 1, 1, 2},
+              {0, 0, 0, 0, 0, 3},
+              {0, 0, 0, 0, 0, 3}},
          kFloat32);
   for (int r = 0; r < 2; ++r)
     check(out[r * 3] == x[r * 3 + 2] && out[r * 3 + 1] == x[r * 3] && out[r * 3 + 2] != out[r * 3 + 2], "take");
