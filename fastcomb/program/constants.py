@@ -42,26 +42,29 @@ def folded_constants(program: Program, known: Mapping[str, Tensor] | None = None
     constants: dict[str, Tensor] = {}
     literals: dict[str, Any] = {}
     replaced: dict[str, list[Node]] = {}
-    for node in program:
+    for node in reversed(program.nodes):
         if node.name not in fixed or node.name not in read:
             continue
         one, other = several[node.name], fewer[node.name]
-        if isinstance(one, Tensor) and isinstance(other, Tensor):
-            nodes = _constant(program, node, one, other, constants)
-            if nodes is not None:
-                replaced[node.name] = nodes
-        elif isinstance(one, (int, float, bool)) and type(one) is type(other) and one == other:
+        if isinstance(one, (int, float, bool)) and type(one) is type(other) and one == other:
             literals[node.name] = one
+            continue
+        tensors = isinstance(one, Tensor) and isinstance(other, Tensor)
+        nodes = _constant(program, node, one, other, constants) if tensors else None
+        if nodes is None:  # it stays, and reads what it read
+            read.update(node.values)
+        else:
+            replaced[node.name] = nodes
 
     def substituted(argument: Any) -> Any:
         return tree_map(
             lambda leaf: literals.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf, argument
         )
 
-    nodes = []
+    kept_nodes = []
     for node in program:
-        nodes += replaced.get(node.name, [node] if node.name not in literals else [])
-    nodes = [dataclasses.replace(node, arguments=substituted(dict(node.arguments))) for node in nodes]
+        kept_nodes += replaced.get(node.name, [node] if node.name not in literals else [])
+    nodes = [dataclasses.replace(node, arguments=substituted(dict(node.arguments))) for node in kept_nodes]
     shapes = {**program.shapes, **{name: tuple(value.shape) for name, value in constants.items()}}
     kept = {**program.constants, **constants}
     program = dataclasses.replace(program, nodes=tuple(nodes), shapes=shapes, constants=kept)

@@ -7,7 +7,6 @@ that leave room for the padding of the convolutions that read them.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -603,17 +602,9 @@ def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any
     values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
     try:
         for node in program:
-            values[node.name] = program.apply(_reshaping(node), state, values)
+            values[node.name] = program.apply(node, state, values)
     except RuntimeError as error:
         raise Unsupported(f"a network that torch cannot trace ({str(error).splitlines()[0]})") from error
     if any(isinstance(value, Tensor) and not value.numel() for value in values.values()):
         raise Unsupported("values without entries")
     return values
-
-
-def _reshaping(node: Node) -> Node:
-    """A view as a reshape, since values may lie otherwise here than torch's own."""
-    if node.target not in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
-        return node
-    arguments = {"self": node.arguments["self"], "shape": node.arguments["size"]}
-    return dataclasses.replace(node, target=torch.ops.aten.reshape.default, arguments=arguments)
