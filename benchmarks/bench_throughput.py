@@ -15,7 +15,7 @@ from benchmarks.workloads import DTYPES, WORKLOADS
 @pytest.mark.parametrize("contender", CONTENDERS)
 @pytest.mark.filterwarnings("ignore")
 def test_throughput(benchmark: Any, workload: str, dtype: str, contender: str) -> None:
-    if not available(contender):
+    if not available(contender, WORKLOADS[workload]):
         pytest.skip(f"{contender} is not installed")
     call = CONTENDERS[contender](WORKLOADS[workload], DTYPES[dtype])
     benchmark.group = f"{workload} {dtype}"

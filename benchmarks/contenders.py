@@ -7,6 +7,7 @@ mean losses. BatchNorm keeps the first network's statistics everywhere.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ class _Torch:
         self.delta = {n: p.detach() - self.a[n] for n, p in b.named_parameters()}
         self.model = a.to(dtype)
         x, y = workload.data()
-        self.x, self.y = x.to(device, dtype), y.to(device)
+        self.x, self.y = x.to(device, dtype if x.is_floating_point() else None), y.to(device)
 
     def mixed(self, *leading: int) -> dict[str, Tensor]:
         return {
@@ -189,8 +190,8 @@ def mean_loss(result: Any) -> float:
     return float(np.mean(np.asarray(result[0] if isinstance(result, tuple) else result)))
 
 
-def available(name: str) -> bool:
-    """Whether a contender's package is installed."""
-    import importlib.util
-
-    return not name.startswith("jax") or importlib.util.find_spec("jax") is not None
+def available(name: str, workload: Workload) -> bool:
+    """Whether a contender can run a workload: JAX knows few operations, and LSTMs have no rule for vmap."""
+    if name.startswith("jax"):
+        return importlib.util.find_spec("jax") is not None and workload.name.startswith("W")
+    return (name, workload.name) != ("torch vmap", "lstm")

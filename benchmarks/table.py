@@ -25,7 +25,7 @@ from tqdm import tqdm
 import fastcomb as fc
 from benchmarks.contenders import CONTENDERS, PEERS, available, combinations, mean_loss
 from benchmarks.gemm import peak
-from benchmarks.workloads import DTYPES, WORKLOADS
+from benchmarks.workloads import DTYPES, WORKLOADS, installed
 
 
 def cpu() -> str:
@@ -76,17 +76,19 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
 
-    names = [name for name in options.contenders if available(name)]
-    for name in set(options.contenders) - set(names):
-        print(f"{name} left out: package not installed", file=sys.stderr)
+    missing = {name for name in options.workloads if not installed(WORKLOADS[name])}
+    for name in missing:
+        print(f"{name} left out: {WORKLOADS[name].package} is not installed", file=sys.stderr)
+    workloads = [name for name in options.workloads if name not in missing]
     ceilings = {dtype: peak(DTYPES[dtype]) for dtype in options.dtypes}
     rows = []
     for dtype in options.dtypes:
-        for workload in tqdm(options.workloads, desc=dtype, disable=None):
+        for workload in tqdm(workloads, desc=dtype, disable=None):
+            names = [name for name in options.contenders if available(name, WORKLOADS[workload])]
             rows += measure(workload, dtype, options.rounds, names)
 
     versions = {"torch": torch.__version__, "fastcomb": fc.__version__, "python": platform.python_version()}
-    if any(name.startswith("jax") for name in names):
+    if any(row["contender"].startswith("jax") for row in rows):
         import jax
 
         versions["jax"] = jax.__version__

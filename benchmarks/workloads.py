@@ -5,6 +5,7 @@ Weights and samples are random: speed does not depend on their values.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import networks
 from fastcomb.models import MLP, ResNet20, Tiny10
+
+HUB = "transformers"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class Workload:
     combinations: int
     #: combinations that the stacking peers hold at a time
     stacked: int
+    #: of the tokens that the inputs are; 0 for numbers
+    words: int = 0
+    #: package that the network is from
+    package: str = ""
 
     def pair(self) -> tuple[nn.Module, nn.Module]:
         torch.manual_seed(0)
@@ -34,7 +42,10 @@ class Workload:
 
     def data(self) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(self.samples, *self.shape, generator=generator)
+        if self.words:
+            x = torch.randint(1, self.words, (self.samples, *self.shape), generator=generator)
+        else:
+            x = torch.randn(self.samples, *self.shape, generator=generator)
         return x, torch.randint(0, 10, (self.samples,), generator=generator)
 
     def flops(self) -> int:
@@ -57,6 +68,14 @@ WORKLOADS = {
         Workload("W2-1000", _mlp(784, 512, 512, 512, 10), (784,), 1000, 8, 4),
         Workload("W3", Tiny10, (3, 32, 32), 250, 4, 2),
         Workload("W4", ResNet20, (3, 32, 32), 250, 2, 2),
+        *(
+            Workload(name, networks.hugging_face(name), (networks.TOKENS,), 64, 2, 2, networks.WORDS, HUB)
+            for name in ("bert", "gpt2", "llama")
+        ),
+        Workload("vit", networks.hugging_face("vit"), (3, 32, 32), 64, 2, 2, package=HUB),
+        Workload("lstm", networks.Recurrent, (32, 64), 64, 16, 4),
+        Workload("conv1d", networks.conv1d, (16, 128), 64, 8, 4),
+        Workload("unet", networks.UNet, (3, 32, 32), 32, 4, 2),
     )
 }
 #: On GPUs: more combinations at a time.
@@ -73,3 +92,8 @@ GPU_WORKLOADS = {
     )
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def installed(workload: Workload) -> bool:
+    """Whether the package that a network is from is there."""
+    return not workload.package or importlib.util.find_spec(workload.package) is not None

@@ -27,6 +27,11 @@ from fastcomb.utils.dtypes import dtype_name, narrowed
 
 _SHAPES = {"reshape", "flatten", "unflatten"}
 _SIZES = {"size", "size_arithmetic"}
+#: Operations that read images with the channels innermost.
+_IMAGE_READERS = {
+    "conv2d", "conv_transpose2d", "batch_norm", "group_norm", "instance_norm", "max_pool2d", "avg_pool2d",
+    "adaptive_avg_pool2d", "adaptive_max_pool2d",
+}  # fmt: skip
 #: Operations whose results have the channels innermost, though they are the second dimension.
 _IMAGES = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "batch_norm"}
 
@@ -408,20 +413,21 @@ class Lowering:
             raise Unsupported(f"inputs of {x.dtype}")
         readers = {node.op for node in self.program.readers[name]}
         shape = (self.samples, *x.shape[1:])
-        if x.ndim == 4 and readers & {"conv2d", "batch_norm", "max_pool2d", "avg_pool2d", "group_norm"}:
+        if x.ndim == 4 and readers & _IMAGE_READERS:
             wide = x.shape[1] + (x.shape[1] % 2 if self.dtype == torch.bfloat16 else 0)
             pad = self.shared.pads.get(name, (0, 0))
             meta = images(shape, kind, pad, wide)
             count = self.samples * (shape[2] + 2 * pad[0]) * (shape[3] + 2 * pad[1]) * wide
             self.shared.prepare[number] = lambda x: prepared_images(x, pad, wide)
+            image = True
         else:
-            pad, meta = (0, 0), torch.empty(shape, dtype=kind, device="meta")
+            image, pad, meta = False, (0, 0), torch.empty(shape, dtype=kind, device="meta")
             count = meta.numel()
             self.shared.prepare[number] = lambda x: x.to(kind).contiguous()
         each = int(count // self.samples * kind.itemsize)
         buffer = Buffer(count, kind, Space.INPUT, 0, each * self.step, pad=pad, which=number)
         self.inputs.append(dtype_name(kind))
-        self.values[name] = Value(buffer, meta, name, whole=meta.ndim == 4 and meta.stride(1) == 1)
+        self.values[name] = Value(buffer, meta, name, whole=image)
 
     def vector(self, weight: Any) -> Buffer | None:
         """A vector as float32 values for the end of another instruction."""
