@@ -207,6 +207,35 @@ static void choose_as(const fastcomb::Choose& c) {
           }
 }
 
+FASTCOMB_INLINE bool compared(int function, int64_t x, int64_t y) {
+  using namespace fastcomb;
+  switch (function) {
+    case kEq: return x == y;
+    case kNe: return x != y;
+    case kLt: return x < y;
+    case kLe: return x <= y;
+    case kGt: return x > y;
+    default: return x >= y;
+  }
+}
+
+template <class T>
+static void integers_as(const fastcomb::Integers& c) {
+  const int64_t *n = c.size, *xs = c.x_stride, *ys = c.y_stride, *os = c.out_stride;
+  for (int64_t i0 = 0; i0 < n[0]; ++i0)
+    for (int64_t i1 = 0; i1 < n[1]; ++i1)
+      for (int64_t i2 = 0; i2 < n[2]; ++i2)
+        for (int64_t i3 = 0; i3 < n[3]; ++i3)
+          for (int64_t i4 = 0; i4 < n[4]; ++i4)
+            for (int64_t i5 = 0; i5 < n[5]; ++i5) {
+              const auto at = [&](const int64_t* s) {
+                return i0 * s[0] + i1 * s[1] + i2 * s[2] + i3 * s[3] + i4 * s[4] + i5 * s[5];
+              };
+              const int64_t x = c.x[at(xs)];
+              assign((T*)c.out + at(os), c.y ? (float)compared(c.function, x, c.y[at(ys)]) : (float)x);
+            }
+}
+
 template <class T>
 static void cumsum_as(const fastcomb::Cumsum& c) {
   const Elementwise lines{c.size, c.x, nullptr, c.out, c.x_stride, kNoStride, c.out_stride};
@@ -291,6 +320,9 @@ static void binary(const fastcomb::Binary& b, int dtype) {
 }
 static void choose(const fastcomb::Choose& c, int dtype) {
   dtype == fastcomb::kFloat32 ? choose_as<float>(c) : choose_as<bf16>(c);
+}
+static void integers(const fastcomb::Integers& c, int dtype) {
+  dtype == fastcomb::kFloat32 ? integers_as<float>(c) : integers_as<bf16>(c);
 }
 static void cumsum(const fastcomb::Cumsum& c, int dtype) {
   dtype == fastcomb::kFloat32 ? cumsum_as<float>(c) : cumsum_as<bf16>(c);

@@ -15,6 +15,7 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
     case kMatmulOp: return k_->matmul(read_matmul(i, at), i.dtype);
     case kUnaryOp: return k_->unary(read_unary(i, at), i.dtype);
     case kBinaryOp: return k_->binary(read_binary(i, at), i.dtype);
+    case kIntegersOp: return k_->integers(read_integers(i, at), i.dtype);
     case kChooseOp: return k_->choose(read_choose(i, at), i.dtype);
     case kAffineOp: return k_->affine(read_affine(i, at), i.dtype);
     case kConvertOp: return k_->convert(read_convert(i, at));

@@ -78,6 +78,7 @@ struct Kernels {
   void (*matmul)(const Matmul&, int dtype);
   void (*unary)(const Unary&, int dtype);
   void (*binary)(const Binary&, int dtype);
+  void (*integers)(const Integers&, int dtype);
   void (*choose)(const Choose&, int dtype);
   void (*affine)(const Affine&, int dtype);
   void (*convert)(const Convert&);

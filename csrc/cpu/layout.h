@@ -43,11 +43,12 @@ template <class T>
 static void take_as(const fastcomb::Take& t) {
   const Elementwise lines{t.size, t.x, nullptr, t.out, t.x_stride, kNoStride, t.out_stride};
   const int64_t n = t.size[5], xs = t.x_stride[5], os = t.out_stride[5];
-  for (int64_t j = 0; j < t.count; ++j) {
-    const int64_t number = t.indices[j];
+  for (int64_t k = 0; k < t.batch * t.count; ++k) {
+    const int64_t b = k / t.count, j = k % t.count, given = t.indices[b * t.index_batch + j];
+    const int64_t number = given < 0 ? given + t.entries : given;
     const bool known = number >= 0 && number < t.entries;
     for_runs<T>(lines, [&](const T* x, const T*, T* out) {
-      x += known ? number * t.x_entry : 0, out += j * t.out_entry;
+      x += b * t.x_batch + (known ? number * t.x_entry : 0), out += b * t.out_batch + j * t.out_entry;
       for (int64_t i = 0; i < n; i += W) {
         const int some = (int)smaller(W, n - i);
         put(out + i * os, os, known ? take(x + i * xs, xs, some) : set1(__builtin_nanf("")), some);

@@ -25,6 +25,7 @@ static constexpr fastcomb::Kernels table(const char* name) {
   k.matmul = matmul;
   k.unary = unary;
   k.binary = binary;
+  k.integers = integers;
   k.choose = choose;
   k.affine = affine;
   k.convert = convert;

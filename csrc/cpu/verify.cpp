@@ -132,6 +132,12 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
       strided(check, 1, b.size, b.y_stride, item);
       return strided(check, 2, b.size, b.out_stride, item);
     }
+    case kIntegersOp: {
+      const Integers c = read_integers(i, nowhere);
+      strided(check, 0, c.size, c.x_stride, 8);
+      strided(check, 1, c.size, c.y_stride, 8);
+      return strided(check, 2, c.size, c.out_stride, item);
+    }
     case kChooseOp: {
       const Choose c = read_choose(i, nowhere);
       strided(check, 0, c.size, c.condition_stride, item);
@@ -310,8 +316,9 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kTakeOp: {
       const Take t = read_take(i, nowhere);
-      check.touch(0, {}, t.count, 8);
-      const auto of = [&](size_t which, const int64_t* stride, Loop entry) {
+      product(i.op, {t.batch, t.count});
+      check.touch(0, {{t.batch, t.index_batch}}, t.count, 8);
+      const auto of = [&](size_t which, const int64_t* stride, Loop entry, int64_t step) {
         const int64_t* n = t.size;
         check.touch(which,
                     {{n[0], stride[0]},
@@ -320,11 +327,12 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
                      {n[3], stride[3]},
                      {n[4], stride[4]},
                      {n[5], stride[5]},
-                     entry},
+                     entry,
+                     {t.batch, step}},
                     1, item);
       };
-      of(1, t.x_stride, {t.entries, t.x_entry});
-      return of(2, t.out_stride, {t.count, t.out_entry});
+      of(1, t.x_stride, {t.entries, t.x_entry}, t.x_batch);
+      return of(2, t.out_stride, {t.count, t.out_entry}, t.out_batch);
     }
     case kFoldBatchNormOp: {
       const int64_t channels = read_fold_batch_norm(i, nowhere).channels;

@@ -150,6 +150,97 @@ void pool(const Kernels& k, int64_t channels) {
   }
 }
 
+// Products of matrices with any strides, and a matrix laid out as weights, which a product with 1s reads again.
+void products(const Kernels& k, int64_t rows, int64_t inner, int64_t columns) {
+  const auto x = random_values(rows * inner, 11), y = random_values(inner * columns, 12);
+  std::vector<float> out(rows * columns + 1, 77), scratch((inner + kPanel) * kPanel);
+  for (const bool turned : {false, true}) {
+    Product p{};
+    p.x = x.data(), p.y = y.data(), p.out = out.data(), p.rows = rows, p.inner = inner, p.columns = columns;
+    p.x_row = turned ? 1 : inner, p.x_inner = turned ? rows : 1;
+    p.y_inner = turned ? 1 : columns, p.y_column = turned ? inner : 1, p.out_row = columns;
+    for (int64_t& size : p.batch) size = 1;
+    k.product(p, kFloat32, scratch.data());
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) {
+        double sum = 0;
+        for (int64_t i = 0; i < inner; ++i)
+          sum += (double)x[r * p.x_row + i * p.x_inner] * y[i * p.y_inner + c * p.y_column];
+        check(close(out[r * columns + c], sum, 1e-4), "product " + std::to_string(inner));
+      }
+    check(out.back() == 77, "product writes beyond its rows");
+  }
+  const int64_t lanes = (columns + k.width - 1) / k.width * k.width, whole[] = {0};
+  std::vector<float> packed(lanes * inner), natural(inner * k.width + k.width), again(rows * columns);
+  k.arrange(Arrange{y.data(), packed.data(), true, columns, 1, inner, inner, columns, 1, whole}, kFloat32,
+            natural.data());
+  Matmul m{};
+  m.x = x.data(), m.weights = packed.data(), m.out = again.data(), m.batch = m.lines = 1, m.rows = rows;
+  m.in_row = inner, m.out_row = m.outputs = columns, m.run = inner, m.segments = 1, m.segment = whole;
+  k.matmul(m, kFloat32);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c) {
+      double sum = 0;
+      for (int64_t i = 0; i < inner; ++i) sum += (double)x[r * inner + i] * y[i * columns + c];
+      check(close(again[r * columns + c], sum, 1e-4), "arranged weights");
+    }
+}
+
+// The second of two queries sees no key.
+void attention(const Kernels& k, int64_t keys, int64_t width) {
+  const auto q = random_values(2 * width, 13), kv = random_values(keys * width, 14);
+  std::vector<float> mask(2 * keys, 0), out(2 * width);
+  for (int64_t j = 0; j < keys; j += 2) mask[j] = 1;
+  Attention a{};
+  a.q = q.data(), a.k = a.v = kv.data(), a.out = out.data(), a.mask = mask.data(), a.batch = a.heads = 1;
+  a.queries = 2, a.keys = keys, a.width = a.value_width = width, a.boolean = true, a.scale = 0.5f;
+  a.q_stride[2] = a.k_stride[2] = a.v_stride[2] = a.out_stride[2] = width;
+  a.mask_stride[2] = keys, a.mask_stride[3] = 1;
+  std::vector<float> scratch(attention_scratch(a));
+  k.attention(a, kFloat32, scratch.data());
+  std::vector<double> wanted(width);
+  double total = 0;
+  for (int64_t j = 0; j < keys; j += 2) {
+    double score = 0;
+    for (int64_t c = 0; c < width; ++c) score += (double)q[c] * kv[j * width + c];
+    total += exp(score / 2);
+    for (int64_t c = 0; c < width; ++c) wanted[c] += exp(score / 2) * kv[j * width + c];
+  }
+  for (int64_t c = 0; c < width; ++c)
+    check(close(out[c], wanted[c] / total, 1e-4) && out[width + c] == 0, "attention " + std::to_string(keys));
+}
+
+void lookups(const Kernels& k) {
+  const auto x = random_values(6, 15);  // [2, 3]
+  const int64_t numbers[] = {2, 0, 3};
+  std::vector<float> out(6);
+  k.take(Take{numbers,
+              x.data(),
+              out.data(),
+              3,
+              3,
+              1,
+              1,
+              1,
+              0,
+              0,
+              0,
+              {1, 1, 1, 1, 1, 2},
+              {0, 0, 0, 0, 0, 3},
+              {0, 0, 0, 0, 0, 3}},
+         kFloat32);
+  for (int r = 0; r < 2; ++r)
+    check(out[r * 3] == x[r * 3 + 2] && out[r * 3 + 1] == x[r * 3] && out[r * 3 + 2] != out[r * 3 + 2], "take");
+  const float weights[] = {0.25f, 0.75f, 1, 0};
+  const int64_t taps[] = {0, 1, 2, 7};  // the last has no weight and is not read
+  const float one = 1;
+  const int64_t first = 0;
+  std::vector<float> sums(2);
+  k.resample(Resample{x.data(), &first, &one, taps, weights, sums.data(), 1, 1, 1, 3, 1, 2, 1, 2, 0, 3, 1, 0, 2, 1},
+             kFloat32);
+  check(close(sums[0], 0.25 * x[0] + 0.75 * x[1]) && close(sums[1], x[2]), "resample");
+}
+
 void layout(const Kernels& k) {
   const auto x = random_values(6, 8);
   std::vector<float> out(6);
@@ -187,6 +278,23 @@ void instructions(const Kernels& k) {
   check(refuses([&] { verify(zero({1, 2}, {kArena, 0, 0}), k, 0, extents); }), "takes too many numbers");
   check(refuses([&] { verify(zero({1}, {-1, 0, 0}), k, 0, extents); }), "takes a missing operand");
   check(refuses([&] { operation("nothing"); }) && refuses([&] { entry("Dtype", "float1"); }), "knows unknown names");
+  Instruction take{operation("take"), kFloat32, {{kConstants, 0, 0}, {kArena, 0, 0}, {kArena, 32, 0}}, {}, {}};
+  take.n = {2, 4, 1, 1, 1, 0, 0, 0};  // count, entries, x_entry, out_entry, once, and loops of one place
+  for (int i = 0; i < 18; ++i) take.n.push_back(i < 6);
+  extents.constants = 16;
+  check(!refuses([&] { verify(take, k, 0, extents); }), "refuses entries that fit");
+  take.n[1] = 17;
+  check(refuses([&] { verify(take, k, 0, extents); }), "takes entries beyond");
+  take.n[1] = 4, take.n[0] = 3;
+  check(refuses([&] { verify(take, k, 0, extents); }), "takes more numbers than there are");
+  take.n[0] = 1, take.n[4] = 3, take.n[5] = 1;
+  check(refuses([&] { verify(take, k, 0, extents); }), "takes numbers of more samples than there are");
+  Instruction product{operation("product"), kFloat32, {{kArena, 0, 0}, {kArena, 0, 0}, {kArena, 32, 0}}, {}, {}};
+  product.n = {2, 2, 4, 2, 1, 4, 1, 4};  // rows, inner, columns, strides
+  for (int i = 0; i < 16; ++i) product.n.push_back(i < 4);
+  check(!refuses([&] { verify(product, k, 0, extents); }), "refuses matrices that fit");
+  product.n[5] = 100;
+  check(refuses([&] { verify(product, k, 0, extents); }), "takes a matrix beyond");
   for (const Schema& schema : operations()) check(operation(schema.name) == &schema - &operations()[0], schema.name);
 }
 
@@ -201,6 +309,8 @@ int main() {
       for (const int64_t inner : {1, 3, 100}) matmul(k, 17, inner, outputs);
     for (const int64_t width : {1, 3, 63, 100, 500}) rows(k, width);
     for (const int64_t channels : {1, 3, 63}) pool(k, channels);
+    for (const int64_t size : {1, 3, 63, 100}) products(k, 17, size, 101 - size), attention(k, size, 101 - size);
+    lookups(k);
     layout(k);
     instructions(k);
   }

@@ -252,7 +252,7 @@ class _Law:
 
 
 def _compare(actual: Tensor, expected: Tensor, limit: float, fault: str = _ELSE) -> None:
-    """Raise Unsupported with ``fault`` where a sample's result [S, ...] is further off than ``limit`` of a sample's size."""
+    """Raise Unsupported where a sample's result [S, ...] is further off than ``limit`` of a sample's size."""
     one, other = (t.double().reshape(len(t), -1) for t in (actual, expected))
     finite = torch.isfinite(other)
     if actual.shape != expected.shape or not torch.equal(finite, torch.isfinite(one)):

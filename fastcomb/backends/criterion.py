@@ -33,7 +33,7 @@ class Criterion:
         probabilities: whether targets are probabilities of classes instead of class numbers.
         factor: with class numbers, what turns the sum over a sample's targets into its loss: samples by
             counted targets (or their weights) of the whole data, so that the mean over samples is the mean
-            over targets; None where all samples have equally many, and a sample's loss is its mean.
+            over targets; None where no target is left out, and a sample's loss is its mean.
     """
 
     kind: str

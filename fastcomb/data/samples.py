@@ -38,7 +38,7 @@ class Data:
     Attributes:
         samples: N.
         targets: how many numbers y has that are not ``ignored``.
-        even: whether all samples have equally many targets, none of them ``ignored``.
+        complete: whether none is ``ignored``.
         in_memory: whether the samples are in memory.
         lowest, highest: extremes of the targets that are not ``ignored``; None where there are none.
         shuffled: whether they come from a DataLoader that draws its order.
@@ -54,7 +54,7 @@ class Data:
         self._held: tuple[Samples, Tensor] | None = None
         self._mark = ""  # of the first pass over what is streamed
         self.samples = self.targets = 0
-        self.even = True
+        self.complete = True
         self.shuffled = isinstance(source, DataLoader) and _draws(source)
         self.lowest: float | None = None
         self.highest: float | None = None
@@ -150,8 +150,7 @@ class Data:
         self.samples += len(x)
         counted = y if self._ignored is None or y.is_floating_point() else y[y != self._ignored]
         self.targets += counted.numel()
-        as_many = self.targets * len(x) == y.numel() * self.samples  # as the batches before
-        self.even = self.even and as_many and counted.numel() == y.numel()
+        self.complete = self.complete and counted.numel() == y.numel()
         if counted.numel():
             lowest, highest = counted.min().item(), counted.max().item()
             self.lowest = lowest if self.lowest is None else min(lowest, self.lowest)

@@ -28,6 +28,7 @@ from fastcomb.utils.inputs import Inputs, Samples, call, leaves, mapped
 _SAMPLES = 5
 #: A number of samples without a limit.
 _MANY = 1 << 31
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 #: How often operations without a name are taken apart.
 _ROUNDS = 4
 #: Names of symbols other than the number of samples.
@@ -182,12 +183,16 @@ def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols)
     """An operation of the exported graph, with what it reads by name and the submodules that called it."""
     op = canonical(fx.target)
     arguments = tree_map(lambda leaf: refs[leaf] if isinstance(leaf, torch.fx.Node) else leaf, _arguments(fx))
+    target = fx.target
+    if target in _VIEWS:  # a reshape, which holds whatever way a value lies in memory
+        target = torch.ops.aten.reshape.default
+        arguments = dict(zip(("self", "shape"), arguments.values(), strict=True))
     value = fx.meta.get("val")
     stack = fx.meta.get("nn_module_stack") or {}
     return Node(
         name=fx.name,
         op=op,
-        target=fx.target,
+        target=target,
         arguments=arguments,
         shape=symbols.shape(value) if isinstance(value, Tensor) else (),
         dtype=dtype_name(value.dtype) if isinstance(value, Tensor) else "",

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fastcomb.program.ir import Node, Program, Value, Weight
+from fastcomb.program.ops import index_samples
 
 #: Numbers of samples for which results are compared.
 _COUNTS = (5, 4)
@@ -23,7 +24,9 @@ def folded_constants(program: Program, known: Mapping[str, Tensor] | None = None
     """The same function without operations whose result is the same for all inputs and weights.
 
     Their results become constants; what has a dimension of samples and is the same for each of them becomes
-    a constant of one sample, expanded. Casts that change nothing go, and what nobody reads (assertions).
+    a constant of one sample, expanded. Casts that change nothing go, and what nobody reads (assertions), and
+    nothing that is put in front of something (caches of keys and values). Entries that every sample takes
+    from itself, which torch spells with the samples' numbers, are named so (:func:`index_samples`).
 
     Args:
         program: the network.
@@ -33,35 +36,83 @@ def folded_constants(program: Program, known: Mapping[str, Tensor] | None = None
     known = dict(known or {})
     fixed = _fixed(program, known)
     several, fewer = (_values(program, known, count, fixed) for count in _COUNTS)
-    read = {name for node in program if node.name not in fixed for name in node.values} | set(
-        program.returned
-    )
+    program = _own_entries(program, several, fewer)
+    read = {name for node in program if node.name not in fixed for name in node.values}
+    read.update(program.returned)
     constants: dict[str, Tensor] = {}
     literals: dict[str, Any] = {}
     replaced: dict[str, list[Node]] = {}
-    for node in program:
+    for node in reversed(program.nodes):
         if node.name not in fixed or node.name not in read:
             continue
         one, other = several[node.name], fewer[node.name]
-        if isinstance(one, Tensor) and isinstance(other, Tensor):
-            nodes = _constant(program, node, one, other, constants)
-            if nodes is not None:
-                replaced[node.name] = nodes
-        elif isinstance(one, (int, float, bool)) and type(one) is type(other) and one == other:
+        if isinstance(one, (int, float, bool)) and type(one) is type(other) and one == other:
             literals[node.name] = one
+            continue
+        tensors = isinstance(one, Tensor) and isinstance(other, Tensor)
+        nodes = _constant(program, node, one, other, constants) if tensors else None
+        if nodes is None:  # it stays, and reads what it read
+            read.update(node.values)
+        else:
+            replaced[node.name] = nodes
 
     def substituted(argument: Any) -> Any:
         return tree_map(
             lambda leaf: literals.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf, argument
         )
 
-    nodes = []
+    kept_nodes = []
     for node in program:
-        nodes += replaced.get(node.name, [node] if node.name not in literals else [])
-    nodes = [dataclasses.replace(node, arguments=substituted(dict(node.arguments))) for node in nodes]
+        kept_nodes += replaced.get(node.name, [node] if node.name not in literals else [])
+    nodes = [dataclasses.replace(node, arguments=substituted(dict(node.arguments))) for node in kept_nodes]
     shapes = {**program.shapes, **{name: tuple(value.shape) for name, value in constants.items()}}
     kept = {**program.constants, **constants}
-    return _pruned(dataclasses.replace(program, nodes=tuple(nodes), shapes=shapes, constants=kept))
+    program = dataclasses.replace(program, nodes=tuple(nodes), shapes=shapes, constants=kept)
+    return _pruned(_without_nothing(program))
+
+
+def _own_entries(program: Program, several: Mapping[str, Any], fewer: Mapping[str, Any]) -> Program:
+    """With indices of samples by their own numbers, x[arange(N), i], as an operation of its own."""
+
+    def counts(index: Any) -> bool:
+        if not isinstance(index, Value) or index.name not in several:
+            return False
+        values = (several[index.name], fewer[index.name])
+        return all(
+            isinstance(value, Tensor) and torch.equal(value, torch.arange(count))
+            for value, count in zip(values, _COUNTS, strict=True)
+        )
+
+    shapes = program.value_shapes
+    nodes = []
+    for node in program:
+        if node.op == "index" and isinstance(node.arguments["self"], Value):
+            first, *others = node.arguments["indices"]
+            one_each = all(isinstance(i, Value) and shapes[i.name] == ("N",) for i in others)
+            if others and one_each and counts(first) and shapes[node.arguments["self"].name][0] == "N":
+                arguments = {str(i): v for i, v in enumerate([node.arguments["self"], *others])}
+                node = dataclasses.replace(
+                    node, op="index_samples", target=index_samples, arguments=arguments
+                )
+        nodes.append(node)
+    return dataclasses.replace(program, nodes=tuple(nodes))
+
+
+def _without_nothing(program: Program) -> Program:
+    """Without empty operands of concatenations, and without concatenations of one operand."""
+    shapes = program.value_shapes
+    nodes = []
+    for node in program:
+        if node.op == "cat" and isinstance(node.arguments["tensors"], (list, tuple)):
+            tensors = node.arguments["tensors"]
+            some = [t for t in tensors if not isinstance(t, Value) or shapes[t.name] != (0,)]
+            if len(some) == 1 and len(tensors) > 1 and isinstance(some[0], Value):
+                alias = torch.ops.aten.alias.default
+                node = dataclasses.replace(node, op="identity", target=alias, arguments={"self": some[0]})
+            elif some:
+                node = dataclasses.replace(node, arguments={**node.arguments, "tensors": some})
+        nodes.append(node)
+    return dataclasses.replace(program, nodes=tuple(nodes))
 
 
 def _fixed(program: Program, known: Mapping[str, Tensor]) -> set[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fastcomb.program.ir import UNKNOWN
 
 _SAME_NAME = """
@@ -15,8 +18,8 @@ _SAME_NAME = """
     cat stack split chunk unbind select slice
     flatten unflatten reshape permute transpose squeeze unsqueeze expand
     mean sum amax softmax log_softmax scaled_dot_product_attention embedding dropout
-    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min clamp_max
-    threshold celu hardshrink softshrink log_sigmoid glu prelu isnan
+    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min
+    clamp_max threshold celu hardshrink softshrink log_sigmoid glu prelu isnan
     eq ne lt le gt ge logical_not logical_and logical_or logical_xor bitwise_not where masked_fill
     mm addmm baddbmm conv_transpose1d conv_transpose2d
     amin prod any all max min var std logsumexp linalg_vector_norm norm cumsum
@@ -54,8 +57,15 @@ _KNOWN = {name: name for name in _SAME_NAME} | {
     "type_as": "cast",
 }
 
+
+def index_samples(x: Tensor, *indices: Tensor) -> Tensor:
+    """Entries x[n, i[n], …] of every sample n: x [N, S, …], indices [N] for dimensions from 1 on."""
+    return x[(torch.arange(len(x), device=x.device), *indices)]
+
+
 #: Python functions that torch.export leaves in a graph: tuple access and arithmetic on sizes.
 _FUNCTIONS = {
+    index_samples: "index_samples",
     operator.getitem: "item",
     operator.mul: "size_arithmetic",
     operator.add: "size_arithmetic",

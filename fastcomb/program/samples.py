@@ -27,8 +27,8 @@ _SIZE = re.compile(r"(?:(\d+)\*)?N")
 _POINTWISE = """
     relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu
     add sub mul div neg exp sqrt rsqrt pow abs identity dropout cast
-    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min clamp_max
-    threshold celu hardshrink softshrink log_sigmoid prelu isnan
+    rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min
+    clamp_max threshold celu hardshrink softshrink log_sigmoid prelu isnan
     eq ne lt le gt ge logical_not logical_and logical_or logical_xor where masked_fill
     bitwise_not bitwise_and bitwise_or bitwise_xor
 """.split()
@@ -543,6 +543,13 @@ def _attention(node: Node, operands: _Operands) -> State:
         raise operands.mixed()
     ((end, before),) = ends
     return Samples(len(node.shape) - end, before)
+
+
+@_rule("index_samples")
+def _index_samples(node: Node, operands: _Operands) -> State:
+    if any(state != Samples(0) for _, state in operands.samples):
+        raise operands.mixed()
+    return Samples(0)
 
 
 @_rule("embedding")

@@ -193,9 +193,7 @@ class Experiment:
         }
 
 
-def returning(
-    module: nn.Module, x: Samples, output: choose.Output | None, loss: str | UserLoss
-) -> nn.Module:
+def returning(module: nn.Module, x: Samples, output: choose.Output | None, loss: str | UserLoss) -> nn.Module:
     """A private copy that returns what a loss takes: one tensor, or for a callable all that there is."""
     own = callable(loss) and not isinstance(loss, nn.modules.loss._Loss)
     return choose.choose(module, x, output, default="result" if own else "obvious")

@@ -233,7 +233,7 @@ def _argmax(output: Any, y: Tensor, data: Data) -> Criterion:
 
 def _factor(data: Data) -> float | None:
     """What makes means over samples those over targets (:class:`Criterion`)."""
-    return None if data.even else data.samples / data.targets
+    return None if data.complete else data.samples / data.targets
 
 
 def _check_weights(loss: Criterion, classes: int) -> None:

@@ -63,7 +63,7 @@ class TestModules:
                 nn.Linear(30, 4),
             )
 
-        self.check(make, torch.randn(6, 3, 18), torch.randint(0, 4, (6,)), unknown="conv_transpose1d")
+        self.check(make, torch.randn(6, 3, 18), torch.randint(0, 4, (6,)))
 
     @pytest.mark.parametrize("dim", [1, 2, 3])
     @pytest.mark.parametrize("groups", [1, 2])

@@ -225,6 +225,14 @@ def test_a_torch_export_archive_is_a_model(files, call, pair, data):
     assert "normalisation with running statistics" in done.stderr
 
 
+def test_a_loss_with_settings(files, call, pair, data):
+    loss = "cross_entropy(label_smoothing=0.1)"
+    code, out, _ = call(*sweep("-n", 20, "--loss", loss, "--json"))
+    assert code == 0
+    wanted = fc.evaluate(*pair, fc.Uniform(), data=data, n=20, loss=loss).summary()
+    assert json.loads(out)["loss_mean"] == pytest.approx(wanted["loss_mean"])
+
+
 def test_losses_of_ones_own(files, call, pair, data):
     import mine
 

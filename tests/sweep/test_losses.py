@@ -272,7 +272,7 @@ def test_one_number_for_each_sample(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_left_out_targets_count_once_however_the_data_come(backend):
-    """Held, streamed, in shards, and where batches have other lengths: the mean over all targets."""
+    """Held, streamed and in shards: the mean over all targets."""
     nets = pair(lambda: ClassesLast(5))
     g = torch.Generator().manual_seed(4)
     x, y = torch.randint(7, (23, 6), generator=g), torch.randint(5, (23, 6), generator=g)
@@ -290,34 +290,26 @@ def test_left_out_targets_count_once_however_the_data_come(backend):
     same(whole, 5, F.cross_entropy(logits, y), right(logits, y, -100))
 
 
-def test_batches_of_other_lengths_are_weighed_by_their_targets():
-    """A streamed loader that pads each batch to its own longest text."""
-    nets = pair(lambda: ClassesLast(5))
-    batches = [(torch.randint(7, (6, t)), torch.randint(5, (6, t))) for t in (3, 8)]
-    loader = DataLoader(batches, batch_size=None)
-    options = {"data_budget": 0, "n": 2, "backend": "torch_reference"}
-    sweep = fc.evaluate(*nets, fc.Uniform(), data=loader, **options)
-    both = [outputs(sweep, nets[0], x, 1).flatten(0, 1) for x, _ in batches]
-    same_targets = torch.cat([y.flatten() for _, y in batches])
-    exact = F.cross_entropy(torch.cat(both), same_targets)
-    same(sweep, 1, exact, (torch.cat(both).argmax(1) == same_targets).double().mean())
-
-
 @pytest.mark.filterwarnings("ignore:the pilot alone evaluates")
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
-def test_questions_about_tokens_of_which_some_are_left_out(metric):
-    """Answers in the engine are those of the sweep, where all samples are needed or the level is far."""
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce_with_logits"])
+def test_questions_about_tokens(loss, metric):
+    """Answers are those of the sweep, exactly where all samples were taken; some tokens are left out."""
     nets = pair(lambda: ClassesLast(5))
     g = torch.Generator().manual_seed(4)
     x, y = torch.randint(7, (30, 3), generator=g), torch.randint(5, (30, 3), generator=g)
-    y[torch.rand(y.shape, generator=g) < 0.5] = -100
-    sweep = fc.evaluate(*nets, fc.Uniform(), data=(x, y), n=200)
-    level = float(np.quantile(sweep.values(metric), 0.5))
-    ask = fc.Below(metric, level, error=0.05) if metric == "loss" else fc.Above(metric, level, error=0.05)
+    if loss == "bce_with_logits":
+        y = F.one_hot(y, 5).float()
+    else:
+        y[torch.rand(y.shape, generator=g) < 0.5] = -100
+    options = {"data": (x, y), "n": 200, "loss": loss}
+    values = fc.evaluate(*nets, fc.Uniform(), **options).values(metric)
+    level = float(np.quantile(values, 0.5))
+    above = metric == "accuracy"
+    ask = (fc.Above if above else fc.Below)(metric, level, error=0.05)
+    holds = values > np.float32(level) if above else values < np.float32(level)
     for backend in BACKENDS:
-        decided = fc.evaluate(*nets, fc.Uniform(), data=(x, y), n=200, decide=ask, backend=backend)
-        values = sweep.values(metric)
-        holds = values < np.float32(level) if metric == "loss" else values > np.float32(level)
+        decided = fc.evaluate(*nets, fc.Uniform(), decide=ask, backend=backend, **options)
         assert (decided.holds != holds).mean() <= 0.2
         exact = decided.samples_taken == 30
         assert exact.any()

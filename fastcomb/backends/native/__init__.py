@@ -9,6 +9,7 @@ from fastcomb.backends.native import (  # register what they lower
     products,
     reduce,
     resample,
+    volumes,
 )
 from fastcomb.backends.native.engine import Native
 
@@ -22,4 +23,5 @@ __all__ = [
     "products",
     "reduce",
     "resample",
+    "volumes",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.lower import Lowering, rule
-from fastcomb.backends.native.memory import Value, loops
+from fastcomb.backends.native.memory import Space, Value, loops
 from fastcomb.program import Node, Weight
 
 
@@ -63,9 +63,28 @@ def taken(low: Lowering, x: Value, out: Value, dim: int, numbers: Tensor) -> Non
         raise Unsupported("entries picked in more than 6 dimensions") from None
     low.emit(
         "take", low.dtype, indices=indices, x=x, out=out, count=len(numbers), entries=x.shape[dim],
-        x_entry=x.strides[dim], out_entry=out.strides[dim], size=nest.size, x_stride=nest.strides[0],
-        out_stride=nest.strides[1],
+        x_entry=x.strides[dim], out_entry=out.strides[dim], batch=1, index_batch=0, x_batch=0, out_batch=0,
+        size=nest.size, x_stride=nest.strides[0], out_stride=nest.strides[1],
     )  # fmt: skip
+
+
+@rule("index_samples")
+def _picked_by_samples(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """One entry of every sample along the second dimension, by numbers that are inputs or constants."""
+    (x,) = low.numbers(node, "0")
+    numbers = arguments["1"]
+    if len(arguments) != 2 or not isinstance(numbers, Value) or numbers.meta.dtype != torch.int64:
+        raise Unsupported("entries of samples picked in several dimensions")
+    if numbers.buffer.space not in (Space.INPUT, Space.CONSTANTS):
+        raise Unsupported("entries of samples picked by computed numbers")
+    out = low.make(low.shapes[node.name].shape, node.name)
+    nest = loops(x.shape[2:], x.strides[2:], out.strides[1:])
+    low.emit(
+        "take", low.dtype, indices=numbers, x=x, out=out, count=1, entries=x.shape[1], x_entry=x.strides[1],
+        out_entry=0, batch=x.shape[0], index_batch=numbers.strides[0], x_batch=x.strides[0],
+        out_batch=out.strides[0], size=nest.size, x_stride=nest.strides[0], out_stride=nest.strides[1],
+    )  # fmt: skip
+    return out
 
 
 @rule("roll", "flip")
@@ -183,7 +202,8 @@ def _shuffled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 
 def _fine(meta: Tensor, r: int) -> Tensor:
     """Images [N, C, H · r, W · r] as [N, C, H, r, W, r]."""
-    return meta.unflatten(3, (-1, r)).unflatten(2, (-1, r))
+    fine: Tensor = meta.unflatten(3, (-1, r)).unflatten(2, (-1, r))
+    return fine
 
 
 def _split(x: Value, sizes: Sequence[int]) -> Tensor:

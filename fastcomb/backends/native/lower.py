@@ -231,13 +231,14 @@ class Lowering:
             raise Unsupported(f"the buffer {argument.name}")
         return self.dtype if constant.is_floating_point() else constant.dtype
 
-    def numbers(self, node: Node, *keys: str, masks: bool = False) -> list[Value]:
+    def numbers(self, node: Node, *keys: str, masks: bool = False, integers: bool = False) -> list[Value]:
         """Operands of these names, which must be numbers of the compute dtype.
 
         Args:
             node: what reads them.
             keys: names of its arguments; those that it does not have are left out.
             masks: whether they may be true or false instead, as 1 or 0.
+            integers: whether they may be whole numbers, which are made numbers of the compute dtype.
 
         Raises:
             Unsupported: an operand of another dtype.
@@ -248,6 +249,11 @@ class Lowering:
             if key not in node.arguments:
                 continue
             kind = self.kind(node.arguments[key])
+            if integers and kind == torch.int64:
+                value = self.value(self.resolved(node.arguments[key]))
+                made = self.make(value.shape, f"{node.name}/{key}")
+                values.append(self.integers("eq", made, value))
+                continue
             if kind not in allowed:
                 raise Unsupported(f"the operation {node.op} on {kind}")
             values.append(self.value(self.resolved(node.arguments[key])))
@@ -268,6 +274,9 @@ class Lowering:
         dtype = dtype or self.dtype
         if not image:
             meta = torch.empty(tuple(shape), dtype=dtype, device="meta")
+            return Value(self.new(meta.numel(), dtype), meta, key)
+        if len(shape) == 5:
+            meta = images(shape, dtype)
             return Value(self.new(meta.numel(), dtype), meta, key)
         pad = self.shared.pads.get(key, (0, 0))
         meta = images(shape, dtype, pad)
@@ -320,6 +329,20 @@ class Lowering:
         self.emit(
             "binary", out.meta.dtype, x=x, y=y, out=out, function=function, size=size, x_stride=xs,
             y_stride=ys, out_stride=to, alpha=alpha,
+        )  # fmt: skip
+        return out
+
+    def integers(self, function: str, out: Value, x: Value, y: Value | None = None) -> Value:
+        """Emit a comparison of whole numbers into ``out``, or the numbers themselves where y is missing."""
+        metas = [one.meta.expand(out.shape) for one in (x, y or x)]
+        try:
+            nest = loops(out.shape, *(meta.stride() for meta in metas), out.meta.stride())
+        except ValueError:
+            raise Unsupported("whole numbers in more than 6 dimensions") from None
+        xs, ys, to = nest.strides
+        self.emit(
+            "integers", out.meta.dtype, x=x, y=y, out=out, function=function, size=nest.size, x_stride=xs,
+            y_stride=ys, out_stride=to,
         )  # fmt: skip
         return out
 
@@ -575,12 +598,13 @@ def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any
     state = {n: meta(s, weights.dtype) for n, s in {**program.shapes, **weights.shapes}.items()}
     for name, value in {**shared.buffers, **program.constants}.items():
         state[name] = meta(value.shape, value.dtype)
+    inputs = (meta((samples, *x.shape[1:]), x.dtype) for x in xs)
+    values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
     try:
-        values = program.values(state, *(meta((samples, *x.shape[1:]), x.dtype) for x in xs))
-    except RuntimeError as error:  # a view of memory that lies otherwise than torch's own
-        raise Unsupported(
-            f"a network whose views need another layout ({str(error).splitlines()[0]})"
-        ) from error
+        for node in program:
+            values[node.name] = program.apply(node, state, values)
+    except RuntimeError as error:
+        raise Unsupported(f"a network that torch cannot trace ({str(error).splitlines()[0]})") from error
     if any(isinstance(value, Tensor) and not value.numel() for value in values.values()):
         raise Unsupported("values without entries")
     return values

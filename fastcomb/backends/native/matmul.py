@@ -1,4 +1,7 @@
-"""Linear layers and convolutions, of parameters or computed weights, with the normalisation, addition and ReLU that follow them."""
+"""Linear layers and convolutions, with the normalisation, addition and ReLU that follow them.
+
+Their weights are parameters, or computed and then laid out as parameters are.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from fastcomb.backends.native.weights import conv_layout, linear_layout
 from fastcomb.program import Node, Weight
 
 
-def _emit_matmul(
+def emit_layer(
     low: Lowering, node: Node, bias: Any, make: Callable[[str], tuple[Value, Callable[..., None]]]
 ) -> Value:
     """Emit a matrix product with the nodes that its instruction can take in.
@@ -118,13 +121,13 @@ def dense(low: Lowering, node: Node, x: Value, packed: Buffer, outputs: int, bia
             steps = [to[0] * outputs, to[1] * outputs, outputs]
             low.emit(
                 "matmul", low.dtype, x=x, weights=packed, out=out, residual=residual, scale=scale,
-                shift=shift, **_rows_of(grid[0], grid[1], steps, steps), outputs=outputs, relu=relu,
+                shift=shift, **rows_of(grid[0], grid[1], steps, steps), outputs=outputs, relu=relu,
                 out_float=low.is_float(out), run=run, segment=[0],
             )  # fmt: skip
 
         return out, emit
 
-    return _emit_matmul(low, node, bias, make)
+    return emit_layer(low, node, bias, make)
 
 
 def _rows(low: Lowering, x: Value) -> tuple[list[int], list[int]] | None:
@@ -166,7 +169,7 @@ def _convolution(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Val
     value = value.tall() if flat else value
     depthwise = groups == value.shape[1] == outputs and inputs == 1 and mixed
     even = low.dtype == torch.bfloat16 and not depthwise and inputs % 2 == 1
-    parts = _groups(low, value, groups, tuple(padding), node.name, even=even)
+    parts = _groups(low, value, groups, padding, node.name, even=even)
     x = parts[0]
     batch, row, pixel = x.strides[0], x.strides[2], x.strides[3]
     before = padding[0] * row + padding[1] * pixel
@@ -209,11 +212,11 @@ def _convolution(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Val
                     )
                 fused = relu and residual is None
                 low.emit(
-                    "depthwise", low.dtype, x=x.at(x.offset - before), weights=transposed, out=out, scale=scale,
-                    shift=shift, relu=fused, batch=n, channels=outputs, out_h=oh, out_w=ow, kernel_h=kh,
-                    kernel_w=kw, in_batch=batch, in_row=row, in_pixel=pixel, out_batch=out.strides[0],
-                    out_row=out.strides[2], out_pixel=out.strides[3], stride_h=sh, stride_w=sw, dilation_h=dh,
-                    dilation_w=dw,
+                    "depthwise", low.dtype, x=x.at(x.offset - before), weights=transposed, out=out,
+                    scale=scale, shift=shift, relu=fused, batch=n, channels=outputs, out_h=oh, out_w=ow,
+                    kernel_h=kh, kernel_w=kw, in_batch=batch, in_row=row, in_pixel=pixel,
+                    out_batch=out.strides[0], out_row=out.strides[2], out_pixel=out.strides[3],
+                    stride_h=sh, stride_w=sw, dilation_h=dh, dilation_w=dw,
                 )  # fmt: skip
                 if residual is not None:
                     low.binary("add", out, out, residual)
@@ -230,16 +233,17 @@ def _convolution(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Val
                     [out.strides[0], out.strides[2], out.strides[3]],
                     [like.strides[0], like.strides[2], like.strides[3]],
                 )  # fmt: skip
+                own_x = parts[group]
                 low.emit(
-                    "matmul", low.dtype, x=parts[group].at(parts[group].offset - before), weights=packed_of(group),
+                    "matmul", low.dtype, x=own_x.at(own_x.offset - before), weights=packed_of(group),
                     out=out.at(out.offset + start), residual=res, scale=scale and (scale, start),
-                    shift=shift and (shift, start), **_rows_of(*nest), outputs=own, relu=relu,
+                    shift=shift and (shift, start), **rows_of(*nest), outputs=own, relu=relu,
                     out_float=low.is_float(out), run=run, segment=segments,
                 )  # fmt: skip
 
         return result, emit
 
-    return _emit_matmul(low, node, arguments["bias"], make)
+    return emit_layer(low, node, arguments["bias"], make)
 
 
 @rule("conv_transpose1d", "conv_transpose2d")
@@ -278,10 +282,11 @@ def _transposed(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
             ):
                 taps = list(itertools.product(row_taps, column_taps))
                 start = kernel.offset + group * inputs * kernel.strides[0]
+                ys, xs = kernel.strides[2:]
                 packed = arranged(
-                    low, kernel, outputs=own, output_stride=kernel.strides[1],
-                    run=inputs + even, valid=inputs, run_stride=kernel.strides[0],
-                    segment=[start + i * kernel.strides[2] + j * kernel.strides[3] for (i, _), (j, _) in taps],
+                    low, kernel, outputs=own, output_stride=kernel.strides[1], run=inputs + even,
+                    valid=inputs, run_stride=kernel.strides[0],
+                    segment=[start + i * ys + j * xs for (i, _), (j, _) in taps],
                 )  # fmt: skip
                 to, like = (p.view(p.meta[:, group * own :, y::sh, z::sw]) for p in (out, residual or out))
                 nest = (
@@ -291,18 +296,18 @@ def _transposed(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
                 low.emit(
                     "matmul", low.dtype, x=parts[group], weights=packed, out=to,
                     residual=None if residual is None else like, scale=scale and (scale, group * own),
-                    shift=shift and (shift, group * own), **_rows_of(*nest), outputs=own, relu=relu,
+                    shift=shift and (shift, group * own), **rows_of(*nest), outputs=own, relu=relu,
                     out_float=low.is_float(out), run=inputs + even,
                     segment=[i * row + j * pixel for (_, i), (_, j) in taps],
                 )  # fmt: skip
 
         return result, emit
 
-    return _emit_matmul(low, node, arguments["bias"], make)
+    return emit_layer(low, node, arguments["bias"], make)
 
 
 def _taps(place: int, stride: int, dilation: int, kernel: int, pad: int) -> list[tuple[int, int]]:
-    """Entries of a kernel that reach the outputs ``place``, ``place + stride``, …, and from which inputs on."""
+    """Entries of a kernel that reach the outputs ``place``, ``place + stride``, …; from which inputs on."""
     reach = [(k, place + pad - k * dilation) for k in range(kernel)]
     return [(k, at // stride) for k, at in reach if at % stride == 0]
 
@@ -316,15 +321,16 @@ def _beyond(taps: list[list[tuple[int, int]]], stride: int, outputs: int, inputs
     return max(far)
 
 
-def _two(values: Sequence[int], missing: int) -> list[int]:
+def _two(values: Sequence[int], missing: int) -> tuple[int, int]:
     """Sizes of rows and columns where there may be one for both, or for columns only."""
-    return [missing, *values] if len(values) == 1 else list(values)
+    one, other = [missing, *values] if len(values) == 1 else values
+    return one, other
 
 
 def _groups(
     low: Lowering, value: Value, groups: int, pad: tuple[int, int], key: str, *, even: bool
 ) -> list[Value]:
-    """Each group's channels as :func:`_padded` images; each by itself where it needs an even number of them."""
+    """Each group's channels as :func:`_padded` images, by itself where it needs an even number of them."""
     own = value.shape[1] // groups
     if even and groups > 1:
         return [
@@ -362,7 +368,7 @@ def _pixels(size: list[int], *strides: list[int]) -> tuple[list[int], ...]:
     return [n, h, w], *steps
 
 
-def _rows_of(size: list[int], x: list[int], out: list[int], residual: list[int]) -> dict[str, int]:
+def rows_of(size: list[int], x: list[int], out: list[int], residual: list[int]) -> dict[str, int]:
     """The fields of a matrix product that say which rows: sizes and strides of batch, lines and rows."""
     strides = {"in": x, "out": out, "res": residual}
     fields = dict(zip(("batch", "lines", "rows"), size, strict=True))

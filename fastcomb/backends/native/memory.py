@@ -97,8 +97,8 @@ class Value:
 
     @property
     def images(self) -> bool:
-        """Whether it is [N, C, H, W] or [N, C, W] with the channels innermost."""
-        return self.meta.ndim in (3, 4) and self.strides[1] == 1
+        """Whether it is [N, C, W], [N, C, H, W] or [N, C, D, H, W] with the channels innermost."""
+        return self.meta.ndim in (3, 4, 5) and self.strides[1] == 1
 
     def view(self, meta: Tensor) -> Value:
         """Another view of the same buffer; it has no key and counts as a part."""
@@ -126,8 +126,13 @@ def images(
 ) -> Tensor:
     """Meta tensor [N, C, H, W] or [N, C, W], channels innermost, inside a frame of ``pad`` rows and columns.
 
+    Volumes [N, C, D, H, W] have no frame.
+
     ``channels``: elements between pixels where they are more than C.
     """
+    if len(shape) == 5:
+        volumes = torch.empty(shape[0], *shape[2:], channels or shape[1], dtype=dtype, device="meta")
+        return volumes[..., : shape[1]].permute(0, 4, 1, 2, 3)
     if len(shape) == 3:
         return images((*shape[:2], 1, shape[2]), dtype, pad, channels).squeeze(2)
     n, c, h, w = shape

@@ -32,10 +32,8 @@ def _batch_norm(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Valu
         scale, shift = _collected(low, node, x)
     else:
         scale, shift = folded(low, node, None)
-    if len(shape) > 4:  # in a view of which nothing else can be taken in
-        epilogue = Epilogue(node, None, None, "", (node,))
-    else:
-        epilogue = low.epilogue(node, norms=())
+    alone = Epilogue(node, None, None, "", (node,))  # in a view, into which nothing else can be taken
+    epilogue = alone if len(shape) > 4 else low.epilogue(node, norms=())
     residual = low.residual(epilogue)
     result = low.make(x.shape if len(shape) > 4 else shape, epilogue.last.name, image=not flat)
     out = result.tall() if len(shape) == 3 else result

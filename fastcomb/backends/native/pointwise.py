@@ -21,8 +21,8 @@ UNARY_OPS: dict[str, tuple[str, Callable[[Mapping[str, Any]], tuple[float, float
         name: (name, lambda a: (0, 0))
         for name in (
             "relu", "gelu", "silu", "tanh", "sigmoid", "hardswish", "hardsigmoid", "exp", "neg", "abs",
-            "sqrt", "rsqrt", "mish", "selu", "reciprocal", "square", "log", "log1p", "expm1", "sin", "cos", "erf",
-            "sign", "floor", "ceil", "log_sigmoid",
+            "sqrt", "rsqrt", "mish", "selu", "reciprocal", "square", "log", "log1p", "expm1", "sin", "cos",
+            "erf", "sign", "floor", "ceil", "log_sigmoid",
         )
     },
     "leaky_relu": ("leaky_relu", lambda a: (a["negative_slope"], 0)),
@@ -85,9 +85,9 @@ def _unary(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 def _binary(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     if arguments.get("rounding_mode") is not None:
         raise Unsupported("rounded division")
-    x, y = low.numbers(node, "self", "other", masks=True)
     if low.shapes[node.name].dtype != low.dtype:
         raise Unsupported(f"the operation {node.op} with a result of {low.shapes[node.name].dtype}")
+    x, y = low.numbers(node, "self", "other", masks=True, integers=True)
     if node.op == "rsub":
         return low.binary("sub", result_of(low, node, y, x), y, x, arguments["alpha"])
     return low.binary(node.op, result_of(low, node, x, y), x, y, arguments.get("alpha", 1))
@@ -125,7 +125,7 @@ def _clamp(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     out = result_of(low, node, x)
     for key, function in (("min", "maximum"), ("max", "minimum")):
         if arguments.get(key) is not None:
-            x = low.binary(function, out, x, *low.numbers(node, key))
+            x = low.binary(function, out, x, low.numbers(node, key)[0])
     return x
 
 
@@ -176,8 +176,23 @@ def _glu(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 
 @rule(*_COMPARISONS)
 def _compared(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """Whole numbers are compared as such."""
+    kinds = {low.kind(node.arguments[key]) for key in ("self", "other")}
+    if torch.int64 in kinds:
+        if kinds - {torch.int64, None} or isinstance(arguments["other"], float):
+            raise Unsupported(f"the operation {node.op} on whole and other numbers")
+        x, y = (_whole(low, arguments[key]) for key in ("self", "other"))
+        return low.integers(node.op, low.make(low.shapes[node.name].shape, node.name), x, y)
     x, y = low.numbers(node, "self", "other", masks=True)
     return low.binary(node.op, result_of(low, node, x, y), x, y)
+
+
+def _whole(low: Lowering, leaf: Any) -> Value:
+    """An operand as whole numbers."""
+    if not isinstance(leaf, int):
+        return low.value(leaf)
+    buffer = low.shared.constants.add(("whole", leaf), torch.tensor([leaf]))
+    return Value(buffer, torch.empty((), dtype=torch.int64, device="meta"))
 
 
 @rule("isnan")
@@ -205,7 +220,8 @@ def _both(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
             x = low.binary("ne", low.like(x, f"{node.name}/{key}"), x, low.value(0))
         operands.append(x)
     function = {"and": "mul", "or": "maximum", "xor": "ne"}[node.op.partition("_")[2]]
-    return low.binary(function, result_of(low, node, *operands), *operands)
+    one, other = operands
+    return low.binary(function, result_of(low, node, one, other), one, other)
 
 
 @rule("where", "masked_fill")

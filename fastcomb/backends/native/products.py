@@ -64,7 +64,7 @@ def _product(low: Lowering, x: Value, y: Value, key: str) -> Value:
         raise Unsupported(f"a product over more than {_BATCHES} dimensions of batches") from None
     low.emit(
         "product", low.dtype, x=x, y=y, out=out, rows=rows, inner=inner, columns=columns, x_row=x.strides[-2],
-        x_inner=x.strides[-1], y_inner=y.strides[-2], y_column=y.strides[-1], out_row=columns, batch=nest.size,
-        x_batch=nest.strides[0], y_batch=nest.strides[1], out_batch=nest.strides[2],
+        x_inner=x.strides[-1], y_inner=y.strides[-2], y_column=y.strides[-1], out_row=columns,
+        batch=nest.size, x_batch=nest.strides[0], y_batch=nest.strides[1], out_batch=nest.strides[2],
     )  # fmt: skip
     return out

@@ -14,7 +14,6 @@ from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Value, image_strides, loops
 from fastcomb.program import Node
 
-
 _SPATIAL = {
     f"{kind}_pool{spatial}d": spatial
     for kind in ("max", "avg", "adaptive_avg", "adaptive_max")
@@ -42,7 +41,7 @@ def _pooled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Any:
 
 
 def _windows(arguments: Mapping[str, Any], spatial: int, size: list[int]) -> dict[str, list[int]]:
-    """Sizes of windows and steps for each of the spatial dimensions, with a height of 1 where there is one only."""
+    """Sizes of windows and steps for each spatial dimension, with a height of 1 where there is one."""
 
     def each(value: Any) -> list[int]:
         values = [value] if isinstance(value, int) else list(value)
@@ -73,9 +72,9 @@ def _emit_pool(
     }
     low.emit(
         "pool", low.dtype, x=x, out=out, maximum="max_pool" in node.op,
-        count_padding=bool(arguments.get("count_include_pad", False)), adaptive=node.op.startswith("adaptive"),
-        batch=n, channels=c, in_h=h, in_w=w, out_h=out.shape[2], out_w=out.shape[3], **image_strides(x, out),
-        **fields, divisor=arguments.get("divisor_override") or 0,
+        count_padding=bool(arguments.get("count_include_pad", False)),
+        adaptive=node.op.startswith("adaptive"), batch=n, channels=c, in_h=h, in_w=w, out_h=out.shape[2],
+        out_w=out.shape[3], **image_strides(x, out), **fields, divisor=arguments.get("divisor_override") or 0,
     )  # fmt: skip
 
 
@@ -83,7 +82,7 @@ def _pooled_volumes(
     low: Lowering, node: Node, arguments: Mapping[str, Any], x: Value, shape: tuple[int, ...],
     windows: dict[str, list[int]],
 ) -> Value:  # fmt: skip
-    """Windows over depth, with all pixels of a plane as channels, then over height and width of each plane."""
+    """Windows over depth, all pixels of a plane as channels, then over the rows and columns of planes."""
     if arguments.get("divisor_override"):
         raise Unsupported("pooling of volumes with a divisor")
     (n, c, d, h, w), (_, _, od, oh, ow) = x.shape, shape

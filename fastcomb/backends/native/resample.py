@@ -14,9 +14,7 @@ from fastcomb.backends.native.memory import Value, image_strides
 from fastcomb.program import Node
 
 
-@rule(
-    "upsample_nearest1d", "upsample_linear1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"
-)  # fmt: skip
+@rule(*(f"upsample_{kind}" for kind in ("nearest1d", "linear1d", "nearest2d", "bilinear2d", "bicubic2d")))
 def _resampled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     """Rows and columns by themselves: weighted sums of a few of them, with the weights that torch gives."""
     (x,) = low.numbers(node, next(iter(arguments)))
@@ -54,7 +52,8 @@ def _weights(node: Node, axis: int, size: int, to: int) -> Tensor:
         result = result[..., 0] if axis == 0 else result[:, :, 0]
     if result.shape[-1] != to:
         raise Unsupported(f"{node.op} to a size that depends on the other side's")
-    return result[:, 0].T
+    weights: Tensor = result[:, 0].T
+    return weights
 
 
 def _taps(weights: Tensor) -> tuple[Tensor, Tensor]:
