@@ -390,6 +390,19 @@ class TestOutputs:
         with pytest.raises(error, match=message):
             fc.barrier(*nets, data=data, points=2, output=output)
 
+    def test_programs(self, texts):
+        a, _, ids, mask, _ = texts
+        state = dict(a.named_parameters())
+        program = fc.capture(a, ids, attention_mask=mask, output="logits")
+        assert list(program.inputs) == ["input_ids", "attention_mask"]
+        expected = a(ids, mask)
+        assert torch.allclose(program.run(state, ids, mask), expected.logits, atol=1e-6)
+        logits, hidden = fc.capture(a, ids, attention_mask=mask).run(state, ids, mask)
+        assert torch.allclose(logits, expected.logits, atol=1e-6)
+        assert torch.allclose(hidden, expected.hidden, atol=1e-6)
+        with pytest.raises(ValueError, match=r"output='past': .* is Cache, not one tensor"):
+            fc.capture(a, ids, output="past")
+
     def test_one_tensor_has_no_parts(self, pair, data):
         with pytest.raises(ValueError, match="returns one tensor, float32"):
             fc.evaluate(*pair, fc.Uniform(), data=data, n=3, output=0)

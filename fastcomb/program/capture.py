@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
+from fastcomb.program.choose import Output, choose
 from fastcomb.program.constants import folded_constants
 from fastcomb.program.example import example_inputs
 from fastcomb.program.ir import UNKNOWN, Dimension, Node, Program, Value, Weight
@@ -38,7 +39,7 @@ class CaptureError(RuntimeError):
     """The module could not be captured; the message says where and what to do."""
 
 
-def capture(model: nn.Module, *args: Any, **kwargs: Any) -> Program:
+def capture(model: nn.Module, *args: Any, output: Output | None = None, **kwargs: Any) -> Program:
     """Capture a module in eval mode as a Program.
 
     Args:
@@ -46,6 +47,8 @@ def capture(model: nn.Module, *args: Any, **kwargs: Any) -> Program:
         *args, **kwargs: sample inputs, the batch first in every tensor; nested as the module takes them.
             Without any, a single random input is guessed from the first layers
             (:func:`fastcomb.program.example.example_inputs`).
+        output: which tensor of what it returns is meant: a name, an index, or a function of the result. All
+            of it if None; results that torch.export does not know become the list of their tensors.
 
     Returns:
         the Program, checked against the module on these inputs.
@@ -65,6 +68,7 @@ def capture(model: nn.Module, *args: Any, **kwargs: Any) -> Program:
     if not leaves((args, kwargs)):
         args = example_inputs(module)
     x = Inputs(args, kwargs).map(_several)
+    module = choose(module, x, output, default="tensors")
     try:
         with _quiet_export(), torch.no_grad():
             exported = _exported(module, x)

@@ -103,6 +103,8 @@ def choose(model: nn.Module, x: Samples, output: Output | None, *, default: Defa
     check_output(output)
     if chosen(model) is None:
         unhooked(model)
+    if output is None and default == "result":
+        return model
     try:
         results = [_run(model, x)]
     except Exception:  # a fault of the module's own, which whatever runs it meets in its turn
@@ -118,8 +120,6 @@ def choose(model: nn.Module, x: Samples, output: Output | None, *, default: Defa
         hook.of(result)
         return hooked(model, hook)
     if isinstance(result, Tensor):
-        return model
-    if default == "result":
         return model
     if default != "tensors":
         if len(x) > 1:
