@@ -108,6 +108,14 @@ GROUPS = {
             "power of a number": lambda z, p: 2.5**z,
             "powers": lambda z, p: z.abs() ** p.two,
             "erf": lambda z, p: z.erf(),
+            "tan": lambda z, p: z.clamp(-1, 1).tan(),
+            "asin": lambda z, p: z.asin() + z.tanh().acos(),
+            "atan": lambda z, p: z.atan(),
+            "hyperbolic": lambda z, p: z.sinh() - z.cosh(),
+            "exp2": lambda z, p: z.exp2(),
+            "log2": lambda z, p: z.abs().log2() + z.abs().log10(),
+            "erfc": lambda z, p: torch.erfc(z),
+            "round": lambda z, p: (z * 2).round() - z.trunc(),
             "sign": lambda z, p: z.sign(),
             "floor": lambda z, p: z.floor(),
             "ceil": lambda z, p: z.ceil(),
@@ -315,6 +323,8 @@ GROUPS = {
             "corners": lambda z, p: F.interpolate(
                 z, scale_factor=(2, 1.5), mode="bilinear", align_corners=True
             ),
+            "same": lambda z, p: F.conv2d(z, p.conv2, padding="same"),
+            "exact": lambda z, p: F.interpolate(z, size=(5, 13), mode="nearest-exact"),
             "bicubic": lambda z, p: F.interpolate(z, size=(11, 7), mode="bicubic"),
             "shuffle": lambda z, p: F.pixel_shuffle(z.repeat(1, 2, 1, 1), 2),
             "unshuffle": lambda z, p: F.pixel_unshuffle(z, 2),
@@ -360,12 +370,14 @@ def test_operations(level, group, dtype):
     check(functions, shape, dtype)
 
 
-def test_averages_of_volumes(level):
-    """torch has none in bfloat16 on CPUs."""
-    check({
+def test_what_torch_has_in_float32_only(level):
+    volumes = {
         "average": lambda z, p: F.avg_pool3d(z, 3, 2, 1),
         "own": lambda z, p: F.avg_pool3d(z, 2, 2, 1, count_include_pad=False, ceil_mode=True),
-    }, VOLUMES)  # fmt: skip
+    }
+    check(volumes, VOLUMES)
+    smooth = {"smooth": lambda z, p: F.interpolate(z, size=(3, 4), mode="bilinear", antialias=True)}
+    check(smooth, IMAGES)
 
 
 class Padded(nn.Module):
