@@ -380,6 +380,55 @@ def test_what_torch_has_in_float32_only(level):
     check(smooth, IMAGES)
 
 
+EDGES = torch.tensor([
+    torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, 1, -1, 0.5, -0.5, 2.5, -2.5, 100,
+])  # fmt: skip
+NAMES = """
+    reciprocal square log log1p expm1 sin cos tan erf erfc sign floor ceil round trunc exp2 log2 log10 asin acos
+    atan sinh cosh sqrt rsqrt exp abs neg isnan logical_not
+""".split()
+AT_EDGES = {name: getattr(torch, name) for name in NAMES} | {
+    "logsigmoid": F.logsigmoid,
+    "hardshrink": lambda z: F.hardshrink(z, 0.6),
+    "softshrink": lambda z: F.softshrink(z, 0.6),
+    "threshold": lambda z: F.threshold(z, 0.1, 2.0),
+    "celu": lambda z: F.celu(z, 0.5),
+    "clamp": lambda z: z.clamp(-1, 2),
+    **{f"to the power {p}": lambda z, p=p: z**p for p in (0, 0.5, -0.5, -1, -2, 3, 1.5)},
+    "power of 2": lambda z: 2.0**z,
+    "power of -2": lambda z: (-2.0) ** z,
+    "powers": lambda z: z ** z.flip(1),
+    **{
+        f.__name__: lambda z, f=f: f(z, z.flip(1)) for f in (torch.maximum, torch.minimum, torch.eq, torch.ne)
+    },
+    **{f.__name__: lambda z, f=f: f(z, 0.5) for f in (torch.lt, torch.le, torch.gt, torch.ge)},
+    "where": lambda z: torch.where(z > 0, z, 2.0),
+    "largest": lambda z: z.amax(1, keepdim=True),
+    "smallest": lambda z: z[:, 1:].amin(1, keepdim=True),
+    "logsumexp": lambda z: torch.stack([z[:, i : i + 1].logsumexp(1) for i in range(3)], 1),
+}
+
+
+class Edges(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        z = x * self.one
+        results = [f(z) for f in AT_EDGES.values()]
+        return torch.cat([torch.where(r, 1.0, 0.0) if r.dtype == torch.bool else r for r in results], 1)
+
+
+def test_numbers_at_the_edges(level):
+    """Infinities, subnormal numbers, zeros and what is no number become what torch makes of them."""
+    a, b = Edges().eval(), Edges().eval()
+    x = EDGES.repeat(4, 1)
+    found = fc.Mixture(a, b, fc.Uniform()).functional_call(a, 0, x)[0]
+    wanted = a(x).detach()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-38, equal_nan=True)
+
+
 class Padded(nn.Module):
     """Tokens, of which some are padding, compared and counted with."""
 
