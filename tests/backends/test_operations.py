@@ -384,8 +384,8 @@ EDGES = torch.tensor([
     torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, 1, -1, 0.5, -0.5, 2.5, -2.5, 100,
 ])  # fmt: skip
 NAMES = """
-    reciprocal square log log1p expm1 sin cos tan erf erfc sign floor ceil round trunc exp2 log2 log10 asin acos
-    atan sinh cosh sqrt rsqrt exp abs neg isnan logical_not
+    reciprocal square log log1p expm1 sin cos tan erf erfc sign floor ceil round trunc exp2 log2 log10 asin
+    acos atan sinh cosh sqrt rsqrt exp abs neg isnan logical_not
 """.split()
 AT_EDGES = {name: getattr(torch, name) for name in NAMES} | {
     "logsigmoid": F.logsigmoid,
@@ -493,8 +493,8 @@ REFUSED = {
         lambda z: (z.flatten(1) @ z.flatten(1).T).softmax(1) @ z[:, 0],
         "across samples",
     ),
-    "an order": (lambda z: z.norm(3, 2), "norm of order 3"),
-    "division": (lambda z: z.div(2, rounding_mode="floor"), "rounded division"),
+    "an order": (lambda z: z.norm(3, 2), "norm of order 3|linalg_vector_norm"),
+    "division": (lambda z: z.div(2, rounding_mode="floor"), "rounded division|div"),
     "bits": (lambda z: z * (~(z > 0).long()), "cast|to.dtype"),
 }
 
