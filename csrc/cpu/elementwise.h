@@ -121,6 +121,18 @@ FASTCOMB_INLINE F apply(F x, float alpha, float beta) {
   if (OP == kSoftshrink) return select((I)(x > alpha), x - alpha, select((I)(x < -alpha), x + alpha, x * 0.0f));
   if (OP == kLogSigmoid) return minimum(zero, x) - each_lane(exponential(-absolute(x)), log1pf);
   if (OP == kLogicalNot) return one_where((I)(x == 0.0f));
+  if (OP == kTan) return each_lane(x, tanf);
+  if (OP == kAsin) return each_lane(x, asinf);
+  if (OP == kAcos) return each_lane(x, acosf);
+  if (OP == kAtan) return each_lane(x, atanf);
+  if (OP == kSinh) return each_lane(x, sinhf);
+  if (OP == kCosh) return each_lane(x, coshf);
+  if (OP == kExp2) return each_lane(x, exp2f);
+  if (OP == kLog2) return each_lane(x, log2f);
+  if (OP == kLog10) return each_lane(x, log10f);
+  if (OP == kErfc) return each_lane(x, erfcf);
+  if (OP == kRound) return each_lane(x, rintf);
+  if (OP == kTrunc) return each_lane(x, truncf);
   return x;
 }
 

@@ -18,7 +18,7 @@ constexpr int64_t kPanel = 64;
 // Queries that attention scores at a time.
 constexpr int64_t kQueries = 128;
 inline int64_t attention_scratch(const Attention& a) {
-  return kQueries * a.keys + (a.keys + a.width + kPanel) * kPanel;
+  return kQueries * (a.keys + a.width) + (a.keys + a.width + kPanel) * kPanel;
 }
 
 // Where the coefficients of one step towards a network come from.

@@ -10,6 +10,12 @@ using fastcomb::LayerNorm;
 using fastcomb::Reduce;
 using fastcomb::Softmax;
 
+FASTCOMB_INLINE I lanes_before(int n) {
+  I lane = {};
+  for (int l = 0; l < W; ++l) lane[l] = l;
+  return lane < n;
+}
+
 template <class T>
 FASTCOMB_INLINE float sum_row(const T* x, int64_t n) {
   F s = set1(0);
@@ -46,9 +52,9 @@ static void layer_norm_as(const LayerNorm& r) {
   }
 }
 
-// exp(x - max) of one row into out, returning the sum; max too.
+// The sum of exp(x - max) over one row, and the max.
 template <class T>
-FASTCOMB_INLINE float exponentials(const T* x, int64_t n, float* out, float& top) {
+FASTCOMB_INLINE float exponentials(const T* x, int64_t n, float& top) {
   F m = set1(-__builtin_inff());
   for (int64_t i = 0; i < n; i += W) {
     const int some = (int)smaller(W, n - i);
@@ -57,14 +63,13 @@ FASTCOMB_INLINE float exponentials(const T* x, int64_t n, float* out, float& top
     m = maximum(m, v);
   }
   top = max_lanes(m);
-  float s = 0;
+  F sum = set1(0);
   for (int64_t i = 0; i < n; i += W) {
     const int some = (int)smaller(W, n - i);
     const F e = exponential(take(x + i, 1, some) - top);
-    if (out) put(out + i, 1, e, some);
-    for (int l = 0; l < some; ++l) s += e[l];
+    sum = sum + (some == W ? e : select(lanes_before(some), e, set1(0)));
   }
-  return s;
+  return sum_lanes(sum);
 }
 
 template <class T>
@@ -73,7 +78,7 @@ static void softmax_as(const Softmax& r) {
     const T* x = (const T*)r.x + i * r.width;
     T* out = (T*)r.out + i * r.width;
     float top;
-    const float s = exponentials(x, r.width, nullptr, top), low = top + logf(s);
+    const float s = exponentials(x, r.width, top), low = top + logf(s);
     for (int64_t c = 0; c < r.width; c += W) {
       const int n = (int)smaller(W, r.width - c);
       const F v = take(x + c, 1, n);
@@ -120,12 +125,6 @@ FASTCOMB_INLINE void for_over(const Reduce& r, const Use& use) {
           for (int64_t i4 = 0; i4 < n[4]; ++i4)
             for (int64_t i5 = 0; i5 < n[5]; ++i5)
               use(i0 * s[0] + i1 * s[1] + i2 * s[2] + i3 * s[3] + i4 * s[4] + i5 * s[5]);
-}
-
-FASTCOMB_INLINE I lanes_before(int n) {
-  I lane = {};
-  for (int l = 0; l < W; ++l) lane[l] = l;
-  return lane < n;
 }
 
 // What a reduction begins with, takes in, and makes of two parts. Variances and logarithms of sums take in what

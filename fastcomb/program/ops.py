@@ -19,12 +19,14 @@ _SAME_NAME = """
     flatten unflatten reshape permute transpose squeeze unsqueeze expand
     mean sum amax softmax log_softmax scaled_dot_product_attention embedding dropout
     rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min
+    tan asin acos atan sinh cosh exp2 log2 log10 erfc round trunc
     clamp_max threshold celu hardshrink softshrink log_sigmoid glu prelu isnan
     eq ne lt le gt ge logical_not logical_and logical_or logical_xor bitwise_not where masked_fill
     mm addmm baddbmm conv_transpose1d conv_transpose2d
     amin prod any all max min var std logsumexp linalg_vector_norm norm cumsum
     adaptive_max_pool1d max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d
     upsample_nearest1d upsample_linear1d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
     index index_select repeat tile repeat_interleave roll flip pad constant_pad_nd
     pixel_shuffle pixel_unshuffle channel_shuffle
     split_with_sizes tensor_split movedim numpy_T mT narrow diagonal view_as reshape_as expand_as

@@ -28,13 +28,16 @@ _POINTWISE = """
     relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu
     add sub mul div neg exp sqrt rsqrt pow abs identity dropout cast
     rsub reciprocal square sin cos log log1p expm1 erf sign floor ceil maximum minimum clamp clamp_min
+    tan asin acos atan sinh cosh exp2 log2 log10 erfc round trunc
     clamp_max threshold celu hardshrink softshrink log_sigmoid prelu isnan
     eq ne lt le gt ge logical_not logical_and logical_or logical_xor where masked_fill
     bitwise_not bitwise_and bitwise_or bitwise_xor
 """.split()
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3, "conv_transpose1d": 1, "conv_transpose2d": 2}
-_RESIZED = {f"upsample_{kind}": 2 for kind in ("nearest2d", "bilinear2d", "bicubic2d")} | {
-    f"upsample_{kind}": 1 for kind in ("nearest1d", "linear1d")
+_RESIZED = {
+    **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"), 2),
+    **dict.fromkeys(("_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"), 2),
+    **dict.fromkeys(("upsample_nearest1d", "upsample_linear1d", "_upsample_nearest_exact1d"), 1),
 }
 #: Operations on the last dimensions of images.
 _SHUFFLES = {"pixel_shuffle": 3, "pixel_unshuffle": 3, "channel_shuffle": 3}

@@ -108,6 +108,14 @@ GROUPS = {
             "power of a number": lambda z, p: 2.5**z,
             "powers": lambda z, p: z.abs() ** p.two,
             "erf": lambda z, p: z.erf(),
+            "tan": lambda z, p: z.clamp(-1, 1).tan(),
+            "asin": lambda z, p: z.asin() + z.tanh().acos(),
+            "atan": lambda z, p: z.atan(),
+            "hyperbolic": lambda z, p: z.sinh() - z.cosh(),
+            "exp2": lambda z, p: z.exp2(),
+            "log2": lambda z, p: z.abs().log2() + z.abs().log10(),
+            "erfc": lambda z, p: torch.erfc(z),
+            "round": lambda z, p: (z * 2).round() - z.trunc(),
             "sign": lambda z, p: z.sign(),
             "floor": lambda z, p: z.floor(),
             "ceil": lambda z, p: z.ceil(),
@@ -315,6 +323,8 @@ GROUPS = {
             "corners": lambda z, p: F.interpolate(
                 z, scale_factor=(2, 1.5), mode="bilinear", align_corners=True
             ),
+            "same": lambda z, p: F.conv2d(z, p.conv2, padding="same"),
+            "exact": lambda z, p: F.interpolate(z, size=(5, 13), mode="nearest-exact"),
             "bicubic": lambda z, p: F.interpolate(z, size=(11, 7), mode="bicubic"),
             "shuffle": lambda z, p: F.pixel_shuffle(z.repeat(1, 2, 1, 1), 2),
             "unshuffle": lambda z, p: F.pixel_unshuffle(z, 2),
@@ -360,12 +370,63 @@ def test_operations(level, group, dtype):
     check(functions, shape, dtype)
 
 
-def test_averages_of_volumes(level):
-    """torch has none in bfloat16 on CPUs."""
-    check({
+def test_what_torch_has_in_float32_only(level):
+    volumes = {
         "average": lambda z, p: F.avg_pool3d(z, 3, 2, 1),
         "own": lambda z, p: F.avg_pool3d(z, 2, 2, 1, count_include_pad=False, ceil_mode=True),
-    }, VOLUMES)  # fmt: skip
+    }
+    check(volumes, VOLUMES)
+    smooth = {"smooth": lambda z, p: F.interpolate(z, size=(3, 4), mode="bilinear", antialias=True)}
+    check(smooth, IMAGES)
+
+
+EDGES = torch.tensor([
+    torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, 1, -1, 0.5, -0.5, 2.5, -2.5, 100,
+])  # fmt: skip
+NAMES = """
+    reciprocal square log log1p expm1 sin cos tan erf erfc sign floor ceil round trunc exp2 log2 log10 asin
+    acos atan sinh cosh sqrt rsqrt exp abs neg isnan logical_not
+""".split()
+AT_EDGES = {name: getattr(torch, name) for name in NAMES} | {
+    "logsigmoid": F.logsigmoid,
+    "hardshrink": lambda z: F.hardshrink(z, 0.6),
+    "softshrink": lambda z: F.softshrink(z, 0.6),
+    "threshold": lambda z: F.threshold(z, 0.1, 2.0),
+    "celu": lambda z: F.celu(z, 0.5),
+    "clamp": lambda z: z.clamp(-1, 2),
+    **{f"to the power {p}": lambda z, p=p: z**p for p in (0, 0.5, -0.5, -1, -2, 3, 1.5)},
+    "power of 2": lambda z: 2.0**z,
+    "power of -2": lambda z: (-2.0) ** z,
+    "powers": lambda z: z ** z.flip(1),
+    **{
+        f.__name__: lambda z, f=f: f(z, z.flip(1)) for f in (torch.maximum, torch.minimum, torch.eq, torch.ne)
+    },
+    **{f.__name__: lambda z, f=f: f(z, 0.5) for f in (torch.lt, torch.le, torch.gt, torch.ge)},
+    "where": lambda z: torch.where(z > 0, z, 2.0),
+    "largest": lambda z: z.amax(1, keepdim=True),
+    "smallest": lambda z: z[:, 1:].amin(1, keepdim=True),
+    "logsumexp": lambda z: torch.stack([z[:, i : i + 1].logsumexp(1) for i in range(3)], 1),
+}
+
+
+class Edges(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        z = x * self.one
+        results = [f(z) for f in AT_EDGES.values()]
+        return torch.cat([torch.where(r, 1.0, 0.0) if r.dtype == torch.bool else r for r in results], 1)
+
+
+def test_numbers_at_the_edges(level):
+    """Infinities, subnormal numbers, zeros and what is no number become what torch makes of them."""
+    a, b = Edges().eval(), Edges().eval()
+    x = EDGES.repeat(4, 1)
+    found = fc.Mixture(a, b, fc.Uniform()).functional_call(a, 0, x)[0]
+    wanted = a(x).detach()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-38, equal_nan=True)
 
 
 class Padded(nn.Module):
@@ -432,8 +493,8 @@ REFUSED = {
         lambda z: (z.flatten(1) @ z.flatten(1).T).softmax(1) @ z[:, 0],
         "across samples",
     ),
-    "an order": (lambda z: z.norm(3, 2), "norm of order 3"),
-    "division": (lambda z: z.div(2, rounding_mode="floor"), "rounded division"),
+    "an order": (lambda z: z.norm(3, 2), "norm of order 3|linalg_vector_norm"),
+    "division": (lambda z: z.div(2, rounding_mode="floor"), "rounded division|div"),
     "bits": (lambda z: z * (~(z > 0).long()), "cast|to.dtype"),
 }
 

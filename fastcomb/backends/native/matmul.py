@@ -158,18 +158,17 @@ def _convolution(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Val
     (sh, sw), (dh, dw) = _two(arguments["stride"], 1), _two(arguments["dilation"], 1)
     padding = arguments["padding"]
     if isinstance(padding, str):
-        total = [dh * (kh - 1), dw * (kw - 1)] if padding == "same" else [0, 0]
-        if any(size % 2 for size in total):
-            raise Unsupported("padding that differs between two sides")
-        padding = [size // 2 for size in total]
-    padding = _two(padding, 0)
+        total = (dh * (kh - 1), dw * (kw - 1)) if padding == "same" else (0, 0)
+        padding, frame = (total[0] // 2, total[1] // 2), (-(-total[0] // 2), -(-total[1] // 2))
+    else:
+        padding = frame = _two(padding, 0)
     (value,) = low.numbers(node, "input")
     if value.meta.ndim != (3 if flat else 4):
         raise Unsupported(f"{node.op} of {value.meta.ndim} dimensions")
     value = value.tall() if flat else value
     depthwise = groups == value.shape[1] == outputs and inputs == 1 and mixed
     even = low.dtype == torch.bfloat16 and not depthwise and inputs % 2 == 1
-    parts = _groups(low, value, groups, padding, node.name, even=even)
+    parts = _groups(low, value, groups, frame, node.name, even=even)
     x = parts[0]
     batch, row, pixel = x.strides[0], x.strides[2], x.strides[3]
     before = padding[0] * row + padding[1] * pixel

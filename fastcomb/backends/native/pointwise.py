@@ -22,12 +22,14 @@ UNARY_OPS: dict[str, tuple[str, Callable[[Mapping[str, Any]], tuple[float, float
         for name in (
             "relu", "gelu", "silu", "tanh", "sigmoid", "hardswish", "hardsigmoid", "exp", "neg", "abs",
             "sqrt", "rsqrt", "mish", "selu", "reciprocal", "square", "log", "log1p", "expm1", "sin", "cos",
-            "erf", "sign", "floor", "ceil", "log_sigmoid",
+            "erf", "sign", "floor", "ceil", "log_sigmoid", "tan", "asin", "acos", "atan", "sinh", "cosh",
+            "exp2", "log2", "log10", "erfc", "trunc",
         )
     },
     "leaky_relu": ("leaky_relu", lambda a: (a["negative_slope"], 0)),
     "elu": ("elu", lambda a: (a["alpha"], a["input_scale"])),
     "celu": ("elu", lambda a: (a["alpha"], 1 / a["alpha"])),
+    "round": ("round", lambda a: (0, 0)),
     "threshold": ("threshold", lambda a: (a["threshold"], a["value"])),
     "hardshrink": ("hardshrink", lambda a: (a["lambd"], 0)),
     "softshrink": ("softshrink", lambda a: (a["lambd"], 0)),
@@ -76,6 +78,8 @@ def _unary(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
         function = "gelu_tanh"
     if node.op == "elu" and arguments["scale"] != 1:
         raise Unsupported("a scaled elu")
+    if arguments.get("decimals"):
+        raise Unsupported("rounding to decimals")
     (value,) = low.numbers(node, next(iter(arguments)))
     alpha, beta = parameters(arguments)
     return low.unary(function, low.like(value, node.name), value, alpha, beta)

@@ -14,7 +14,13 @@ from fastcomb.backends.native.memory import Value, image_strides
 from fastcomb.program import Node
 
 
-@rule(*(f"upsample_{kind}" for kind in ("nearest1d", "linear1d", "nearest2d", "bilinear2d", "bicubic2d")))
+@rule(
+    *(f"upsample_{kind}" for kind in ("nearest1d", "linear1d", "nearest2d", "bilinear2d", "bicubic2d")),
+    *(
+        f"_upsample_{kind}"
+        for kind in ("nearest_exact1d", "nearest_exact2d", "bilinear2d_aa", "bicubic2d_aa")
+    ),
+)
 def _resampled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     """Rows and columns by themselves: weighted sums of a few of them, with the weights that torch gives."""
     (x,) = low.numbers(node, next(iter(arguments)))
