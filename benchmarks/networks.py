@@ -39,6 +39,7 @@ def hugging_face(family: str) -> Callable[[], nn.Module]:
                 library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
         import transformers
 
+        config: Any
         sizes: dict[str, Any] = {
             "hidden_size": WIDTH,
             "num_hidden_layers": LAYERS,
