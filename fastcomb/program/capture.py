@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 from fastcomb.program.choose import Output, choose
 from fastcomb.program.constants import folded_constants
 from fastcomb.program.example import example_inputs
-from fastcomb.program.ir import UNKNOWN, Dimension, Node, Program, Value, Weight
+from fastcomb.program.ir import Dimension, Node, Program, Value, Weight
 from fastcomb.program.ops import canonical
 from fastcomb.program.private import private_copy
 from fastcomb.utils.dtypes import dtype_name
@@ -29,8 +29,6 @@ _SAMPLES = 5
 #: A number of samples without a limit.
 _MANY = 1 << 31
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
-#: How often operations without a name are taken apart.
-_ROUNDS = 4
 #: Names of symbols other than the number of samples.
 _OTHERS = "NMLKJ"
 
@@ -71,14 +69,13 @@ def capture(model: nn.Module, *args: Any, output: Output | None = None, **kwargs
     module = choose(module, x, output, default="tensors")
     try:
         with _quiet_export(), torch.no_grad():
-            exported = _exported(module, x)
+            program = _captured(module, x)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CaptureError(
             f"{type(model).__name__} cannot be captured by torch.export: {reason}. Rewrite the part of "
             "forward that it names (data-dependent control flow, usually), or pass other sample inputs"
         ) from error
-    program = folded_constants(_read(exported, module))
     check(program, module, x)
     if not program.bound:
         try:
@@ -88,8 +85,11 @@ def capture(model: nn.Module, *args: Any, output: Output | None = None, **kwargs
     return program
 
 
-def _exported(module: nn.Module, x: Inputs) -> torch.export.ExportedProgram:
-    """What torch.export finds, with operations that have no name taken apart where torch can do that."""
+def _captured(module: nn.Module, x: Inputs) -> Program:
+    """What torch.export finds, with operations that have no name taken apart where torch can do that.
+
+    Those of inputs alone stay whole: they run once, as they are.
+    """
     copies = x.map(torch.clone)
     bound = inspect.signature(module.forward).bind(*x.args, **x.kwargs).arguments
     shapes = tree_map(_dynamic, dict(bound))
@@ -98,15 +98,24 @@ def _exported(module: nn.Module, x: Inputs) -> torch.export.ExportedProgram:
         exported = exported.run_decompositions({})  # writes through views become values
     table = torch.export.default_decompositions()
     tried: set[Any] = set()
-    for _ in range(_ROUNDS):
-        unknown = {fx.target for fx in exported.graph.nodes if fx.op == "call_function"}
-        unknown = {target for target in unknown if canonical(target) == UNKNOWN} - tried
-        chosen = {target: table[target] for target in unknown if target in table}
+    while True:
+        program = folded_constants(_read(exported, module))
+        weighted = _weighted(program)
+        unknown = {node.target for node in program.unknown if node.name in weighted} - tried
         tried |= unknown
+        chosen = {target: table[target] for target in unknown if target in table}
         if not chosen:
-            break
+            return program
         exported = exported.run_decompositions(chosen)
-    return exported
+
+
+def _weighted(program: Program) -> set[str]:
+    """Values that a parameter has a part in."""
+    weighted: set[str] = set()
+    for node in program:
+        if weighted.intersection(node.values) or any(w.kind == "parameter" for w in node.weights):
+            weighted.add(node.name)
+    return weighted
 
 
 def _dynamic(leaf: Any) -> Any:
