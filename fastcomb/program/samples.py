@@ -168,8 +168,23 @@ def _state(node: Node, states: Mapping[str, State], shapes: Mapping[str, tuple[D
         return _unproven(node) if node.shape or node.dtype else _SEVERAL
     operands = _Operands(node, states, shapes)
     if not operands.samples:
-        return _by_shape(node.shape)  # such as a token expanded to all samples
+        return _made(node, shapes)
     return _RULES[node.op](node, operands)
+
+
+def _made(node: Node, shapes: Mapping[str, tuple[Dimension, ...]]) -> Samples | None:
+    """Where the samples are in what is made for each of them of something that has none.
+
+    Such as a token that is expanded to all of them, or entries [c, ...] repeated to [N · c, ...].
+    """
+    source = node.arguments.get("self")
+    if node.op in ("repeat", "tile") and isinstance(source, Value):
+        sizes = shapes[source.name]
+        sizes = (1,) * (len(node.shape) - len(sizes)) + sizes
+        places = [d for d, size in enumerate(node.shape) if isinstance(size, str)]
+        if len(places) == 1 and _factor(node.shape[places[0]]) == sizes[places[0]]:
+            return Samples(places[0])
+    return _by_shape(node.shape)
 
 
 def _label(node: Node) -> str:
