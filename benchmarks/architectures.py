@@ -49,7 +49,7 @@ def architectures(group: Group) -> list[Architecture]:
         ]
     if missing(group):
         return []
-    if group != "transformers":
+    if importlib.util.find_spec("torchvision"):  # which transformers imports too
         declare_operators()
     return list({"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}[group]())
 

@@ -603,7 +603,7 @@ def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any
     values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
     try:
         for node in program:
-            values[node.name] = program.apply(_reshaping(node), state, values)
+            values[node.name] = program.apply(_on_meta(node), state, values)
     except RuntimeError as error:
         raise Unsupported(f"a network that torch cannot trace ({str(error).splitlines()[0]})") from error
     if any(isinstance(value, Tensor) and not value.numel() for value in values.values()):
@@ -611,9 +611,11 @@ def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any
     return values
 
 
-def _reshaping(node: Node) -> Node:
-    """A view as a reshape, since values may lie otherwise here than torch's own."""
+def _on_meta(node: Node) -> Node:
+    """As it runs there: views as reshapes, since values may lie otherwise here than torch's own; no device."""
     if node.target not in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
-        return node
+        devices = {name for name, value in node.arguments.items() if isinstance(value, torch.device)}
+        moved = {**node.arguments, **dict.fromkeys(devices, torch.device("meta"))}
+        return dataclasses.replace(node, arguments=moved) if devices else node
     arguments = {"self": node.arguments["self"], "shape": node.arguments["size"]}
     return dataclasses.replace(node, target=torch.ops.aten.reshape.default, arguments=arguments)
