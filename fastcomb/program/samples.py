@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastcomb.program.ir import Dimension, Node, Program, Value
+from fastcomb.program.ir import Dimension, Node, Program, Value, Weight
 from fastcomb.utils import inputs
 
 #: Samples that tell whether they influence one another, and how much results may then differ, of the largest.
@@ -99,7 +99,7 @@ def dependence(program: Program) -> Dependence:
     shapes = program.value_shapes
     for node in program:
         try:
-            states[node.name] = _state(node, states, shapes)
+            states[node.name] = _state(node, states, shapes, program.shapes)
             if node.op not in _RULES and _samples_read(node, states):
                 unproven.append(node.name)
         except Mixed as error:
@@ -144,7 +144,12 @@ def _factor(size: Dimension) -> int:
     return int(match[1] or 1)
 
 
-def _state(node: Node, states: Mapping[str, State], shapes: Mapping[str, tuple[Dimension, ...]]) -> State:
+def _state(
+    node: Node,
+    states: Mapping[str, State],
+    shapes: Mapping[str, tuple[Dimension, ...]],
+    weights: Mapping[str, tuple[int, ...]],
+) -> State:
     """Where the samples are in a node's result, by the rule of its operation.
 
     Raises:
@@ -171,8 +176,26 @@ def _state(node: Node, states: Mapping[str, State], shapes: Mapping[str, tuple[D
         return _unproven(node) if node.shape or node.dtype else _SEVERAL
     operands = _Operands(node, states, shapes)
     if not operands.samples:
-        return _by_shape(node.shape)  # such as a token expanded to all samples
+        return _made(node, shapes, weights)
     return _RULES[node.op](node, operands)
+
+
+def _made(
+    node: Node, shapes: Mapping[str, tuple[Dimension, ...]], weights: Mapping[str, tuple[int, ...]]
+) -> Samples | None:
+    """Where the samples are in what is made for each of them of something that has none.
+
+    Such as a token that is expanded to all of them, or entries [c, ...] repeated to [N · c, ...].
+    """
+    source = node.arguments.get("self")
+    places = [d for d, size in enumerate(node.shape) if isinstance(size, str)]
+    if node.op in ("repeat", "tile", "expand") and len(places) == 1 and isinstance(source, (Value, Weight)):
+        sizes = shapes[source.name] if isinstance(source, Value) else weights[source.name]
+        sizes = (*[1] * (len(node.shape) - len(sizes)), *sizes)
+        factor = _factor(node.shape[places[0]])
+        if node.op == "expand" or factor == sizes[places[0]]:
+            return Samples(places[0])
+    return _by_shape(node.shape)
 
 
 def _label(node: Node) -> str:

@@ -7,6 +7,7 @@ that leave room for the padding of the convolutions that read them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -608,9 +609,16 @@ def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any
     values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
     try:
         for node in program:
-            values[node.name] = program.apply(node, state, values)
+            values[node.name] = program.apply(_on_meta(node), state, values)
     except RuntimeError as error:
         raise Unsupported(f"a network that torch cannot trace ({str(error).splitlines()[0]})") from error
     if any(isinstance(value, Tensor) and not value.numel() for value in values.values()):
         raise Unsupported("values without entries")
     return values
+
+
+def _on_meta(node: Node) -> Node:
+    """As it runs there: on no device."""
+    devices = {name for name, value in node.arguments.items() if isinstance(value, torch.device)}
+    moved = {**node.arguments, **dict.fromkeys(devices, torch.device("meta"))}
+    return dataclasses.replace(node, arguments=moved) if devices else node
