@@ -768,20 +768,11 @@ def test_batch_norm_over_tokens_is_not_folded_along_features():
         m[1].running_var.uniform_(0.5, 2)
     x, y = torch.randn(6, 7, 5), torch.randint(3, (6,))
     for backend in ("auto", "torch_reference"):
-        with pytest.warns(fc.BackendNotice) if backend == "auto" else _nothing():
-            sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, batch_norm="a", backend=backend)
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, batch_norm="a", backend=backend)
         for k in range(2):
             with torch.no_grad():
                 logits = functional_call(a, sweep.mixture[k], (x,))
             assert sweep.loss[k] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
-
-
-class _nothing:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
 
 
 class TestOverflow:
@@ -836,12 +827,12 @@ def test_a_backend_that_is_named_and_cannot_run_is_an_error():
             self.l = nn.Linear(6, 3)
 
         def forward(self, x):
-            return torch.cumsum(self.l(x), 1)
+            return self.l(x) if self.l(x).sum().item() < 1e9 else -self.l(x)
 
     a, b = pair(Odd)
-    with pytest.raises(ValueError, match=r"backend='native' cannot run the operation aten\.cumsum"):
+    with pytest.raises(ValueError, match="backend='native' cannot run what torch"):
         fc.evaluate(a, b, fc.Uniform(), data=samples(), n=1, backend="native")
-    with pytest.warns(fc.BackendNotice, match="aten\\.cumsum"):
+    with pytest.warns(fc.BackendNotice, match="cannot capture|combination by combination"):
         assert fc.evaluate(a, b, fc.Uniform(), data=samples(), n=1).backend == "torch_reference"
 
 
@@ -962,8 +953,12 @@ def test_results_of_any_form(kind, pick):
             expected = pick(functional_call(a, sweep.mixture[k], (x,)))
         assert sweep.loss[k] == pytest.approx(F.cross_entropy(expected, y).item(), rel=1e-5)
         torch.testing.assert_close(pick(outputs)[k], expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(TypeError, match=r"the model returns a (dict|Out|tuple)"):
-        fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=1)
+    if kind == "nested":
+        with pytest.raises(TypeError, match="several of which may be meant"):
+            fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=1)
+    else:
+        obvious = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3)
+        np.testing.assert_allclose(obvious.loss, sweep.loss, rtol=1e-5)
 
 
 def test_masked_scores_are_left_out_of_layers():

@@ -13,6 +13,7 @@ from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.places import places
 from fastcomb.backends.torch_reference import TorchReference
 from fastcomb.mixing import Mixture
+from fastcomb.mixing.endpoints import is_running_statistic
 from fastcomb.program import CaptureError, Program, Value, dependence
 from fastcomb.program.cache import captured
 from fastcomb.program.constants import folded_constants
@@ -53,12 +54,10 @@ class Divided(NamedTuple):
     Attributes:
         before: what depends on inputs and buffers alone; it returns a list of tensors [S, ...].
         rest: the network from those to the result [S, ...].
-        unproven: operations of the rest of which nothing says that they keep samples apart.
     """
 
     before: Program
     rest: Program
-    unproven: tuple[str, ...]
 
 
 def divided_of(
@@ -75,16 +74,17 @@ def divided_of(
         ValueError: the mixture's parameters are not the model's.
     """
     program = _captured(model, mixture, x)
+    if normalisation.batches:
+        record(program)
     mixed = {w.name for node in program if node.op == "batch_norm" for w in node.weights}
     program = folded_constants(program, {n: b for n, b in buffers.items() if n not in mixed})
     try:
         before, rest = divided(program)
     except Undivided as error:
         raise Unsupported(str(error)) from None
-    reason, unproven = dependence(rest)
-    if reason:
+    if reason := dependence(rest).reason:
         raise Unsupported(reason)
-    return Divided(before, rest, unproven)
+    return Divided(before, rest)
 
 
 def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
@@ -157,6 +157,8 @@ def record(program: Program) -> tuple[dict[str, int], int]:
     starts: dict[str, int] = {}
     total = 0
     for node in program:
+        if node.op != "batch_norm" and any(is_running_statistic(weight.name) for weight in node.weights):
+            raise Unsupported("running statistics that are recomputed for other than batch norms")
         if node.op == "batch_norm" and node.arguments["running_mean"] is not None:
             name = node.arguments["running_mean"].name
             if name in starts:
@@ -177,18 +179,18 @@ def recomputed(program: Program, places: dict[str, int], statistics: Tensor | No
     return running
 
 
-def check(runner: Runner, model: nn.Module, x: Samples, *, unproven: bool = False) -> Tensor:
+def check(runner: Runner, model: nn.Module, x: Samples) -> Tensor:
     """Compare combinations 0 and 1 with the module itself on a few samples, together and fewer at a time.
 
     Sample by sample: what they may differ by is measured, as the difference that rounding makes to the
     module's own result (against the next finer dtype). A backend in half precision is compared in float32
-    first, where a mistake cannot hide behind rounding.
+    first, where a mistake cannot hide behind rounding. The module is also compared with itself on fewer
+    samples, since of operations without a rule nobody knows whether they keep samples apart.
 
     Args:
         runner: the backend.
         model: the module.
         x: samples [S, ...].
-        unproven: whether some operations are not known to keep samples apart, so that it has to be tried.
 
     Returns:
         the module's output [S, ...] for combination 0.
@@ -199,7 +201,7 @@ def check(runner: Runner, model: nn.Module, x: Samples, *, unproven: bool = Fals
     if runner.dtype != torch.float32:
         arguments = {"dtype": torch.float32, "normalisation": runner.normalisation}
         finer = type(runner)(runner.mixture, model, x, **arguments)  # type: ignore[call-arg]
-        check(finer, model, x, unproven=unproven)
+        check(finer, model, x)
     reference = TorchReference(runner.mixture, model, dtype=runner.dtype, normalisation=runner.normalisation)
     index = runner.mixture.index_tensor([0, 1])
     prepared = runner.prepare(index)
@@ -214,8 +216,7 @@ def check(runner: Runner, model: nn.Module, x: Samples, *, unproven: bool = Fals
     _compare(outputs[0], expected, limit)
     _compare(outputs[1], law.output(1, some), limit)
     fewer = some[-_FEWER:]
-    if unproven:
-        _compare(law.output(0, fewer), expected[-_FEWER:], limit, "samples that influence one another")
+    _compare(law.output(0, fewer), expected[-_FEWER:], limit, "samples that influence one another")
     for count in {len(fewer), 1} - {len(some)}:
         outputs = runner.outputs(prepared, fewer[:count])
         for k in (0, 1):

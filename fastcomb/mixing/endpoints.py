@@ -144,7 +144,8 @@ def same(one: Any, other: Any) -> bool:
     return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
-def _is_running_statistic(name: str) -> bool:
+def is_running_statistic(name: str) -> bool:
+    """Whether a buffer of this name is a running mean or variance."""
     return name.rpartition(".")[2] in RUNNING_STATISTICS
 
 
@@ -199,7 +200,7 @@ def _from_mapping(theta: Mapping[Any, Any], model: nn.Module | None, label: str,
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, value in state.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or _is_running_statistic(name):
+        if not isinstance(value, Tensor) or not value.is_floating_point() or is_running_statistic(name):
             continue
         check_usable({name: value}, {}, label)  # others have no place in memory to compare
         place = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
@@ -323,7 +324,7 @@ def _check_values(endpoint: Endpoint, label: str) -> None:
         if value.device.type == "meta":
             raise ValueError(f"{label}: {name!r} is on the meta device and has no values")
     floating = endpoint.parameters | {
-        name: value for name, value in endpoint.carried.items() if _is_running_statistic(name)
+        name: value for name, value in endpoint.carried.items() if is_running_statistic(name)
     }
     for name, value in floating.items():
         bad = value.numel() - int(torch.isfinite(value).sum())

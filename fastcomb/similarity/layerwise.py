@@ -56,8 +56,8 @@ STREAMED = {cka, mean_cca, mean_squared_cca, svcca, pwcca, linear_regression_r2}
     angular_procrustes, size_and_shape_procrustes
 }  # fmt: skip
 
-#: Operations that mask; masked_fill and where are not among those that Programs know.
-_MASKING = ("unknown", "add", "sub")
+#: Operations that mask.
+_MASKING = ("masked_fill", "where", "add", "sub", "unknown")
 
 
 #: Inches of one layer in the picture, and of all of them at least and at most; of what is beside the map and

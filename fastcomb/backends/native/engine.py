@@ -80,13 +80,13 @@ class Native:
         x = self._ready(x)
         self._shapes = _shapes(x)
         self._buffers = buffers_of(model, mixture, normalisation)
-        self._before, self._rest, self._unproven = divided_of(model, mixture, x, self._buffers, normalisation)
+        self._before, self._rest = divided_of(model, mixture, x, self._buffers, normalisation)
         self._statistics, self._floats = record(self._rest) if normalisation.batches else ({}, 0)
         xs = self._first_part(x)
         self._stretches: Stretches | None = None
         self._compiled: CompiledProgram | None = None
         apart = self._refused(xs)
-        if apart and self._statistics:
+        if apart and normalisation.batches:
             raise Unsupported(next(iter(apart.values())))
         if apart:
             self._stretches = Stretches(self._rest, apart, xs, mixture, dtype, self._buffers, self._engine)
@@ -262,7 +262,7 @@ class Native:
 
     def check(self, model: nn.Module, x: Samples) -> Tensor:
         """Compare combination 0 with the module itself (:func:`fastcomb.backends.captured.check`)."""
-        return check(self, model, x, unproven=bool(self._unproven))
+        return check(self, model, x)
 
     def _layout(self, x: Samples) -> list[Tensor]:
         """What the first part makes of the samples, as the engine reads it; kept while samples stay."""
