@@ -612,7 +612,7 @@ def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any
 
 
 def _on_meta(node: Node) -> Node:
-    """As it runs there: views as reshapes, since values may lie otherwise here than torch's own; no device."""
+    """As it runs there: no device, and views as reshapes, since values may lie otherwise than torch's own."""
     if node.target not in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
         devices = {name for name, value in node.arguments.items() if isinstance(value, torch.device)}
         moved = {**node.arguments, **dict.fromkeys(devices, torch.device("meta"))}
