@@ -333,6 +333,9 @@ def _transformers() -> Iterator[Architecture]:
 
     for name, settings in _TEXTS.items():
         yield one(name, functools.partial(texts, name, {**_SMALL, **settings}), _tokens)
+    # whose tokens look up their experts' weights, where grouped products sort the tokens of all samples
+    settings = {**_SMALL, **_TEXTS["Mixtral"], "experts_implementation": "batched_mm"}
+    yield one("Mixtral, batched", functools.partial(texts, "Mixtral", settings), _tokens)
     gptj = {**_GPT, "rotary_dim": 4}
     yield one("GPTJ", functools.partial(texts, "GPTJ", gptj), _tokens)
     mpt = {

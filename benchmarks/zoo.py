@@ -282,13 +282,13 @@ def _recovery(found: Row, one: Architecture, a: nn.Module, b: nn.Module, x: Any,
 def work(pipe: multiprocessing.connection.Connection, align: bool) -> None:
     """Try the networks whose groups and names come through a pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process minds it
-    known = {group: {one.name: one for one in architectures(group)} for group in GROUPS}
+    known: dict[str, dict[str, Architecture]] = {}
     fc.capture(nn.Linear(2, 2), torch.zeros(2, 2))  # torch.export loads itself
     pipe.send(None)
     with contextlib.suppress(EOFError):
         while (key := pipe.recv()) is not None:
             group, name = key
-            one = known[group][name]
+            one = known.setdefault(group, {one.name: one for one in architectures(group)})[name]
             try:
                 found = row(one, align=align)
             except Exception as error:

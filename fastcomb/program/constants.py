@@ -107,8 +107,12 @@ def _without_nothing(program: Program) -> Program:
             tensors = node.arguments["tensors"]
             some = [t for t in tensors if not isinstance(t, Value) or shapes[t.name] != (0,)]
             if len(some) == 1 and len(tensors) > 1 and isinstance(some[0], Value):
-                alias = torch.ops.aten.alias.default
-                node = dataclasses.replace(node, op="identity", target=alias, arguments={"self": some[0]})
+                arguments = {
+                    "self": some[0],
+                    "memory_format": torch.contiguous_format,
+                }  # as cat's results are
+                clone = torch.ops.aten.clone.default
+                node = dataclasses.replace(node, op="identity", target=clone, arguments=arguments)
             elif some:
                 node = dataclasses.replace(node, arguments={**node.arguments, "tensors": some})
         nodes.append(node)

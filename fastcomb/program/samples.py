@@ -80,9 +80,14 @@ class Mixed(Exception):
     """Samples may meet; the message says where."""
 
 
+class Several(NamedTuple):
+    """A list of values of which nothing but ``before`` is known, as in :class:`Samples`; 0: nor that."""
+
+    before: int
+
+
 _COUNT = "count"  # the state of a number that depends on how many samples there are
-_SEVERAL = "several"  # of a list of values of which nothing else is known
-State = Samples | list[Samples] | str | None
+State = Samples | list[Samples] | Several | str | None
 
 
 def dependence(program: Program) -> Dependence:
@@ -115,15 +120,25 @@ def _samples_read(node: Node, states: Mapping[str, State]) -> bool:
     """Whether a node computes with values that have samples."""
     if node.op in ("size", "size_arithmetic", "item"):
         return False
-    return any(isinstance(states[name], Samples) or states[name] == _SEVERAL for name in node.values)
+    return any(isinstance(states[name], (Samples, Several)) for name in node.values)
 
 
-def _unproven(node: Node) -> Samples:
+def _unproven(node: Node, states: Mapping[str, State]) -> Samples:
     """Where samples are in the result of an operation without a rule, if it keeps them apart."""
+    places = [d for d, size in enumerate(node.shape) if isinstance(size, str)]
+    before = _before(node, states)
+    if before and len(places) == 1 and _SIZE.fullmatch(str(node.shape[places[0]])):
+        return Samples(places[0], before)
     state = _by_shape(node.shape)
     if state is None:
         raise Mixed(f"the operation {_label(node)}, which may bring samples together")
     return state
+
+
+def _before(node: Node, states: Mapping[str, State]) -> int:
+    """What all that a node reads has before its samples; 0 where that differs."""
+    found = {state.before for name in node.values if isinstance(state := states[name], (Samples, Several))}
+    return found.pop() if len(found) == 1 else 0
 
 
 def _by_shape(shape: Sequence[Dimension]) -> Samples | None:
@@ -164,8 +179,8 @@ def _state(
     if node.op == "item":
         container, at = node.arguments.values()
         several = states[container.name]
-        if several == _SEVERAL:
-            return _unproven(node)
+        if isinstance(several, Several):
+            return _unproven(node, states)
         return several[at] if isinstance(several, list) else several
     allowed = _SHAPES.get(node.op, "").split()
     for key, argument in node.arguments.items():
@@ -173,7 +188,8 @@ def _state(
         if counts and key not in allowed:
             raise Mixed(f"the operation {_label(node)} with the number of samples")
     if node.op not in _RULES and _samples_read(node, states):
-        return _unproven(node) if node.shape or node.dtype else _SEVERAL
+        single = node.shape or node.dtype
+        return _unproven(node, states) if single else Several(_before(node, states))
     operands = _Operands(node, states, shapes)
     if not operands.samples:
         return _made(node, shapes, weights)

@@ -295,6 +295,8 @@ class Native:
                 t for t, name in zip(leaves(x), self._before.inputs, strict=True) if name in self._rest.inputs
             ]
         results = self._first_results(x)
+        if any(len(result) != len(x) for result in results):
+            raise Unsupported("inputs whose shape depends on their number")
         half = len(x) // 2
         if half:
             parts = zip(self._first_results(x[:half]), self._first_results(x[half:]), strict=True)
