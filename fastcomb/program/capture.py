@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import operator
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from fastcomb.utils.inputs import Inputs, Samples, call, leaves, mapped
 _SAMPLES = 5
 #: A number of samples without a limit.
 _MANY = 1 << 31
+_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 #: Names of symbols other than the number of samples.
 _OTHERS = "NMLKJ"
@@ -197,6 +199,12 @@ def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols)
         target = torch.ops.aten.reshape.default
         arguments = dict(zip(("self", "shape"), arguments.values(), strict=True))
     value = fx.meta.get("val")
+    if target is _NORM:  # as which torch.export may write a batch norm, with two results that nobody reads
+        op, target, value = "batch_norm", torch.ops.aten.batch_norm.default, value[0]
+        momentum, eps = arguments.pop("momentum"), arguments.pop("eps")
+        arguments |= {"training": False, "momentum": momentum, "eps": eps, "cudnn_enabled": False}
+    elif target is operator.getitem and fx.args[0].target is _NORM:
+        op, target, arguments = "identity", torch.ops.aten.alias.default, {"self": refs[fx.args[0]]}
     stack = fx.meta.get("nn_module_stack") or {}
     return Node(
         name=fx.name,

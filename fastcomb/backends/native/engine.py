@@ -82,6 +82,10 @@ class Native:
         self._buffers = buffers_of(model, mixture, normalisation)
         self._before, self._rest = divided_of(model, mixture, x, self._buffers, normalisation)
         self._statistics, self._floats = record(self._rest) if normalisation.batches else ({}, 0)
+        self._state = {  # for what torch runs, as the reference has it
+            name: narrowed(value, dtype) if value.is_floating_point() else value
+            for name, value in {**self._before.constants, **self._rest.constants, **self._buffers}.items()
+        }
         xs = self._first_part(x)
         self._stretches: Stretches | None = None
         self._compiled: CompiledProgram | None = None
@@ -89,7 +93,7 @@ class Native:
         if apart and normalisation.batches:
             raise Unsupported(next(iter(apart.values())))
         if apart:
-            self._stretches = Stretches(self._rest, apart, xs, mixture, dtype, self._buffers, self._engine)
+            self._stretches = Stretches(self._rest, apart, xs, mixture, dtype, self._state, self._engine)
             self._compiled = self._stretches.last
         else:
             self._compiled = self._engine(self._rest, xs)
@@ -309,7 +313,10 @@ class Native:
         return results
 
     def _first_results(self, x: Samples) -> list[Tensor]:
-        values = self._before.run(self._buffers, *leaves(x))
+        try:
+            values = self._before.run(self._state, *leaves(x))
+        except RuntimeError as error:
+            raise Unsupported(f"what is done to inputs ({str(error).splitlines()[0]})") from error
         return [narrowed(v, self.dtype) if v.is_floating_point() else v for v in values]
 
     def _ready(self, x: Samples) -> Samples:

@@ -35,7 +35,8 @@ class Stretches:
         program: the network.
         apart: operations that torch runs: node name → why.
         xs: samples of its inputs.
-        mixture, dtype, buffers: what runs, and in what.
+        mixture, dtype: what runs, and in what.
+        state: buffers and constants in that dtype.
         compile: makes engines.
 
     Attributes:
@@ -55,7 +56,7 @@ class Stretches:
         xs: Sequence[Tensor],
         mixture: Mixture,
         dtype: torch.dtype,
-        buffers: Mapping[str, Tensor],
+        state: Mapping[str, Tensor],
         compile: Compile,
     ) -> None:
         try:
@@ -63,7 +64,7 @@ class Stretches:
         except Uncut as error:
             reason = ", ".join(dict.fromkeys(apart.values()))
             raise Unsupported(f"{reason}; and not in parts, because of {error}") from None
-        self._mixture, self._dtype, self._buffers = mixture, dtype, buffers
+        self._mixture, self._dtype, self._state = mixture, dtype, state
         self._program = program
         self._masks = {node.name for node in program if node.dtype == "bool"}
         kinds = {node.name: node.op if node.known else str(node.target) for node in program}
@@ -81,7 +82,10 @@ class Stretches:
             if number == len(parts) - 1:
                 break
             if engine is None:
-                results = self._on_torch(stretch, index, Given(given, [False] * len(given)))
+                try:
+                    results = self._on_torch(stretch, index, Given(given, [False] * len(given)))
+                except RuntimeError as error:
+                    raise Unsupported(f"{self.names} ({str(error).splitlines()[0]})") from error
                 results = [result[0] for result in results]
             else:
                 results = [torch.zeros(1, *shape, dtype=dtype) for shape in engine.outputs]
@@ -133,7 +137,7 @@ class Stretches:
         mixed = {name: self._mixture.parameter(name, index, self._dtype) for name in names}
         rows = []
         for k in range(len(index)):
-            state = {**self._buffers, **{name: value[k] for name, value in mixed.items()}}
+            state = {**self._state, **{name: value[k] for name, value in mixed.items()}}
             inputs = [t[k] if own else t for t, own in zip(given.tensors, given.own, strict=True)]
             rows.append([self._cast(leaf) for leaf in tree_leaves(program.run(state, *inputs))])
         self.seconds += time.perf_counter() - began
