@@ -203,8 +203,8 @@ def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols)
         op, target, value = "batch_norm", torch.ops.aten.batch_norm.default, value[0]
         momentum, eps = arguments.pop("momentum"), arguments.pop("eps")
         arguments |= {"training": False, "momentum": momentum, "eps": eps, "cudnn_enabled": False}
-    elif target is operator.getitem and fx.args[0].target is _NORM:
-        op, target, arguments = "identity", torch.ops.aten.alias.default, {"self": refs[fx.args[0]]}
+    elif target is operator.getitem and getattr(fx.args[0], "target", None) is _NORM:
+        op, target, arguments = "identity", torch.ops.aten.alias.default, {"self": arguments["0"]}
     stack = fx.meta.get("nn_module_stack") or {}
     return Node(
         name=fx.name,
