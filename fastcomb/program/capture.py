@@ -200,7 +200,7 @@ def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols)
         arguments = dict(zip(("self", "shape"), arguments.values(), strict=True))
     value = fx.meta.get("val")
     if target is _NORM:  # as which torch.export may write a batch norm, with two results that nobody reads
-        op, target, value = "batch_norm", torch.ops.aten.batch_norm.default, value[0]
+        op, target, value = "batch_norm", torch.ops.aten.batch_norm.default, fx.meta["val"][0]
         momentum, eps = arguments.pop("momentum"), arguments.pop("eps")
         arguments |= {"training": False, "momentum": momentum, "eps": eps, "cudnn_enabled": False}
     elif target is operator.getitem and getattr(fx.args[0], "target", None) is _NORM:
