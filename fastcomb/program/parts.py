@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastcomb.program.ir import Dimension, Node, Program, Value
+from fastcomb.program.samples import outermost
 
 _SIZES = ("size", "size_arithmetic")
 #: After the names of values that are handed over with their samples moved to the front.
@@ -46,7 +47,7 @@ def stretches(program: Program, apart: Collection[str]) -> list[Stretch]:
         Uncut: a value between two stretches mixes samples with another dimension.
     """
     levels = _levels(program, apart)
-    shapes = program.value_shapes
+    shapes, rows = program.value_shapes, outermost(program)
     last = max((levels.get(name, 0) for name in program.returned), default=0)
     result = []
     for level in range(last + 1):
@@ -60,7 +61,7 @@ def stretches(program: Program, apart: Collection[str]) -> list[Stretch]:
         output: Any = program.output if level == last else [Value(name) for name in wanted]
         given = given or list(program.inputs)[:1]  # whose samples are counted
         made = part(program, wanted, {name: shapes[name] for name in given}, output)
-        result.append(Stretch(_samples_first(made, level == last, set(program.inputs)), level % 2 == 1))
+        result.append(Stretch(_samples_first(made, level == last, set(program.inputs), rows), level % 2 == 1))
     return result
 
 
@@ -74,6 +75,8 @@ def _levels(program: Program, apart: Collection[str]) -> dict[str, int]:
     for node in program:
         odd = node.name in apart or bool(drawn.intersection(node.values))
         before = [levels[name] for name in node.values if name in levels]
+        if node.dtype == "int64":  # views of whole numbers stay with what computed them
+            odd = odd or any(level % 2 for level in before)
         if node.op in _SIZES or not before:
             drawn.update([node.name] if odd else [])
             continue
@@ -83,26 +86,20 @@ def _levels(program: Program, apart: Collection[str]) -> dict[str, int]:
     return levels
 
 
-def _samples_first(program: Program, last: bool, inputs: Collection[str]) -> Program:
-    """With values handed over that have samples first, under another name where they were elsewhere."""
+def _samples_first(program: Program, last: bool, inputs: Collection[str], rows: Collection[str]) -> Program:
+    """With values handed over that have samples first, under another name where they had not."""
     before, after, renamed = [], [], {}
     given: dict[str, tuple[Dimension, ...]] = {}
     for name, shape in program.inputs.items():
-        dim = _samples_of(name, shape)
-        if dim == 0 or name in inputs:
-            given[name] = shape
-            continue
-        moved = [dim, *(d for d in range(len(shape)) if d != dim)]
-        given[_first(name)] = tuple(shape[d] for d in moved)
-        back = [moved.index(d) for d in range(len(shape))]
-        before.append(_permuted(name, _first(name), back, shape))
+        moved = None if name in inputs else _moved(name, shape, rows)
+        given[_first(name) if moved else name] = moved.shape if moved else shape
+        if moved:
+            before.append(_view(name, _first(name), moved.back, shape))
     shapes = program.value_shapes
     for name in () if last else program.returned:
-        shape = shapes[name]
-        dim = _samples_of(name, shape)
-        if dim:
-            moved = [dim, *(d for d in range(len(shape)) if d != dim)]
-            after.append(_permuted(_first(name), name, moved, tuple(shape[d] for d in moved)))
+        moved = _moved(name, shapes[name], rows)
+        if moved:
+            after.append(_view(_first(name), name, moved.forth, moved.shape))
             renamed[name] = Value(_first(name))
     output = program.output
     if renamed:
@@ -118,17 +115,33 @@ def _first(name: str) -> str:
     return f"{name}{MOVED}"
 
 
-def _samples_of(name: str, shape: Sequence[Dimension]) -> int:
-    """The dimension of a value's samples."""
+class _Moved(NamedTuple):
+    """How a value is handed over: its shape then, and the arguments of permute or reshape there and back."""
+
+    shape: tuple[Dimension, ...]
+    forth: dict[str, list[int]]
+    back: dict[str, list[int]]
+
+
+def _moved(name: str, shape: Sequence[Dimension], rows: Collection[str]) -> _Moved | None:
+    """How a value gets its samples first; None where it has them there."""
     places = [d for d, size in enumerate(shape) if isinstance(size, str)]
-    if len(places) != 1 or shape[places[0]] != "N":
-        raise Uncut(f"the value {name!r} of shape {'×'.join(map(str, shape))} between two stretches")
-    return places[0]
+    match = _COUNT.fullmatch(str(shape[places[0]])) if len(places) == 1 else None
+    if match is not None and match[1] is None:
+        dim = places[0]
+        order = [dim, *(d for d in range(len(shape)) if d != dim)]
+        back = [order.index(d) for d in range(len(shape))]
+        return _Moved(tuple(shape[d] for d in order), {"dims": order}, {"dims": back}) if dim else None
+    if match is not None and places[0] == 0 and name in rows:
+        each, others = int(match[1]), [int(size) for size in shape[1:]]
+        return _Moved(("N", each, *others), {"shape": [-1, each, *others]}, {"shape": [-1, *others]})
+    raise Uncut(f"the value {name!r} of shape {'×'.join(map(str, shape))} between two stretches")
 
 
-def _permuted(name: str, source: str, dims: list[int], shape: tuple[Dimension, ...]) -> Node:
-    arguments = {"self": Value(source), "dims": dims}
-    return Node(name, "permute", torch.ops.aten.permute.default, arguments, shape, "")
+def _view(name: str, source: str, how: dict[str, list[int]], shape: tuple[Dimension, ...]) -> Node:
+    op = "permute" if "dims" in how else "reshape"
+    target = torch.ops.aten.permute.default if "dims" in how else torch.ops.aten.reshape.default
+    return Node(name, op, target, {"self": Value(source), **how}, shape, "")
 
 
 def part(

@@ -94,26 +94,46 @@ def dependence(program: Program) -> Dependence:
     """Whether samples may depend on one another or on their number."""
     if program.bound:
         return Dependence(program.bound)
+    try:
+        states, unproven = _followed(program)
+    except Mixed as error:
+        return Dependence(str(error))
+    shapes = program.value_shapes
+    for name in program.returned:
+        state, shape = states[name], shapes[name]
+        if state != Samples(0) or shape[0] != "N":
+            return Dependence("a result without the samples as its first dimension")
+    return Dependence("", unproven)
+
+
+def outermost(program: Program) -> set[str]:
+    """Names of the values whose first dimension is the samples, or for each of them some entries in a row.
+
+    Raises:
+        Mixed: samples may depend on one another.
+    """
+    return {name for name, state in _followed(program)[0].items() if state == Samples(0)}
+
+
+def _followed(program: Program) -> tuple[dict[str, State], tuple[str, ...]]:
+    """Where the samples are in every value, and the nodes of which nothing proves that they keep them apart.
+
+    Raises:
+        Mixed: samples may depend on one another.
+    """
     states: dict[str, State] = {}
     unproven = []
     for name, shape in program.inputs.items():
         initial = _by_shape(shape)
         if initial is None or initial != Samples(0):
-            return Dependence(f"a result that is computed for {shape[0] if shape else 'no'} samples only")
+            raise Mixed(f"a result that is computed for {shape[0] if shape else 'no'} samples only")
         states[name] = initial
     shapes = program.value_shapes
     for node in program:
-        try:
-            states[node.name] = _state(node, states, shapes, program.shapes)
-            if node.op not in _RULES and _samples_read(node, states):
-                unproven.append(node.name)
-        except Mixed as error:
-            return Dependence(str(error))
-    for name in program.returned:
-        state, shape = states[name], shapes[name]
-        if state != Samples(0) or shape[0] != "N":
-            return Dependence("a result without the samples as its first dimension")
-    return Dependence("", tuple(unproven))
+        states[node.name] = _state(node, states, shapes, program.shapes)
+        if node.op not in _RULES and _samples_read(node, states):
+            unproven.append(node.name)
+    return states, tuple(unproven)
 
 
 def _samples_read(node: Node, states: Mapping[str, State]) -> bool:
@@ -485,16 +505,23 @@ def _turned(node: Node, operands: _Operands) -> State:
 def _along(node: Node, operands: _Operands) -> State:
     state, shape = operands.only("self")
     dim = node.arguments.get("dim")
-    if dim is None or dim % len(shape) == state.dim:
+    each = isinstance(node.arguments.get("repeats"), int)  # of every entry one after another
+    if dim is None or (dim % len(shape) == state.dim and not each):
         raise operands.mixed()
     return state
 
 
 @_rule("index")
 def _index(node: Node, operands: _Operands) -> State:
-    """Constant numbers along dimensions that follow one another take the place of these dimensions."""
-    state, shape = operands.only("self")
+    """Constant numbers along dimensions that follow one another take the place of these dimensions.
+
+    So do numbers of the samples' own, along one dimension of something that all samples share.
+    """
     given = [d for d, index in enumerate(node.arguments["indices"]) if index is not None]
+    if len(given) == 1 and [key for key, _ in operands.samples] == ["indices"]:
+        ((_, state),) = operands.samples
+        return state._replace(dim=given[0] + state.dim)
+    state, shape = operands.only("self")
     if not given or given != list(range(given[0], given[-1] + 1)) or state.dim in given:
         raise operands.mixed()
     moved = len(node.shape) - len(shape) if state.dim > given[0] else 0

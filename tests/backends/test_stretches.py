@@ -1,5 +1,6 @@
 """Networks that the compiled engine runs in parts: work on inputs alone, operations that torch runs."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -49,6 +50,36 @@ class SortedTokens(Sorted):
     def forward(self, x):
         tokens = x.unflatten(1, (3, 2)).repeat_interleave(3, 2).transpose(0, 1)
         return self.two(self.one(tokens).sort(2).values.mean(0))
+
+
+class SortedRows(nn.Module):
+    """A value that is handed over has several rows for each sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(2, 9), nn.Linear(9, 3)
+
+    def forward(self, x):
+        tokens = self.one(x.unflatten(1, (3, 2)).reshape(-1, 2))
+        return self.two(tokens.sort(1).values.relu()).view(-1, 3, 3).mean(1)
+
+
+class Routed(nn.Module):
+    """Experts of which every token takes two, by whole numbers that are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.route, self.head = nn.Linear(2, 4), nn.Linear(5, 3)
+        self.experts = nn.Parameter(torch.randn(4, 5, 2))
+
+    def forward(self, x):
+        tokens = x.unflatten(1, (3, 2)).reshape(-1, 2)
+        shares, numbers = self.route(tokens).softmax(-1).topk(2, -1)
+        shares = shares / shares.sum(-1, keepdim=True)
+        each = tokens.repeat_interleave(2, dim=0).unsqueeze(-1)
+        hidden = torch.bmm(self.experts[numbers.reshape(-1)], each).squeeze(-1)
+        hidden = F.silu(hidden) * shares.reshape(-1).unsqueeze(-1)
+        return self.head(hidden.view(-1, 2, 5).sum(1)).view(-1, 3, 3).sum(1)
 
 
 class SortedImages(nn.Module):
@@ -111,6 +142,18 @@ def test_an_operation_without_a_kernel_costs_only_itself(make, dtype):
         state = {name: value.to(dtype) for name, value in sweep.mixture[i].items()}
         logits = functional_call(a, state, (x.to(dtype),)).float()
         assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=DTYPES[dtype])
+
+
+@pytest.mark.parametrize("make", [SortedRows, Routed])
+def test_rows_of_samples_are_handed_over(make):
+    a, b = pair(make)
+    x, y = rows(33), torch.randint(3, (33,))
+    with pytest.warns(fc.BackendNotice, match="kernels do not have"):
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
+    for i in range(3):
+        state = {name: value.double() for name, value in sweep.mixture[i].items()}
+        logits = functional_call(copy.deepcopy(a).double(), state, (x.double(),))
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 3, 63, 100])
