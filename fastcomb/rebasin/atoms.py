@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+#: The atoms that a carrier carries.
+Row = tuple[int, ...]
 
 #: Bundles of bundles deeper than this are pinned.
 _DEPTH = 6
@@ -56,6 +58,53 @@ def _tangled(index: Ids) -> bool:
     return index.shape[1] > 1 and bool((np.diff(index - index[:, :1], axis=0) != 0).any())
 
 
+def _without_repeats(rows: Ids) -> tuple[list[Row], bool]:
+    """Rows [A, B] of roots, each root once; whether all repeat theirs at the same positions."""
+    found = [tuple(dict.fromkeys(row)) for row in rows.tolist()]
+    if all(len(row) == rows.shape[1] for row in found):
+        return found, True
+    firsts = [[row.index(root) for root in row] for row in rows.tolist()]
+    return found, all(one == firsts[0] for one in firsts)
+
+
+def _not_crossing(owners: dict[int, list[Row]], crossed: set[int]) -> set[Row]:
+    """Rows that share atoms with others otherwise than as the rows and columns of a matrix do.
+
+    In a matrix every row meets the same columns at the same positions, and the other way round: the features
+    of heads, say, carried by the heads and by the features that all heads have in common.
+    """
+    near: dict[Row, set[Row]] = {}
+    for child in crossed:
+        for row in owners[child]:
+            near.setdefault(row, set()).update(other for other in owners[child] if other != row)
+    wrong: set[Row] = set()
+    done: set[Row] = set()
+    for start in near:
+        if start in done:
+            continue
+        sides: dict[Row, bool] = {start: False}
+        waiting = [start]
+        fits = True
+        while waiting:
+            row = waiting.pop()
+            for other in near[row]:
+                if other not in sides:
+                    sides[other] = not sides[row]
+                    waiting.append(other)
+                fits = fits and sides[other] != sides[row]
+        for side in (False, True):
+            rows = [row for row in sides if sides[row] == side]
+            meets = [
+                [tuple(other for other in owners[child] if other != row) for child in row] for row in rows
+            ]
+            fits = fits and all(one == meets[0] for one in meets)
+            named = [others for others in meets[0] if others]
+            fits = fits and all(len(others) == 1 for others in named) and len(set(named)) == len(named)
+        done |= sides.keys()
+        wrong |= set() if fits else sides.keys()
+    return wrong
+
+
 class Atoms:
     """Union-find over atoms, vectorised, with bundles, pins and marks that are resolved at the end."""
 
@@ -65,9 +114,11 @@ class Atoms:
         self._bundles: list[tuple[Ids, Ids, bool]] = []
         self._pins: list[tuple[Ids, str]] = []
         self._marks: list[tuple[Ids, str]] = []
+        self._told: list[tuple[Ids, str]] = []
         self._places: list[tuple[Place, Ids]] = []
         self._views: list[tuple[Seen, Ids]] = []
         self._reached: list[Ids] = []
+        self._crossed: set[int] = set()  # atoms with two carriers, each of which moves them
 
     def new(self, count: int) -> Ids:
         """Fresh atoms, each a unit of its own."""
@@ -105,6 +156,10 @@ class Atoms:
     def mark(self, ids: Ids, tag: str) -> None:
         """Tell these atoms from others, for example the two halves of a split."""
         self._marks.append((ids.reshape(-1), tag))
+
+    def tell(self, ids: Ids, reason: str) -> None:
+        """Why these atoms stay where they are, should nothing be found that they may change places with."""
+        self._told.append((ids.reshape(-1), reason))
 
     def reach(self, ids: Ids) -> None:
         """The network's result may depend on these atoms."""
@@ -145,43 +200,44 @@ class Atoms:
         """Resolve everything: units that may be permuted, and per dimension of a tensor why not."""
         children, frozen = self._resolve_bundles()
         pinned = self._resolve_pins(children, frozen)
-        return self._collect(children, frozen, pinned), self._reasons(pinned)
+        groups = self._collect(children, frozen, pinned)
+        return groups, self._reasons(pinned | self._left(children, groups, pinned))
 
     def _resolve_bundles(self) -> tuple[dict[int, list[Ids]], set[int]]:
         """Carrier → the rows that it carries; and the children that keep their order."""
-        conflicts: list[Ids] = []
         while True:
             before = self._parent[: self._count].copy()
-            owner: dict[int, tuple[int, ...]] = {}
-            carriers: dict[tuple[int, ...], int] = {}
-            held: dict[tuple[int, ...], bool] = {}
+            conflicts: list[Ids] = []
+            owners: dict[int, list[Row]] = {}
+            carriers: dict[Row, int] = {}
+            held: dict[Row, bool] = {}
             for ids, rows, still in self._bundles:
-                seen: set[tuple[int, ...]] = set()
-                for carrier, row in zip(ids.tolist(), self.find(rows).tolist(), strict=True):
-                    key = tuple(row)
-                    if key in seen:  # two bundles side by side that carry the same
-                        conflicts.append(np.array([carrier, carriers.get(key, carrier), *row]))
+                found, fit = _without_repeats(self.find(rows))
+                for carrier, row in zip(ids.tolist(), found, strict=True):
+                    if not fit:
+                        conflicts.append(np.array([carrier, *row]))
                         continue
-                    seen.add(key)
-                    if key in carriers:
-                        self.union(np.array([carriers[key]]), np.array([carrier]))
-                    elif len(set(row)) < len(row) or any(owner.get(child, key) != key for child in row):
-                        others = {n for child in row for n in owner.get(child, ())}
-                        conflicts.append(np.array([carrier, *row, *others], dtype=np.int64))
+                    if row in carriers:  # carriers of the same are the same
+                        self.union(np.array([carriers[row]]), np.array([carrier]))
                     else:
-                        owner |= dict.fromkeys(row, key)
-                        carriers[key] = carrier
-                    held[key] = held.get(key, False) or still
+                        carriers[row] = carrier
+                        for child in row:
+                            owners.setdefault(child, []).append(row)
+                    held[row] = held.get(row, False) or still
             if np.array_equal(before, self._parent[: self._count]):
                 break
+        crossed = {child for child, rows in owners.items() if len(rows) > 1}
+        wrong = _not_crossing(owners, crossed)
+        conflicts += [np.array([carriers[row], *row], dtype=np.int64) for row in wrong]
         for ids in conflicts:
             self.pin(ids, _CONFLICT)
         children: dict[int, list[Ids]] = {}
-        frozen: set[int] = set()
-        for key, carrier in carriers.items():
+        frozen: set[int] = set(crossed)
+        for row, carrier in carriers.items():
             root = int(self.find(np.array([carrier]))[0])
-            children.setdefault(root, []).append(np.array(key, dtype=np.int64))
-            frozen |= set(key) if held[key] else set()
+            children.setdefault(root, []).append(np.array(row, dtype=np.int64))
+            frozen |= set(row) if held[row] else set()
+        self._crossed = {child for child in crossed if not wrong & set(owners[child])}
         return children, frozen
 
     def _resolve_pins(self, children: dict[int, list[Ids]], frozen: set[int]) -> dict[int, str]:
@@ -199,7 +255,7 @@ class Atoms:
                         spread.setdefault(carrier, why)
                     if carrier in pinned:
                         for child in row.tolist():
-                            if child in frozen:
+                            if child in frozen and child not in self._crossed:  # the other carrier moves it
                                 spread.setdefault(child, pinned[carrier])
             if len(spread) == len(pinned):
                 return pinned
@@ -232,7 +288,8 @@ class Atoms:
             deeper = base.copy()
             for carrier, families in children.items():
                 for row in families:
-                    inside = full[row] ^ (np.uint64(0) if int(row[0]) in frozen else free)
+                    still = np.array([int(child) in frozen for child in row])
+                    inside = full[row] ^ np.where(still, np.uint64(0), free)
                     inside ^= inside >> np.uint64(29)  # or sums of sums could agree by accident
                     deeper[carrier : carrier + 1] += (inside * factors[: len(row)]).sum(dtype=np.uint64)
             full = deeper
@@ -244,6 +301,9 @@ class Atoms:
         """The units that may be permuted: two roots or more of one signature in one parent, not pinned."""
         signatures = self._signatures(children, frozen)
         parents = {child: p for p, rows in children.items() for row in rows for child in row.tolist()}
+        family = {
+            child: n for rows in children.values() for n, row in enumerate(rows) for child in row.tolist()
+        }
         entries = self._entries()
         whole = {number for number, (place, _) in enumerate(self._places) if place.rows is None}
 
@@ -255,9 +315,9 @@ class Atoms:
                     for number, where in carried(child, depth + 1).items():
                         if number in whole:  # what lies in some rows only moves when the rows move
                             moving.setdefault(number, []).extend(where)
-            return moving
+            return {number: list(dict.fromkeys(where)) for number, where in moving.items()}
 
-        kinds: dict[tuple[int, int, tuple[int, ...]], list[tuple[int, dict[int, list[int]]]]] = {}
+        kinds: dict[tuple[int, int, int, tuple[int, ...]], list[tuple[int, dict[int, list[int]]]]] = {}
         for root in sorted(entries.keys() | children.keys()):
             if root in pinned or root in frozen:
                 continue
@@ -265,10 +325,10 @@ class Atoms:
             if moved:
                 # grouped rows may lie differently in units that are alike otherwise
                 where = tuple(n for number in sorted(moved) for n in (number, len(moved[number])))
-                key = (parents.get(root, -1), int(signatures[root]), where)
+                key = (parents.get(root, -1), family.get(root, -1), int(signatures[root]), where)
                 kinds.setdefault(key, []).append((root, moved))
         groups = []
-        for (parent, _, _), units in kinds.items():
+        for (parent, *_), units in kinds.items():
             if len(units) < 2:
                 continue
             first = min(units[0][1])
@@ -311,6 +371,27 @@ class Atoms:
             for entry, root in enumerate(self.find(ids).tolist()):
                 entries.setdefault(root, {}).setdefault(number, []).append(entry)
         return entries
+
+    def _left(
+        self, children: dict[int, list[Ids]], groups: list[Found], pinned: dict[int, str]
+    ) -> dict[int, str]:
+        """Why atoms are in no group that are not pinned, as far as told."""
+        moved: set[int] = set()
+        waiting = [int(root) for group in groups for root in group.units]
+        while waiting:
+            root = waiting.pop()
+            if root not in moved:
+                moved.add(root)
+                waiting += [child for row in children.get(root, ()) for child in row.tolist()]
+        left: dict[int, str] = {}
+        for ids, reason in self._told:
+            waiting = self.find(ids).tolist()
+            while waiting:
+                root = waiting.pop()
+                if root not in moved and root not in pinned and root not in left:
+                    left[root] = reason
+                    waiting += [child for row in children.get(root, ()) for child in row.tolist()]
+        return left
 
     def _reasons(self, pinned: dict[int, str]) -> dict[tuple[str, int], str]:
         """For each dimension of a tensor with pinned entries why, and how many of them if not all."""

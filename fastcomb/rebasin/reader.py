@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastcomb.program import Node, Program, Value, Weight
@@ -34,7 +35,7 @@ Rule = Callable[["Reader", Node], Result]
 LAYERS = frozenset("linear conv1d conv2d conv3d matmul bmm einsum scaled_dot_product_attention".split())
 
 #: Tensors that a permuted state dict cannot change.
-_FIXED = {"constant": "constant", "transient": "buffer, which state dicts leave out,"}
+_FIXED = {"transient": "buffer, which state dicts leave out,"}
 
 OUTPUT = "output of the network"
 INPUT = "input of the network"
@@ -49,7 +50,7 @@ _FILLED = frozenset(
 #: Operations that only move, pick or join entries.
 _VIEWS = frozenset(
     "permute transpose numpy_T mT reshape flatten unflatten squeeze unsqueeze expand select slice split "
-    "chunk unbind split_with_sizes item cat stack identity to _to_copy roll flip".split()
+    "chunk unbind split_with_sizes item cat stack identity cast roll flip".split()
 )
 
 
@@ -71,6 +72,8 @@ class Reader:
         self._shapes: dict[str, tuple[Dimension, ...]] = {}
         self._static: set[str] = set()  # values that weights alone decide
         self._uniform: set[str] = set()  # values of one number throughout
+        self._known: dict[str, Tensor] = {}  # constants that nodes hand on, of one entry where expanded
+        self._varied: dict[tuple[str, int], Ids] = {}
         self._filled: dict[str, Axes] = {}
         self._cuts: dict[tuple[bytes, int], tuple[Ids, dict[int, set[object]]]] = {}
 
@@ -95,13 +98,16 @@ class Reader:
         self._values = {name: plain(shape) for name, shape in program.inputs.items()}
         self._shapes = dict(program.inputs)
         self._static, self._uniform = set(), set()
-        for name in program.constants:
-            self._weights.pop(name, None)  # Programs number their constants, each its own
+        self._known, self._varied = {}, {}  # Programs number their constants, each its own
         for node in program:
             self._filled.clear()
             self._shapes[node.name] = node.shape
             if all(name in self._static for name in node.values):
                 self._static.add(node.name)
+            constant = self._constant(node)
+            if constant is not None:
+                self._known[node.name] = constant
+                continue
             self._values[node.name] = self._follow(node)
             if self._fills(node):
                 self._uniform.add(node.name)
@@ -141,7 +147,24 @@ class Reader:
 
     def uniform(self, leaf: object) -> bool:
         """Whether a tensor is one number throughout, which no permutation changes."""
+        known = self.known(leaf)
+        if known is not None:
+            return known.numel() > 0 and _alike(known.reshape(-1))
         return isinstance(leaf, Value) and leaf.name in self._uniform
+
+    def known(self, leaf: object) -> Tensor | None:
+        """The entries of a constant, of which dimensions that were expanded have one; None for others."""
+        if isinstance(leaf, Value):
+            return self._known.get(leaf.name)
+        if isinstance(leaf, Weight) and leaf.kind == "constant":
+            return self.program.constants[leaf.name]
+        return None
+
+    def _constant(self, node: Node) -> Tensor | None:
+        """What a node hands on or expands, where that is a constant of as many dimensions."""
+        source = next(iter(node.arguments.values()), None)
+        tensor = self.known(source) if node.op in ("identity", "expand") else None
+        return tensor if tensor is not None and tensor.ndim == len(node.shape) else None
 
     def _see(self, name: str) -> None:
         """Note where a value holds the activations of a block."""
@@ -175,6 +198,10 @@ class Reader:
 
     def axes(self, leaf: object) -> Axes | None:
         """Axes of an argument, None where it is no tensor."""
+        known = self.known(leaf)
+        if known is not None:
+            assert isinstance(leaf, (Value, Weight))
+            return self._of_constant(leaf.name, known, self.shape(leaf))
         if isinstance(leaf, Value):
             value = self._values[leaf.name]
             if isinstance(value, tuple) and leaf.name in self._uniform:
@@ -205,6 +232,39 @@ class Reader:
             )
         return self._filled[name]
 
+    def _of_constant(self, name: str, tensor: Tensor, shape: tuple[Dimension, ...]) -> Axes:
+        """Axes of a constant: only entries along a dimension that are alike may change places.
+
+        A dimension along which nothing varies has atoms of its own for every operation that reads it.
+        """
+        if name not in self._filled:
+            axes = []
+            for dim, size in enumerate(shape):
+                if not isinstance(size, int) or size < 2:
+                    axes.append(plain([size])[0])
+                    continue
+                slices = tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1)
+                if len(slices) == 1 or _alike(slices):
+                    ids = self.atoms.new(size)
+                elif (name, dim) in self._varied:
+                    ids = self._varied[name, dim]
+                else:
+                    ids = self._varied[name, dim] = self.atoms.new(size)
+                    self._tell_apart(ids, slices, name, dim)
+                axes.append((Factor((size, ()), Block(ids)),))
+            self._filled[name] = tuple(axes)
+        return self._filled[name]
+
+    def _tell_apart(self, ids: Ids, slices: Tensor, name: str, dim: int) -> None:
+        """Mark the entries of a constant's dimension by what they hold."""
+        kinds: dict[bytes, list[int]] = {}
+        slices = slices.detach().cpu()
+        for entry, one in enumerate(slices.double() if slices.is_floating_point() else slices):
+            kinds.setdefault(one.numpy().tobytes(), []).append(entry)
+        for kind, entries in enumerate(kinds.values()):
+            self.mark(ids[entries], f"{name} {dim} {kind}")
+            self.atoms.tell(ids[entries], f"meets the constant {name}, whose entries differ")
+
     def cut(self, block: Block, dim: int, which: int | slice) -> None:
         """Entries are taken from dimension ``dim`` of a block; other Programs may take others."""
         taken = which if isinstance(which, int) else range(block.ids.shape[dim])[which]
@@ -218,7 +278,7 @@ class Reader:
 
     def several(self, leaf: object) -> list[Axes] | None:
         """Axes of each result of an operation with several."""
-        value = self._values[leaf.name] if isinstance(leaf, Value) else None
+        value = self._values.get(leaf.name) if isinstance(leaf, Value) else None
         return value if isinstance(value, list) else None
 
     def of(self, node: Node, name: str) -> Axes:
@@ -374,6 +434,11 @@ class Reader:
         fresh = self.atoms.new(number)
         self.meet(((Factor((number, ()), Block(fresh)),),), axes, [(0, dim)])
         return fresh
+
+
+def _alike(slices: Tensor) -> bool:
+    """Whether all entries along dimension 0 are the same."""
+    return torch.equal(slices, slices[:1].expand_as(slices))
 
 
 def base_name(target: Any) -> str:

@@ -52,7 +52,7 @@ def _conv(reader: Reader, node: Node) -> Result:
     if groups == 1:
         reader.meet(source, weight, [(1, inputs)])
         reader.contract(source, [1])
-    elif transposed or not isinstance(leaf, Weight):
+    elif transposed or not isinstance(leaf, Weight) or leaf.kind == "constant":
         return None
     else:
         _grouped(reader, leaf, source, weight[0], groups)
@@ -283,6 +283,17 @@ def _index(reader: Reader, node: Node) -> Result:
     return (*plain(node.shape[: len(node.shape) - len(rest)]), *rest)
 
 
+def _index_samples(reader: Reader, node: Node) -> Result:
+    """Entries of every sample that it names itself, such as its last token."""
+    source, *indices = (reader.axes(leaf) for leaf in node.arguments.values())
+    if source is None:
+        return None
+    reader.pin(source[: len(indices) + 1], "indexed")
+    for axes in indices:
+        reader.pin(axes or (), "index")
+    return (*plain(node.shape[:1]), *reader.whole(source[len(indices) + 1 :]))
+
+
 def _prelu(reader: Reader, node: Node) -> Result:
     source, weight = reader.first(node), reader.of(node, "weight")
     if weight[0]:
@@ -342,6 +353,7 @@ RULES: dict[str, Rule] = {
     "stack": views.stack,
     "embedding": _embedding,
     "index": _index,
+    "index_samples": _index_samples,
     "prelu": _prelu,
     "glu": _glu,
     "numpy_T": views.transposed,
@@ -362,7 +374,7 @@ for _names, _rule in {
     "pad constant_pad_nd": views.pad,
     "roll flip": views.turned,
     "upsample_nearest2d upsample_bilinear2d upsample_nearest1d upsample_linear1d": _resized,
-    "dropout identity to _to_copy type_as zero fill zeros_like ones_like full_like": _same,
+    "dropout identity cast zero fill zeros_like ones_like full_like": _same,
     "size size_arithmetic zeros ones full arange new_zeros new_ones new_full": _fresh,
     "relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu "
     "neg exp sqrt rsqrt pow abs add sub mul div": _pointwise,

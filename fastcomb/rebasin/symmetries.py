@@ -48,9 +48,11 @@ class Member:
 
     def units(self, tensor: Tensor) -> Tensor:
         """The tensor's entries as one row per unit: [units, r * other entries]."""
-        picked = self.view(tensor).movedim(self.dim, 0)
-        if not (self._ascending and self.index.numel() == picked.shape[0]):
-            picked = picked[self.index.flatten().to(tensor.device)]
+        picked = self.view(tensor)
+        if self._ascending:  # a slice, which copies nothing
+            picked = picked.narrow(self.dim, int(self.index[0, 0]), self.index.numel()).movedim(self.dim, 0)
+        else:
+            picked = picked.movedim(self.dim, 0)[self.index.flatten().to(tensor.device)]
         return picked.reshape(len(self.index), -1)
 
     def permute(self, tensor: Tensor, permutation: Tensor) -> Tensor:
@@ -70,8 +72,9 @@ class Member:
 
     @functools.cached_property
     def _ascending(self) -> bool:
-        """Whether the units are entries 0, 1, 2 and so on."""
-        return torch.equal(self.index.flatten(), torch.arange(self.index.numel()))
+        """Whether the units' entries follow one another without a gap."""
+        first = int(self.index[0, 0])
+        return torch.equal(self.index.flatten(), torch.arange(first, first + self.index.numel()))
 
     def __str__(self) -> str:
         units, each = self.index.shape
@@ -170,7 +173,7 @@ class Symmetries:
     def apply(self, state: Mapping[str, Tensor], step: Mapping[int, Tensor]) -> dict[str, Tensor]:
         """As :meth:`permute`, with permutations of some groups only: group number → permutation.
 
-        Groups of the same depth move different entries, so that a tensor is copied once for all of them.
+        A tensor is copied once for all groups of the same depth.
         """
         permuted = dict(state)
         levels: dict[int, dict[tuple[str, int], list[tuple[Member, Tensor]]]] = {}
@@ -265,13 +268,14 @@ class Symmetries:
 
 
 def _reordered(tensor: Tensor, moves: Sequence[tuple[Member, Tensor]]) -> Tensor:
-    """A tensor with members of one dimension permuted, of which no two share an entry."""
+    """A tensor with members of one dimension permuted, one after the other."""
     parts: dict[tuple[int, int] | None, Tensor] = {}
     dim = moves[0][0].dim
     for member, permutation in moves:
         if member.rows not in parts:
             parts[member.rows] = torch.arange(member.view(tensor).shape[dim])
-        parts[member.rows][member.index.flatten()] = member.index[permutation.cpu()].flatten()
+        order = parts[member.rows]
+        order[member.index.flatten()] = order[member.index[permutation.cpu()].flatten()]
     if None in parts:
         tensor = tensor.index_select(dim, parts.pop(None).to(tensor.device))
     if parts:

@@ -214,6 +214,9 @@ def cat(reader: Reader, node: Node) -> Result:
     known = [axes for axes in values if axes is not None]
     dim = node.arguments["dim"] % len(node.shape)
     others = [d for d in range(len(node.shape)) if d != dim]
+    beside = _beside(known, dim)
+    if beside is not None:
+        return beside
     for axes in known[1:]:
         reader.meet(known[0], axes, [(d, d) for d in others])
     varied = [axes for leaf, axes in zip(leaves, known, strict=True) if not reader.uniform(leaf)]
@@ -235,18 +238,75 @@ def cat(reader: Reader, node: Node) -> Result:
     return reader.whole((*known[0][:dim], axis, *known[0][dim + 1 :]))
 
 
+def _beside(known: list[Axes], dim: int) -> Axes | None:
+    """Axes of a concatenation of blocks of several dimensions, of which one is ``dim``; None of other kinds.
+
+    The blocks lie alike in all axes, with nothing else beside them, so that every entry remains itself.
+    """
+    found = [blocks(axes) for axes in known]
+    if any(len(one) != 1 for one in found) or any(len(axes[dim]) != 1 for axes in known):
+        return None
+    parts = [one for (one,) in found]
+    keys = [axes[dim][0].dim for axes in known]
+    layouts = [
+        [
+            [(f.block is not None and f.dim, f.size if f.block is None else None) for f in axis]
+            for axis in axes
+        ]
+        for axes in known
+    ]
+    whole = all(
+        sum(f.block is not None for axis in axes for f in axis) == p.ids.ndim > 1
+        for axes, p in zip(known, parts, strict=True)
+    )
+    if any(axes[dim][0].block is None for axes in known) or len(set(keys)) > 1 or not whole:
+        return None
+    rest = [tuple(n for d, n in enumerate(p.ids.shape) if d != keys[0]) for p in parts]
+    if any(layout != layouts[0] for layout in layouts) or len(set(rest)) > 1:
+        return None
+    joined = Block(np.concatenate([p.ids for p in parts], keys[0]))
+    axes = replace(known[0], parts[0], joined, {d: d for d in range(joined.ids.ndim)})
+    return (*axes[:dim], (Factor((joined.ids.shape[keys[0]], ()), joined, keys[0]),), *axes[dim + 1 :])
+
+
 def stack(reader: Reader, node: Node) -> Result:
     """Tensors beside each other along a new dimension, which is plain: all their axes meet."""
     known = [reader.axes(leaf) for leaf in node.arguments["tensors"]]
     first = known[0]
     if first is None:
         return None
+    if all(later.op in ("flatten", "reshape") for later in reader.program.readers[node.name]):
+        some = [axes for axes in known if axes is not None]
+        at = node.arguments["dim"] % len(node.shape)
+        beside = _interleaved(some, at) if len(some) == len(known) else None
+        if beside is not None:
+            return beside
     for axes in known[1:]:
         if axes is None:
             return None
         reader.meet(first, axes, [(d, d) for d in range(len(first))])
     dim = node.arguments["dim"] % len(node.shape)
     return (*first[:dim], plain([len(known)])[0], *first[dim:])
+
+
+def _interleaved(known: list[Axes], dim: int) -> Axes | None:
+    """Axes of a stack of blocks whose entries lie beside each other afterwards; None of other kinds."""
+    found = [blocks(axes) for axes in known]
+    if any(len(one) != 1 for one in found):
+        return None
+    last = found[0][0].ids.ndim
+    parts = [Block(one[0].ids[..., None]) for one in found]
+    widened = [
+        replace(axes, one[0], part, {d: d for d in range(part.ids.ndim - 1)})
+        for axes, one, part in zip(known, found, parts, strict=True)
+    ]
+    if any(part.ids.ndim != last + 1 for part in parts):
+        return None
+    put = [
+        (*axes[:dim], (Factor((1, ()), part, last),), *axes[dim:])
+        for axes, part in zip(widened, parts, strict=True)
+    ]
+    return _beside(put, dim)
 
 
 def pad(reader: Reader, node: Node) -> Result:

@@ -326,10 +326,10 @@ def conv(inputs, outputs, groups=1):
     return nn.Conv2d(inputs, outputs, 1, groups=groups)
 
 
-# what makes a group of the obvious kind wrong, and the sizes that remain
+# what makes a group of the obvious kind wrong, and the sizes of those that are right
 TRAPS = {
     "groups of a convolution that read the same": (
-        lambda: Made(both_signs, a=conv(3, 4), g=conv(8, 8, 2), b=conv(8, 2)), (2, 3, 5, 5), [4, 4],
+        lambda: Made(both_signs, a=conv(3, 4), g=conv(8, 8, 2), b=conv(8, 2)), (2, 3, 5, 5), [4] * 3,
     ),
     "causal order of learned tokens": (
         lambda: Made(latent, p=nn.Parameter(torch.randn(1, 5, 8)), a=nn.Linear(6, 8), b=nn.Linear(8, 2)),
@@ -341,14 +341,14 @@ TRAPS = {
     ),
     "gates across the groups of a convolution": (
         lambda: nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 16, 4), nn.GLU(1), conv(8, 2)),
-        (2, 3, 6, 6), [4] * 4,
+        (2, 3, 6, 6), [2] + [4] * 6,
     ),
     "a convolution in groups of the input": (
         lambda: nn.Sequential(conv(6, 8, 2), nn.ReLU(), conv(8, 2)), (2, 6, 3, 3), [],
     ),
     "a sum of blocks cut in two ways": (
         lambda: Made(blocks_of_two_factorings, a=nn.Linear(6, 12), m=nn.Linear(12, 36), b=nn.Linear(12, 2)),
-        (4, 6), [],
+        (4, 6), [6, 2],
     ),
 }  # fmt: skip
 
@@ -424,3 +424,63 @@ def test_random_networks_keep_their_function(names):
     modules = nn.ModuleList([module for module, _ in made])
     net = Made(forward, first=nn.Linear(5, 12), modules_=modules, last=nn.Linear(12, 3))
     check(net, torch.randn(3, 5), least=0)
+
+
+class Attention(nn.Module):
+    """Attention with rotary positions, whose pairs of features are halves or neighbours."""
+
+    def __init__(self, halves):
+        super().__init__()
+        self.halves = halves
+        self.first, self.last = nn.Linear(5, 10), nn.Linear(10, 3)
+        self.q, self.k, self.v, self.out = (nn.Linear(*sizes) for sizes in [(10, 24)] * 3 + [(24, 10)])
+
+    def turned(self, x):
+        angles = torch.arange(x.shape[2])[:, None] * torch.tensor([1.0, 0.3, 0.1], dtype=x.dtype)
+        if self.halves:
+            angles = torch.cat([angles, angles], -1)
+            other = torch.cat([-x[..., 3:], x[..., :3]], -1)
+        else:
+            angles = angles.repeat_interleave(2, -1)
+            other = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
+        return x * angles.cos() + other * angles.sin()
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        q, k, v = (part(h).unflatten(-1, (4, 6)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        seen = F.scaled_dot_product_attention(self.turned(q), self.turned(k), v)
+        h = h + self.out(seen.transpose(1, 2).flatten(2))
+        return self.last(torch.relu(h).mean(1))
+
+
+def test_heads_with_rotary_positions_move_as_wholes():
+    groups = check(Attention(halves=True), torch.randn(3, 7, 5))
+    # residual stream, heads, the features of their values; those of queries and keys stay in order
+    assert [g.size for g in groups.groups] == [10, 4, *[6] * 4]
+    assert {m.name for m in groups.groups[1].members} >= {"q.weight", "k.weight", "v.weight", "out.weight"}
+
+
+def test_neighbouring_rotary_pairs_are_never_torn():
+    groups = check(Attention(halves=False), torch.randn(3, 7, 5))
+    assert [g.size for g in groups.groups if any(m.name == "v.weight" for m in g.members)][-4:] == [6] * 4
+
+
+def test_constants_let_only_alike_entries_change_places():
+    def scaled(net, x):
+        return net.b(torch.relu(net.a(x) * torch.tensor([2.0, 2, 3, 3, 3, 5], dtype=x.dtype)))
+
+    groups = check(Made(scaled, a=nn.Linear(4, 6), b=nn.Linear(6, 3)), torch.randn(5, 4))
+    assert [g.size for g in groups.groups] == [2, 3]
+    assert "whose entries differ (1 of 6 entries)" in groups.pinned["a.weight", 0]
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("both", [False, True])
+def test_units_of_recurrent_layers(make, both):
+    net = Made(
+        lambda n, x: n.out(n.body(x)[0][:, -1]),
+        body=make(3, 6, num_layers=2, bidirectional=both, batch_first=True),
+        out=nn.Linear(12 if both else 6, 2),
+    )
+    groups = check(net, torch.randn(4, 3, 3))
+    assert [g.size for g in groups.groups] == [6] * (4 if both else 2)
