@@ -92,6 +92,7 @@ def _captured(module: nn.Module, x: Inputs) -> Program:
 
     Those of inputs alone stay whole: they run once, as they are.
     """
+    _name_arguments(module, x)
     copies = x.map(torch.clone)
     bound = inspect.signature(module.forward).bind(*x.args, **x.kwargs).arguments
     shapes = tree_map(_dynamic, dict(bound))
@@ -109,6 +110,25 @@ def _captured(module: nn.Module, x: Inputs) -> Program:
         if not chosen:
             return program
         exported = exported.run_decompositions(chosen)
+
+
+def _name_arguments(module: nn.Module, x: Inputs) -> None:
+    """Give a private copy's forward names for what it takes as ``**kwargs``, which torch.export needs."""
+    signature = inspect.signature(module.forward)
+    known = signature.parameters.values()
+    variadic = next((p.name for p in known if p.kind is inspect.Parameter.VAR_KEYWORD), None)
+    further = signature.bind(*x.args, **x.kwargs).arguments.get(variadic, {}) if variadic else {}
+    if not further:
+        return
+    inner = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return inner(*args, **kwargs)
+
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in further]
+    parameters = [p for p in known if p.name != variadic] + named
+    forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    module.forward = forward
 
 
 def _weighted(program: Program) -> set[str]:

@@ -233,6 +233,22 @@ def test_a_program_of_several_inputs_says_what_it_reads():
     torch.testing.assert_close(program.run(state, x.args[0], x.kwargs["mask"]), model(*x.args, **x.kwargs))
 
 
+def test_arguments_that_a_forward_takes_as_they_come():
+    class Batch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, **batch):
+            return self.layer(batch["x"]) * batch["scale"]
+
+    a, b = pair(Batch)
+    x, y = {"x": torch.randn(9, 4), "scale": torch.rand(9, 1)}, torch.randint(3, (9,))
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, backend="native", progress=False)
+    logits = functional_call(a, sweep.mixture[1], (), x)
+    assert sweep.loss[1] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
 def test_what_depends_on_shapes_alone_becomes_a_constant():
     class Causal(nn.Module):
         def __init__(self):
