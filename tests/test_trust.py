@@ -830,9 +830,10 @@ def test_a_backend_that_is_named_and_cannot_run_is_an_error():
             return self.l(x) if self.l(x).sum().item() < 1e9 else -self.l(x)
 
     a, b = pair(Odd)
-    with pytest.raises(ValueError, match="backend='native' cannot run what torch"):
-        fc.evaluate(a, b, fc.Uniform(), data=samples(), n=1, backend="native")
-    with pytest.warns(fc.BackendNotice, match="cannot capture|combination by combination"):
+    with pytest.warns(fc.BackendNotice, match="combination by combination"):  # noqa: SIM117
+        with pytest.raises(ValueError, match="backend='native' cannot run what torch"):
+            fc.evaluate(a, b, fc.Uniform(), data=samples(), n=1, backend="native")
+    with pytest.warns(fc.BackendNotice, match="cannot capture"):
         assert fc.evaluate(a, b, fc.Uniform(), data=samples(), n=1).backend == "torch_reference"
 
 
