@@ -67,8 +67,10 @@ def _without_repeats(rows: Ids) -> tuple[list[Row], bool]:
     return found, all(one == firsts[0] for one in firsts)
 
 
-def _not_crossing(owners: dict[int, list[Row]], crossed: set[int]) -> set[Row]:
+def _not_crossing(owners: dict[int, list[Row]], crossed: set[int], bound: set[Row]) -> set[Row]:
     """Rows that share atoms with others otherwise than as the rows and columns of a matrix do.
+
+    Nor may one of them be among ``bound``: then the other side could get an order that it must not have.
 
     In a matrix every row meets the same columns at the same positions, and the other way round: the features
     of heads, say, carried by the heads and by the features that all heads have in common.
@@ -101,6 +103,7 @@ def _not_crossing(owners: dict[int, list[Row]], crossed: set[int]) -> set[Row]:
             named = [others for others in meets[0] if others]
             fits = fits and all(len(others) == 1 for others in named) and len(set(named)) == len(named)
         done |= sides.keys()
+        fits = fits and not bound.intersection(sides)
         wrong |= set() if fits else sides.keys()
     return wrong
 
@@ -227,7 +230,9 @@ class Atoms:
             if np.array_equal(before, self._parent[: self._count]):
                 break
         crossed = {child for child, rows in owners.items() if len(rows) > 1}
-        wrong = _not_crossing(owners, crossed)
+        inside = {row for row in carriers if int(self.find(np.array([carriers[row]]))[0]) in owners}
+        bound = inside | {row for row, still in held.items() if still}  # carried in their turn, or in order
+        wrong = _not_crossing(owners, crossed, bound)
         conflicts += [np.array([carriers[row], *row], dtype=np.int64) for row in wrong]
         for ids in conflicts:
             self.pin(ids, _CONFLICT)
