@@ -107,19 +107,13 @@ def _torchvision() -> Iterator[Architecture]:
         side = _TV_SIDES.get(name, 64)
         shape: tuple[int, ...] = (3, side, side)
         if name in _VIDEO:
-            shape = (
-                (3, 16, 224, 224)
-                if name == "mvit_v1_b"
-                else (3, 16, 64, 64)
-                if name == "s3d"
-                else (3, 8, 32, 32)
-            )
+            shape = (3, 16, 224, 224) if name in ("s3d", "mvit_v1_b") else (3, 8, 32, 32)
         yield Architecture(
             name,
             "torchvision",
             functools.partial(build, name),
             _images(*shape),
-            samples=1 if name == "mvit_v1_b" else 3,
+            samples=1 if shape[-3:] == (16, 224, 224) else 3,
             loss="mse" if name in _SEGMENTING else "cross_entropy",
             output="out" if name in _SEGMENTING else None,
             combinations=1,
