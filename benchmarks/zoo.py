@@ -42,8 +42,9 @@ import fastcomb as fc
 from benchmarks.architectures import Architecture, Group, architectures, missing
 from benchmarks.table import cpu
 from fastcomb.data.reading import as_samples
-from fastcomb.program import Layer, Program, SeveredError, Value, between, layers, private_copy
+from fastcomb.program import Program, layers, private_copy
 from fastcomb.program.choose import choose
+from fastcomb.stitching.cut import severable
 from fastcomb.utils import notice
 from fastcomb.utils.inputs import Inputs
 
@@ -213,7 +214,7 @@ def said_of(backend: str, said: list[str], program: Program | None) -> Row:
     if parts is None:
         return {"where": "whole", "why": "; ".join(said)}
     apart = parts[1].split(", ")
-    kinds = [n.op if n.known else str(n.target) for n in program] if program else []
+    kinds = [n.label for n in program] if program else []
     shares = {"nodes_apart": sum(kind in apart for kind in kinds), "torch_share": float(parts[2]) / 100}
     return {"where": "parts", "apart": apart, "why": ""} | shares
 
@@ -235,7 +236,7 @@ def _cuts(found: Row, one: Architecture, a: nn.Module, b: nn.Module, x: Any, pro
     """How many layers the network can be cut at, and whether the parts at the middle one are the network."""
     if program is None:
         return
-    clean = [layer for layer in layers(program) if _severable(program, layer)]
+    clean = [layer for layer in layers(program) if severable(program, layer)]
     found["cuts"] = len(clean)
     if not clean:
         return
@@ -247,17 +248,6 @@ def _cuts(found: Row, one: Architecture, a: nn.Module, b: nn.Module, x: Any, pro
         whole, joined = meant(one, called(a, x)), cut.top(called(cut.bottom, x))
         joined = joined if isinstance(joined, Tensor) else joined[0]
     found["cut_right"] = bool((whole - joined).abs().max() <= 1e-4 * whole.abs().max())
-
-
-def _severable(program: Program, layer: Layer) -> bool:
-    """Whether a network falls in two at a layer."""
-    if isinstance(program.output, Value) and program.output.name == layer.value:
-        return False
-    try:
-        between(program, layer.value, program.output)
-    except SeveredError:
-        return False
-    return True
 
 
 def _recovery(found: Row, one: Architecture, a: nn.Module, b: nn.Module, x: Any, program: Any) -> None:

@@ -96,11 +96,7 @@ def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
     """
     program = _captured(model, mixture, x)
     reason, unproven = dependence(program)
-    names = dict.fromkeys(
-        node.op if node.known else str(node.target)
-        for node in program
-        if not node.known or node.name in unproven
-    )
+    names = dict.fromkeys(n.label for n in program if not n.known or n.name in unproven)
     if names:
         raise Unsupported(f"the operation{'s' if len(names) > 1 else ''} {', '.join(names)}")
     if len(program.inputs) != 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fastcomb.program.ir import Node, Program, Value, Weight
+from fastcomb.program.ir import Node, Program, Value, Weight, multiple
 from fastcomb.program.ops import index_samples
 
 #: Numbers of samples for which results are compared.
 _COUNTS = (5, 4)
-#: A multiple of the number of samples.
-_COUNT = re.compile(r"(?:(\d+)\*)?N")
 
 
 def folded_constants(program: Program, known: Mapping[str, Tensor] | None = None) -> Program:
@@ -55,16 +52,10 @@ def folded_constants(program: Program, known: Mapping[str, Tensor] | None = None
             read.update(node.values)
         else:
             replaced[node.name] = nodes
-
-    def substituted(argument: Any) -> Any:
-        return tree_map(
-            lambda leaf: literals.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf, argument
-        )
-
     kept_nodes = []
     for node in program:
         kept_nodes += replaced.get(node.name, [node] if node.name not in literals else [])
-    nodes = [dataclasses.replace(node, arguments=substituted(dict(node.arguments))) for node in kept_nodes]
+    nodes = [_substituted(node, literals) for node in kept_nodes]
     shapes = {**program.shapes, **{name: tuple(value.shape) for name, value in constants.items()}}
     kept = {**program.constants, **constants}
     program = dataclasses.replace(program, nodes=tuple(nodes), shapes=shapes, constants=kept)
@@ -126,11 +117,10 @@ def _fixed(program: Program, known: Mapping[str, Tensor]) -> set[str]:
     for node in program:
         if node.op == "size":
             size = shapes[node.arguments["self"].name][node.arguments["dim"]]
-            settled = isinstance(size, int) or _COUNT.fullmatch(size) is not None
+            settled = isinstance(size, int) or multiple(size) is not None
         else:
             weights = all(w.kind == "constant" or w.name in known for w in node.weights)
-            random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-            settled = weights and not random and all(name in fixed for name in node.values)
+            settled = weights and not node.random and all(name in fixed for name in node.values)
         if settled:
             fixed.add(node.name)
     return fixed
@@ -143,8 +133,8 @@ def _values(program: Program, state: Mapping[str, Tensor], samples: int, wanted:
     for node in program:
         if node.name in wanted and node.op == "size":
             size = shapes[node.arguments["self"].name][node.arguments["dim"]]
-            match = _COUNT.fullmatch(str(size))
-            found[node.name] = int(match[1] or 1) * samples if match else size
+            each = multiple(size)
+            found[node.name] = each * samples if each else size
         elif node.name in wanted:
             found[node.name] = program.apply(node, state, found)
     return found
@@ -194,15 +184,9 @@ def _without_idle(program: Program) -> Program:
     """Without casts to the dtype that a value has already, and without what nobody reads."""
     kinds = {node.name: node.dtype for node in program}
     renamed: dict[str, Any] = {}
-
-    def current(argument: Any) -> Any:
-        return tree_map(
-            lambda leaf: renamed.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf, argument
-        )
-
     nodes = []
     for node in program:
-        node = dataclasses.replace(node, arguments=current(dict(node.arguments)))
+        node = _substituted(node, renamed)
         source = next(iter(node.arguments.values()), None)
         same = isinstance(source, Value) and kinds.get(source.name) == node.dtype
         if same and node.op == "cast" and node.name not in program.returned:
@@ -210,6 +194,15 @@ def _without_idle(program: Program) -> Program:
         else:
             nodes.append(node)
     return _pruned(dataclasses.replace(program, nodes=tuple(nodes)))
+
+
+def _substituted(node: Node, others: Mapping[str, Any]) -> Node:
+    """A node that reads others in the places of some values, by their names."""
+
+    def one(leaf: Any) -> Any:
+        return others.get(leaf.name, leaf) if isinstance(leaf, Value) else leaf
+
+    return dataclasses.replace(node, arguments=tree_map(one, dict(node.arguments)))
 
 
 def _pruned(program: Program) -> Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,14 @@ UNKNOWN = "unknown"
 
 #: An integer, or the name of a symbol (the batch is "N") or expression for dimensions that vary.
 Dimension = int | str
+
+_MULTIPLE = re.compile(r"(?:(\d+)\*)?N")
+
+
+def multiple(size: Dimension) -> int | None:
+    """c of a dimension of c · N entries for N samples; None for other dimensions."""
+    match = _MULTIPLE.fullmatch(str(size))
+    return int(match[1] or 1) if match else None
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,21 @@ class Node:
     def known(self) -> bool:
         """Whether the operation is among those that have a canonical name."""
         return self.op != UNKNOWN
+
+    @property
+    def label(self) -> str:
+        """What it does, for people: the canonical name, or torch's own of what has none."""
+        return self.op if self.known else str(self.target)
+
+    @property
+    def sizes(self) -> bool:
+        """Whether it yields a dimension, or a number made of such, instead of entries."""
+        return self.op in ("size", "size_arithmetic")
+
+    @property
+    def random(self) -> bool:
+        """Whether it draws random numbers."""
+        return torch.Tag.nondeterministic_seeded in getattr(self.target, "tags", ())
 
     @property
     def values(self) -> tuple[str, ...]:

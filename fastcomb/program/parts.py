@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from fastcomb.program.ir import Dimension, Node, Program, Value
+from fastcomb.program.ir import Dimension, Node, Program, Value, multiple
 from fastcomb.program.samples import outermost
 
-_SIZES = ("size", "size_arithmetic")
 #: After the names of values that are handed over with their samples moved to the front.
 MOVED = "_samples_first"
-_COUNT = re.compile(r"(?:(\d+)\*)?N")
 
 
 class Stretch(NamedTuple):
@@ -77,7 +74,7 @@ def _levels(program: Program, apart: Collection[str]) -> dict[str, int]:
         before = [levels[name] for name in node.values if name in levels]
         if node.dtype == "int64":  # views of whole numbers stay with what computed them
             odd = odd or any(level % 2 for level in before)
-        if node.op in _SIZES or not before:
+        if node.sizes or not before:
             drawn.update([node.name] if odd else [])
             continue
         levels[node.name] = max(before) + (max(before) % 2 != odd)
@@ -126,14 +123,14 @@ class _Moved(NamedTuple):
 def _moved(name: str, shape: Sequence[Dimension], rows: Collection[str]) -> _Moved | None:
     """How a value gets its samples first; None where it has them there."""
     places = [d for d, size in enumerate(shape) if isinstance(size, str)]
-    match = _COUNT.fullmatch(str(shape[places[0]])) if len(places) == 1 else None
-    if match is not None and match[1] is None:
+    each = multiple(shape[places[0]]) if len(places) == 1 else None
+    if each == 1:
         dim = places[0]
         order = [dim, *(d for d in range(len(shape)) if d != dim)]
         back = [order.index(d) for d in range(len(shape))]
         return _Moved(tuple(shape[d] for d in order), {"dims": order}, {"dims": back}) if dim else None
-    if match is not None and places[0] == 0 and name in rows:
-        each, others = int(match[1]), [int(size) for size in shape[1:]]
+    if each is not None and places[0] == 0 and name in rows:
+        others = [int(size) for size in shape[1:]]
         return _Moved(("N", each, *others), {"shape": [-1, each, *others]}, {"shape": [-1, *others]})
     raise Uncut(f"the value {name!r} of shape {'×'.join(map(str, shape))} between two stretches")
 
@@ -174,16 +171,16 @@ def part(
 
 def _size(node: Node, source: str, shapes: Mapping[str, tuple[Dimension, ...]]) -> list[Node]:
     """A size as a multiple of the number of samples of ``source``."""
-    size = str(shapes[node.arguments["self"].name][node.arguments["dim"]])
-    match = _COUNT.fullmatch(size)
-    if match is None:
+    size = shapes[node.arguments["self"].name][node.arguments["dim"]]
+    each = multiple(size)
+    if each is None:
         raise Uncut(f"a dimension of {size} entries")
     count = counting(node, source)
-    if match[1] is None:
+    if each == 1:
         return [count]
     name = f"{node.name}_samples"
     factor = dataclasses.replace(
-        node, op="size_arithmetic", target=operator.mul, arguments={"0": Value(name), "1": int(match[1])}
+        node, op="size_arithmetic", target=operator.mul, arguments={"0": Value(name), "1": each}
     )
     return [dataclasses.replace(count, name=name), factor]
 

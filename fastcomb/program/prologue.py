@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from fastcomb.program.ir import Dimension, Node, Program, Value
 from fastcomb.program.parts import part
 
 #: Operations whose result is part of the rest although it reads no mixed weight: its statistics may be mixed.
 _MIXED = {"batch_norm"}
-_SIZES = {"size", "size_arithmetic"}
 
 
 class Undivided(ValueError):
@@ -35,7 +32,7 @@ def divided(program: Program) -> tuple[Program, Program]:
     """
     shapes = program.value_shapes
     nodes = {node.name: node for node in program}
-    sizes = {node.name for node in program if node.op in _SIZES}
+    sizes = {node.name for node in program if node.sizes}
     banned: set[str] = set()
     while True:
         free = _free(program, banned)
@@ -58,13 +55,12 @@ def divided(program: Program) -> tuple[Program, Program]:
 def _free(program: Program, banned: set[str]) -> set[str]:
     """Values that depend on inputs' entries, and on no parameter."""
     free = set(program.inputs)
-    sizes = {node.name for node in program if node.op in _SIZES}
+    sizes = {node.name for node in program if node.sizes}
     settled: set[str] = set()  # what depends on no input either
     for node in program:
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         weights = any(w.kind == "parameter" for w in node.weights)
         reads = [name for name in node.values if name not in sizes]
-        if node.name in sizes or weights or random or node.op in _MIXED or node.name in banned:
+        if node.name in sizes or weights or node.random or node.op in _MIXED or node.name in banned:
             continue
         if not reads or all(name in settled for name in reads):
             settled.add(node.name)

@@ -8,7 +8,6 @@ to keep samples apart is named.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,13 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastcomb.program.ir import Dimension, Node, Program, Value, Weight
+from fastcomb.program.ir import Dimension, Node, Program, Value, Weight, multiple
 from fastcomb.utils import inputs
 
 #: Samples that tell whether they influence one another, and how much results may then differ, of the largest.
 _FEW, _APART = 4, 1e-4
-
-_SIZE = re.compile(r"(?:(\d+)\*)?N")
 
 _POINTWISE = """
     relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu
@@ -138,7 +135,7 @@ def _followed(program: Program) -> tuple[dict[str, State], tuple[str, ...]]:
 
 def _samples_read(node: Node, states: Mapping[str, State]) -> bool:
     """Whether a node computes with values that have samples."""
-    if node.op in ("size", "size_arithmetic", "item"):
+    if node.sizes or node.op == "item":
         return False
     return any(isinstance(states[name], (Samples, Several)) for name in node.values)
 
@@ -147,11 +144,11 @@ def _unproven(node: Node, states: Mapping[str, State]) -> Samples:
     """Where samples are in the result of an operation without a rule, if it keeps them apart."""
     places = [d for d, size in enumerate(node.shape) if isinstance(size, str)]
     before = _before(node, states)
-    if before and len(places) == 1 and _SIZE.fullmatch(str(node.shape[places[0]])):
+    if before and len(places) == 1 and multiple(node.shape[places[0]]) is not None:
         return Samples(places[0], before)
     state = _by_shape(node.shape)
     if state is None:
-        raise Mixed(f"the operation {_label(node)}, which may bring samples together")
+        raise Mixed(f"the operation {node.label}, which may bring samples together")
     return state
 
 
@@ -173,10 +170,10 @@ def _by_shape(shape: Sequence[Dimension]) -> Samples | None:
 
 def _factor(size: Dimension) -> int:
     """c of a dimension of c · N entries."""
-    match = _SIZE.fullmatch(str(size))
-    if match is None:
+    factor = multiple(size)
+    if factor is None:
         raise Mixed(f"a dimension of {size} entries")
-    return int(match[1] or 1)
+    return factor
 
 
 def _state(
@@ -206,7 +203,7 @@ def _state(
     for key, argument in node.arguments.items():
         counts = any(isinstance(v, Value) and states[v.name] == _COUNT for v in tree_leaves(argument))
         if counts and key not in allowed:
-            raise Mixed(f"the operation {_label(node)} with the number of samples")
+            raise Mixed(f"the operation {node.label} with the number of samples")
     if node.op not in _RULES and _samples_read(node, states):
         single = node.shape or node.dtype
         return _unproven(node, states) if single else Several(_before(node, states))
@@ -234,10 +231,6 @@ def _made(
     return _by_shape(node.shape)
 
 
-def _label(node: Node) -> str:
-    return node.op if node.known else str(node.target)
-
-
 class _Operands:
     """The tensors among a node's arguments that have samples, with where those are."""
 
@@ -259,7 +252,7 @@ class _Operands:
         }
 
     def mixed(self) -> Mixed:
-        return Mixed(f"the operation {_label(self.node)} across samples")
+        return Mixed(f"the operation {self.node.label} across samples")
 
     def only(self, *keys: str) -> tuple[Samples, tuple[Dimension, ...]]:
         """The one operand with samples, which must be the argument of one of these names (or the first)."""

@@ -178,7 +178,7 @@ def layers(
         ['0 N×8', '1 N×8', '2 N×3']
     """
     program = Network.of(model, *inputs, output=output, **named).program
-    return tuple(layer for layer in program_layers(program) if not clean or _clean(program, layer))
+    return tuple(layer for layer in program_layers(program) if not clean or severable(program, layer))
 
 
 def cut(
@@ -282,7 +282,7 @@ def _severed(program: Program, layer: Layer, values: tuple[str, ...]) -> str:
     beside = ", ".join(repr(names.get(value, value)) for value in values)
     at = next(i for i, each in enumerate(every) if each.value == layer.value)
     sides = [
-        next((each.name for each in side if _clean(program, each)), None)
+        next((each.name for each in side if severable(program, each)), None)
         for side in (every[:at][::-1], every[at + 1 :])
     ]
     near = " or ".join(repr(name) for name in sides if name)
@@ -292,7 +292,8 @@ def _severed(program: Program, layer: Layer, values: tuple[str, ...]) -> str:
     )
 
 
-def _clean(program: Program, layer: Layer) -> bool:
+def severable(program: Program, layer: Layer) -> bool:
+    """Whether a network falls in two at a layer, so that nothing after it reads anything beside it."""
     if layer.value in _returned(program):
         return False
     try:

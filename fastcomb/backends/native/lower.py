@@ -27,7 +27,6 @@ from fastcomb.program import Value as Ref
 from fastcomb.utils.dtypes import dtype_name, narrowed
 
 _SHAPES = {"reshape", "flatten", "unflatten"}
-_SIZES = {"size", "size_arithmetic"}
 #: Operations that read images with the channels innermost.
 _IMAGE_READERS = {
     "conv2d", "conv_transpose2d", "batch_norm", "group_norm", "instance_norm", "max_pool2d", "avg_pool2d",
@@ -160,7 +159,7 @@ class Lowering:
         """The value of a node: those that only look at what is there need no rule, the others have one."""
         arguments = {k: self.resolved(v) for k, v in node.arguments.items()}
         op = node.op
-        if op in _SIZES:
+        if node.sizes:
             return self.shapes[node.name]
         if op == "item":
             container, at = arguments.values()
@@ -174,7 +173,7 @@ class Lowering:
         if op in _SHAPES:
             return self.reshaped(self.value(next(iter(arguments.values()))), self.shapes[node.name].shape)
         if op not in RULES:
-            raise Unsupported(f"the operation {op if node.known else node.target}")
+            raise Unsupported(f"the operation {node.label}")
         return RULES[op](self, node, arguments)
 
     def _cast(self, node: Node, value: Value) -> Value:

@@ -67,7 +67,7 @@ class Stretches:
         self._mixture, self._dtype, self._state = mixture, dtype, state
         self._program = program
         self._masks = {node.name for node in program if node.dtype == "bool"}
-        kinds = {node.name: node.op if node.known else str(node.target) for node in program}
+        kinds = {node.name: node.label for node in program}
         self.names = list(dict.fromkeys(kinds[name] for name in apart))
         self.seconds = 0.0
         self.sample_bytes = 1
