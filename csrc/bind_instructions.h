@@ -12,7 +12,7 @@ namespace fastcomb {
 inline Address address(const pybind11::handle& place) {
   if (place.is_none()) return {-1, 0, 0};
   const auto [space, which, offset, step] = place.cast<std::tuple<std::string, int, int64_t, int64_t>>();
-  constexpr int kMostInputs = 16;
+  constexpr int kMostInputs = 64;
   const int number = entry("Space", space);
   if (which < 0 || which >= kMostInputs || (which && number != kInput))
     throw std::invalid_argument("an input that there is not");

@@ -60,6 +60,8 @@ void Engine::execute(const Instruction& i, const Frame& frame, char* arena, int6
     case kZeroOp: return k_->zero(read_zero(i, at), i.dtype);
     case kEmbeddingOp: return k_->embedding(read_embedding(i, at), i.dtype);
     case kTakeOp: return k_->take(read_take(i, at), i.dtype);
+    case kScatterOp: return k_->scatter(read_scatter(i, at), i.dtype);
+    case kOrderOp: return k_->order(read_order(i, at), i.dtype);
     case kFoldBatchNormOp: return k_->fold_batch_norm(read_fold_batch_norm(i, at));
     case kTransposeOp: return k_->transpose(read_transpose(i, at));
   }

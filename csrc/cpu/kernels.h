@@ -99,6 +99,8 @@ struct Kernels {
   void (*zero)(const Zero&, int dtype);
   void (*embedding)(const Embedding&, int dtype);
   void (*take)(const Take&, int dtype);
+  void (*scatter)(const Scatter&, int dtype);
+  void (*order)(const Order&, int dtype);
   void (*fold_batch_norm)(const FoldBatchNorm&);
   void (*transpose)(const Transpose&);
 };

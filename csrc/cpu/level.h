@@ -5,6 +5,7 @@
 #include "elementwise.h"
 #include "generate.h"
 #include "layout.h"
+#include "lookup.h"
 #include "loss.h"
 #include "matmul.h"
 #include "pooling.h"
@@ -46,6 +47,8 @@ static constexpr fastcomb::Kernels table(const char* name) {
   k.zero = zero;
   k.embedding = embedding;
   k.take = take_entries;
+  k.scatter = scatter;
+  k.order = order;
   k.fold_batch_norm = fold_batch_norm;
   k.transpose = transpose;
   return k;

@@ -75,14 +75,17 @@ struct Checker {
   void vector(size_t which, int64_t count) const { touch(which, {}, count, 4); }
 };
 
-void strided(const Checker& c, size_t which, const int64_t* size, const int64_t* stride, int64_t item) {
+// Single elements at the places of the loops, and at those of one more.
+void strided(const Checker& c, size_t which, const int64_t* size, const int64_t* stride, int64_t item,
+             Loop more = {1, 0}) {
   c.touch(which,
           {{size[0], stride[0]},
            {size[1], stride[1]},
            {size[2], stride[2]},
            {size[3], stride[3]},
            {size[4], stride[4]},
-           {size[5], stride[5]}},
+           {size[5], stride[5]},
+           more},
           1, item);
 }
 
@@ -316,23 +319,24 @@ void verify(const Instruction& i, const Kernels& k, int64_t last_block, Extents&
     }
     case kTakeOp: {
       const Take t = read_take(i, nowhere);
-      product(i.op, {t.batch, t.count});
-      check.touch(0, {{t.batch, t.index_batch}}, t.count, 8);
-      const auto of = [&](size_t which, const int64_t* stride, Loop entry, int64_t step) {
-        const int64_t* n = t.size;
-        check.touch(which,
-                    {{n[0], stride[0]},
-                     {n[1], stride[1]},
-                     {n[2], stride[2]},
-                     {n[3], stride[3]},
-                     {n[4], stride[4]},
-                     {n[5], stride[5]},
-                     entry,
-                     {t.batch, step}},
-                    1, item);
-      };
-      of(1, t.x_stride, {t.entries, t.x_entry}, t.x_batch);
-      return of(2, t.out_stride, {t.count, t.out_entry}, t.out_batch);
+      strided(check, 0, t.size, t.index_stride, 8);
+      strided(check, 1, t.size, t.x_stride, item, {t.entries, t.x_entry});
+      return strided(check, 2, t.size, t.out_stride, item);
+    }
+    case kScatterOp: {
+      const Scatter s = read_scatter(i, nowhere);
+      strided(check, 0, s.size, s.index_stride, 8);
+      strided(check, 1, s.size, s.x_stride, item);
+      return strided(check, 2, s.size, s.out_stride, item, {s.entries, s.out_entry});
+    }
+    case kOrderOp: {
+      const Order o = read_order(i, nowhere);
+      const int64_t* n = o.size;
+      if (o.kept < 0 || o.kept > n[5]) refuse(i.op, "more than there is");
+      const int64_t results = product(i.op, {n[0], n[1], n[2], n[3], n[4], o.kept});
+      if (n[5] > INT32_MAX) refuse(i.op, "a size beyond all memory");
+      strided(check, 0, n, o.x_stride, item);
+      return check.touch(1, {}, results, item), check.touch(2, {}, results, 8);
     }
     case kFoldBatchNormOp: {
       const int64_t channels = read_fold_batch_norm(i, nowhere).channels;

@@ -214,23 +214,34 @@ void lookups(const Kernels& k) {
   const auto x = random_values(6, 15);  // [2, 3]
   const int64_t numbers[] = {2, 0, 3};
   std::vector<float> out(6);
-  k.take(Take{numbers,
-              x.data(),
-              out.data(),
-              3,
-              3,
-              1,
-              1,
-              1,
-              0,
-              0,
-              0,
-              {1, 1, 1, 1, 1, 2},
-              {0, 0, 0, 0, 0, 3},
-              {0, 0, 0, 0, 0, 3}},
-         kFloat32);
+  const auto loops = [](int64_t outer, int64_t inner, int64_t (&to)[6], int64_t rest) {
+    std::fill(to, to + 4, rest), to[4] = outer, to[5] = inner;
+  };
+  Take t{};
+  t.indices = numbers, t.x = x.data(), t.out = out.data(), t.entries = 3, t.x_entry = 1;
+  loops(2, 3, t.size, 1), loops(0, 1, t.index_stride, 0), loops(3, 0, t.x_stride, 0), loops(3, 1, t.out_stride, 0);
+  k.take(t, kFloat32);
   for (int r = 0; r < 2; ++r)
     check(out[r * 3] == x[r * 3 + 2] && out[r * 3 + 1] == x[r * 3] && out[r * 3 + 2] != out[r * 3 + 2], "take");
+  std::vector<float> back(6, 7);
+  Scatter s{};
+  s.indices = numbers, s.x = x.data(), s.out = back.data(), s.entries = 3, s.out_entry = 1, s.add = true;
+  loops(2, 3, s.size, 1), loops(0, 1, s.index_stride, 0), loops(3, 1, s.x_stride, 0), loops(3, 0, s.out_stride, 0);
+  k.scatter(s, kFloat32);
+  for (int r = 0; r < 2; ++r)  // the last number is none of the entries
+    check(close(back[r * 3 + 2], 7 + x[r * 3]) && back[r * 3 + 1] == 7 && close(back[r * 3], 7 + x[r * 3 + 1]),
+          "scatter");
+  const float given[] = {2, __builtin_nanf(""), -1, 2};
+  float values[3];
+  int64_t order_of[3];
+  Order o{};
+  o.x = given, o.values = values, o.numbers = order_of, o.kept = 3;
+  loops(1, 4, o.size, 1), loops(0, 1, o.x_stride, 0);
+  k.order(o, kFloat32);
+  check(order_of[0] == 2 && order_of[1] == 0 && order_of[2] == 3 && values[2] == 2, "order");
+  o.descending = o.nan_first = true, o.kept = 2;
+  k.order(o, kFloat32);
+  check(order_of[0] == 1 && order_of[1] == 0 && values[1] == 2, "descending order");
   const float weights[] = {0.25f, 0.75f, 1, 0};
   const int64_t taps[] = {0, 1, 2, 7};  // the last has no weight and is not read
   const float one = 1;
@@ -279,16 +290,21 @@ void instructions(const Kernels& k) {
   check(refuses([&] { verify(zero({1}, {-1, 0, 0}), k, 0, extents); }), "takes a missing operand");
   check(refuses([&] { operation("nothing"); }) && refuses([&] { entry("Dtype", "float1"); }), "knows unknown names");
   Instruction take{operation("take"), kFloat32, {{kConstants, 0, 0}, {kArena, 0, 0}, {kArena, 32, 0}}, {}, {}};
-  take.n = {2, 4, 1, 1, 1, 0, 0, 0};  // count, entries, x_entry, out_entry, once, and loops of one place
-  for (int i = 0; i < 18; ++i) take.n.push_back(i < 6);
+  take.n = {4, 1, 0, 1, 1, 1, 1, 1, 2};  // entries, x_entry, from_end, and two places
+  for (int i = 0; i < 18; ++i) take.n.push_back(i % 6 == 5 && i != 11);
   extents.constants = 16;
   check(!refuses([&] { verify(take, k, 0, extents); }), "refuses entries that fit");
-  take.n[1] = 17;
+  take.n[0] = 17;
   check(refuses([&] { verify(take, k, 0, extents); }), "takes entries beyond");
-  take.n[1] = 4, take.n[0] = 3;
+  take.n[0] = 4, take.n[8] = 3;
   check(refuses([&] { verify(take, k, 0, extents); }), "takes more numbers than there are");
-  take.n[0] = 1, take.n[4] = 3, take.n[5] = 1;
-  check(refuses([&] { verify(take, k, 0, extents); }), "takes numbers of more samples than there are");
+  Instruction order{operation("order"), kFloat32, {{kArena, 0, 0}, {kArena, 0, 0}, {kArena, 32, 0}}, {}, {}};
+  order.n = {4, 0, 0, 1, 1, 1, 1, 1, 4, 0, 0, 0, 0, 0, 1};  // kept, two flags, and four places
+  check(!refuses([&] { verify(order, k, 0, extents); }), "refuses an order that fits");
+  order.n[0] = 5;
+  check(refuses([&] { verify(order, k, 0, extents); }), "keeps more than there is");
+  order.n[0] = 3, order.n[8] = 17;
+  check(refuses([&] { verify(order, k, 0, extents); }), "orders what is beyond");
   Instruction product{operation("product"), kFloat32, {{kArena, 0, 0}, {kArena, 0, 0}, {kArena, 32, 0}}, {}, {}};
   product.n = {2, 2, 4, 2, 1, 4, 1, 4};  // rows, inner, columns, strides
   for (int i = 0; i < 16; ++i) product.n.push_back(i < 4);

@@ -82,6 +82,9 @@ def divided_of(
         before, rest = divided(program)
     except Undivided as error:
         raise Unsupported(str(error)) from None
+    first = dependence(before)
+    if first.meeting:
+        raise Unsupported(f"{first.reason} before any weight is used")
     if reason := dependence(rest).reason:
         raise Unsupported(reason)
     return Divided(before, rest)
@@ -95,7 +98,7 @@ def program_of(model: nn.Module, mixture: Mixture, x: Tensor) -> Program:
         ValueError: the mixture's parameters are not the model's.
     """
     program = _captured(model, mixture, x)
-    reason, unproven = dependence(program)
+    reason, unproven, _ = dependence(program)
     names = dict.fromkeys(n.label for n in program if not n.known or n.name in unproven)
     if names:
         raise Unsupported(f"the operation{'s' if len(names) > 1 else ''} {', '.join(names)}")
@@ -212,6 +215,11 @@ def check(runner: Runner, model: nn.Module, x: Samples) -> Tensor:
     _compare(outputs[0], expected, limit)
     _compare(outputs[1], law.output(1, some), limit)
     fewer = some[-_FEWER:]
+    try:
+        alone = law.output(0, fewer[:1])
+    except Exception as error:
+        raise Unsupported(f"a model that refuses single samples ({str(error).splitlines()[0]})") from error
+    _compare(alone, expected[-_FEWER:][:1], limit, "samples that influence one another")
     _compare(law.output(0, fewer), expected[-_FEWER:], limit, "samples that influence one another")
     for count in {len(fewer), 1} - {len(some)}:
         outputs = runner.outputs(prepared, fewer[:count])

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import logging
 import operator
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,9 +16,11 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 from fastcomb.program.choose import Output, choose
 from fastcomb.program.constants import folded_constants
 from fastcomb.program.example import example_inputs
+from fastcomb.program.exporting import lengths_as_sizes, name_arguments, quiet, token_by_token
 from fastcomb.program.ir import Dimension, Node, Program, Value, Weight
 from fastcomb.program.ops import canonical
 from fastcomb.program.private import private_copy
+from fastcomb.program.rewrite import DECOMPOSED
 from fastcomb.utils.dtypes import dtype_name
 from fastcomb.utils.inputs import Inputs, Samples, call, leaves, mapped
 
@@ -70,7 +69,7 @@ def capture(model: nn.Module, *args: Any, output: Output | None = None, **kwargs
     x = Inputs(args, kwargs).map(_several)
     module = choose(module, x, output, default="tensors")
     try:
-        with _quiet_export(), torch.no_grad():
+        with quiet(), lengths_as_sizes(module), torch.no_grad():
             program = _captured(module, x)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -92,14 +91,15 @@ def _captured(module: nn.Module, x: Inputs) -> Program:
 
     Those of inputs alone stay whole: they run once, as they are.
     """
-    _name_arguments(module, x)
+    name_arguments(module, x)
+    token_by_token(module)
     copies = x.map(torch.clone)
     bound = inspect.signature(module.forward).bind(*x.args, **x.kwargs).arguments
     shapes = tree_map(_dynamic, dict(bound))
     exported = torch.export.export(module, copies.args, copies.kwargs, dynamic_shapes=shapes)
     if any(_writes(fx) and not _owned(fx.args[0]) for fx in exported.graph.nodes):
         exported = exported.run_decompositions({})  # writes through views become values
-    table = torch.export.default_decompositions()
+    table = {**torch.export.default_decompositions(), **DECOMPOSED}
     tried: set[Any] = set()
     while True:
         program = folded_constants(_read(exported, module))
@@ -110,25 +110,6 @@ def _captured(module: nn.Module, x: Inputs) -> Program:
         if not chosen:
             return program
         exported = exported.run_decompositions(chosen)
-
-
-def _name_arguments(module: nn.Module, x: Inputs) -> None:
-    """Give a private copy's forward names for what it takes as ``**kwargs``, which torch.export needs."""
-    signature = inspect.signature(module.forward)
-    known = signature.parameters.values()
-    variadic = next((p.name for p in known if p.kind is inspect.Parameter.VAR_KEYWORD), None)
-    further = signature.bind(*x.args, **x.kwargs).arguments.get(variadic, {}) if variadic else {}
-    if not further:
-        return
-    inner = module.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return inner(*args, **kwargs)
-
-    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in further]
-    parameters = [p for p in known if p.name != variadic] + named
-    forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    module.forward = forward
 
 
 def _weighted(program: Program) -> set[str]:
@@ -223,6 +204,11 @@ def _node(fx: torch.fx.Node, refs: dict[Any, Value | Weight], symbols: _Symbols)
         op, target, value = "batch_norm", torch.ops.aten.batch_norm.default, fx.meta["val"][0]
         momentum, eps = arguments.pop("momentum"), arguments.pop("eps")
         arguments |= {"training": False, "momentum": momentum, "eps": eps, "cudnn_enabled": False}
+    elif op == "batch_norm" and arguments["training"] and fx.meta["val"].shape[0] == 1:
+        # of a single thing, such as weights that are standardised, whose channels are its own
+        op, target = "instance_norm", torch.ops.aten.instance_norm.default
+        arguments |= {"running_mean": None, "running_var": None}
+        arguments["use_input_stats"] = arguments.pop("training")
     elif target is operator.getitem and getattr(fx.args[0], "target", None) is _NORM:
         op, target, arguments = "identity", torch.ops.aten.alias.default, {"self": arguments["0"]}
     stack = fx.meta.get("nn_module_stack") or {}
@@ -324,20 +310,3 @@ def check(program: Program, module: nn.Module, x: Samples) -> None:
                 f"the captured operations of {type(module).__name__} do not reproduce its output; its "
                 "forward depends on what torch.export cannot see (random numbers, state outside tensors)"
             )
-
-
-@contextmanager
-def _quiet_export() -> Iterator[None]:
-    """Export logs and warns at length about what :class:`CaptureError` states in one line."""
-    names = ("torch.export", "torch._dynamo", "torch.fx", "torch._subclasses.fake_tensor")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

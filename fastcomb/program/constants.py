@@ -12,7 +12,10 @@ from torch.utils._pytree import tree_map
 
 from fastcomb.program.ir import Node, Program, Value, Weight, multiple
 from fastcomb.program.ops import index_samples
+from fastcomb.program.rewrite import bags
 
+#: Operations that look at nothing of their first argument but its shape and dtype.
+_ALIKE = {name for kind in ("zeros", "ones", "full", "empty") for name in (f"{kind}_like", f"new_{kind}")}
 #: Numbers of samples for which results are compared.
 _COUNTS = (5, 4)
 
@@ -34,6 +37,14 @@ def folded_constants(program: Program, known: Mapping[str, Tensor] | None = None
     fixed = _fixed(program, known)
     several, fewer = (_values(program, known, count, fixed) for count in _COUNTS)
     program = _own_entries(program, several, fewer)
+
+    def starts(name: str, each: int) -> bool:
+        return name in several and all(
+            torch.equal(values[name], torch.arange(0, each * count, each))
+            for values, count in zip((several, fewer), _COUNTS, strict=True)
+        )
+
+    program = bags(program, starts)
     read = {name for node in program if node.name not in fixed for name in node.values}
     read.update(program.returned)
     constants: dict[str, Tensor] = {}
@@ -121,6 +132,13 @@ def _fixed(program: Program, known: Mapping[str, Tensor]) -> set[str]:
         else:
             weights = all(w.kind == "constant" or w.name in known for w in node.weights)
             settled = weights and not node.random and all(name in fixed for name in node.values)
+            source = _alike(node)
+            if source is not None:
+                sizes = shapes[source.name] if isinstance(source, Value) else ()
+                others = [name for name in node.values if name != source.name]
+                settled = all(name in fixed for name in others) and all(
+                    isinstance(size, int) or multiple(size) is not None for size in sizes
+                )
         if settled:
             fixed.add(node.name)
     return fixed
@@ -128,16 +146,29 @@ def _fixed(program: Program, known: Mapping[str, Tensor]) -> set[str]:
 
 def _values(program: Program, state: Mapping[str, Tensor], samples: int, wanted: set[str]) -> dict[str, Any]:
     """Some values for a number of samples, by name."""
-    shapes = program.value_shapes
-    found: dict[str, Any] = {}
+    shapes, found = program.value_shapes, dict[str, Any]()
     for node in program:
         if node.name in wanted and node.op == "size":
             size = shapes[node.arguments["self"].name][node.arguments["dim"]]
             each = multiple(size)
             found[node.name] = each * samples if each else size
         elif node.name in wanted:
-            found[node.name] = program.apply(node, state, found)
+            given, source = found, _alike(node)
+            if source is not None:
+                shape = shapes[source.name] if isinstance(source, Value) else program.shapes[source.name]
+                sizes = [(multiple(n) or 1) * samples if isinstance(n, str) else n for n in shape]
+                node = dataclasses.replace(node, arguments={**node.arguments, "self": Value("")})
+                given = {**found, "": torch.empty(sizes, dtype=getattr(torch, node.dtype))}
+            found[node.name] = program.apply(node, state, given)
     return found
+
+
+def _alike(node: Node) -> Value | Weight | None:
+    """What a node takes the shape of, where it takes nothing else."""
+    schema = getattr(node.target, "_schema", None)
+    source = node.arguments.get("self")
+    known = schema is not None and schema.name.removeprefix("aten::") in _ALIKE
+    return source if known and isinstance(source, (Value, Weight)) else None
 
 
 def _constant(

@@ -60,10 +60,12 @@ class Dependence(NamedTuple):
         reason: why they may, or may depend on their number; "" where they certainly do not, provided that
             the operations of ``unproven`` keep them apart.
         unproven: names of nodes whose operation has no rule, which has to be tried.
+        meeting: whether they certainly meet.
     """
 
     reason: str
     unproven: tuple[str, ...] = ()
+    meeting: bool = False
 
 
 class Samples(NamedTuple):
@@ -75,6 +77,10 @@ class Samples(NamedTuple):
 
 class Mixed(Exception):
     """Samples may meet; the message says where."""
+
+
+class Meeting(Mixed):
+    """Samples meet."""
 
 
 class Several(NamedTuple):
@@ -94,7 +100,7 @@ def dependence(program: Program) -> Dependence:
     try:
         states, unproven = _followed(program)
     except Mixed as error:
-        return Dependence(str(error))
+        return Dependence(str(error), meeting=isinstance(error, Meeting))
     shapes = program.value_shapes
     for name in program.returned:
         state, shape = states[name], shapes[name]
@@ -251,8 +257,8 @@ class _Operands:
             key: argument.name for key, argument in node.arguments.items() if isinstance(argument, Value)
         }
 
-    def mixed(self) -> Mixed:
-        return Mixed(f"the operation {self.node.label} across samples")
+    def mixed(self) -> Meeting:
+        return Meeting(f"the operation {self.node.label} across samples")
 
     def only(self, *keys: str) -> tuple[Samples, tuple[Dimension, ...]]:
         """The one operand with samples, which must be the argument of one of these names (or the first)."""
@@ -577,6 +583,37 @@ def _reduced(node: Node, operands: _Operands) -> State:
     if node.arguments.get("keepdim"):
         return state
     return state._replace(dim=state.dim - sum(d < state.dim for d in gone))
+
+
+@_rule("argmax", "argmin")
+def _extreme_place(node: Node, operands: _Operands) -> State:
+    if node.arguments.get("dim") is None:
+        raise operands.mixed()
+    return _reduced(node, operands)
+
+
+@_rule("topk", "sort", "argsort")
+def _ordered(node: Node, operands: _Operands) -> State:
+    """Along a dimension, the last one unless it is named."""
+    state, shape = operands.only("self")
+    if node.arguments.get("dim", -1) % max(1, len(shape)) == state.dim:
+        raise operands.mixed()
+    return state if node.op == "argsort" else [state, state]
+
+
+@_rule("gather", "scatter", "scatter_add")
+def _by_number(node: Node, operands: _Operands) -> State:
+    """All tensors have their samples in the same place, which is not along the dimension of the numbers."""
+    states = {state for _, state in operands.samples}
+    tensors = [v for v in node.arguments.values() if isinstance(v, (Value, Weight))]
+    dim = node.arguments["dim"] % max(1, len(node.shape))
+    if len(states) != 1 or len(operands.samples) != len(tensors):
+        raise operands.mixed()
+    (state,) = states
+    shapes = {operands.shapes[v.name][state.dim] for v in tensors if isinstance(v, Value)}
+    if state.dim == dim or len(shapes) != 1:
+        raise operands.mixed()
+    return state
 
 
 @_rule("softmax", "log_softmax", "cumsum", "glu")

@@ -55,7 +55,7 @@ class TestModules:
                 out[:, 0] += len(self.w)
                 return out
 
-        self.check(Odd, torch.randn(6, 5), torch.randint(0, 3, (6,)), between="slice_scatter")
+        self.check(Odd, torch.randn(6, 5), torch.randint(0, 3, (6,)))
 
     def test_convolutions_of_all_kinds(self):
         def make():

@@ -242,6 +242,33 @@ GROUPS = {
             "rows of a computed table": lambda z, p: z[:, :2] + F.embedding(p.ids[1, :2], p.table * 2),
         },
     ),
+    "orders": (
+        TOKENS,
+        {
+            "sort": lambda z, p: z.sort(dim=2, stable=True).values,
+            "sort down": lambda z, p: z.sort(1, descending=True).values,
+            "numbers": lambda z, p: z.sort(dim=2, stable=True).indices * z[:, :1].exp(),
+            "argsort": lambda z, p: z.exp() * z.argsort(dim=1, stable=True),
+            "topk": lambda z, p: z.topk(3).values,
+            "least": lambda z, p: z.topk(2, 1, largest=False).values,
+            "picked": lambda z, p: z.gather(2, z.topk(2).indices) + z.gather(1, z.sort(1).indices)[..., :2],
+            "gather": lambda z, p: z.exp().gather(2, z.sort(dim=2, stable=True).indices[:, 1:, :4]),
+            "constant": lambda z, p: z.gather(
+                1, p.numbers.abs()[:, :, None].expand(z.shape[0], -1, -1, 7)[:, 0]
+            ),
+            "argmax": lambda z, p: F.embedding(z.argmax(2), p.table) * z.argmin(1)[:, :6, None],
+            "place": lambda z, p: z.max(2, keepdim=True).indices * z + z.min(1).indices[:, None],
+            "table": lambda z, p: p.table[z.argmax(2)] * z[:, z[0, 0].argsort().numel() - 2, None],
+            "one place": lambda z, p: z[:, 0] * p.table[z[:, 0, :6].argmax(1)],
+            "scatter": lambda z, p: torch.full_like(z, -2.0).scatter(2, z.topk(2).indices, z.topk(2).values),
+            "zeros": lambda z, p: z.scatter(1, z.sort(dim=1, stable=True).indices[:, :2], 0.0),
+            "added": lambda z, p: z.scatter_add(
+                2, z.sort(dim=2, stable=True).indices[..., :3], z[..., 4:].exp()
+            ),
+            "overwritten": lambda z, p: torch.slice_scatter(z, z[:, ::2] * 2, 1, 0, 6, 2),
+            "selected": lambda z, p: torch.select_scatter(z, z[:, 0] * 2, 1, 3),
+        },
+    ),
     "views": (
         TOKENS,
         {
@@ -408,6 +435,9 @@ AT_EDGES = {name: getattr(torch, name) for name in NAMES} | {
     "where": lambda z: torch.where(z > 0, z, 2.0),
     "largest": lambda z: z.amax(1, keepdim=True),
     "smallest": lambda z: z[:, 1:].amin(1, keepdim=True),
+    "sort": lambda z: z.sort(1).values,
+    "sort down": lambda z: z.sort(dim=1, descending=True, stable=True).indices.float(),
+    "argmax": lambda z: z.argmax(1, keepdim=True).float() + z.min(1, keepdim=True).indices,
     "logsumexp": lambda z: torch.stack([z[:, i : i + 1].logsumexp(1) for i in range(3)], 1),
 }
 
@@ -481,6 +511,10 @@ class Refused(nn.Module):
 
 
 REFUSED = {
+    "sort": (lambda z: z.sort(0).values, "sort across samples"),
+    "argmax": (lambda z: z * z.argmax(0).float(), "argmax across samples"),
+    "gather": (lambda z: z.gather(0, z.argsort(1)[:1].clamp(max=0).expand_as(z)), "across samples"),
+    "scatter": (lambda z: z.scatter(0, z.argsort(1).clamp(max=0), 0.0), "scatter across samples"),
     "cumsum": (lambda z: z.cumsum(0), "cumsum across samples"),
     "flip": (lambda z: z.flip(0, 1), "flip across samples"),
     "roll": (lambda z: z.roll(1), "roll across samples"),

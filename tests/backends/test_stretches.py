@@ -1,5 +1,6 @@
 """Networks that the compiled engine runs in parts: work on inputs alone, operations that torch runs."""
 
+import contextlib
 import copy
 import warnings
 
@@ -18,7 +19,7 @@ from fastcomb.utils.inputs import Inputs
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 0.05}
 
 
-class Sorted(nn.Module):
+class Climbed(nn.Module):
     """An operation without a kernel between layers."""
 
     def __init__(self):
@@ -26,33 +27,33 @@ class Sorted(nn.Module):
         self.one, self.two = nn.Linear(6, 40), nn.Linear(40, 3)
 
     def forward(self, x):
-        return self.two(self.one(x).sort(1).values)
+        return self.two(self.one(x).cummax(1).values)
 
 
-class SortedLast(Sorted):
+class ClimbedLast(Climbed):
     def forward(self, x):
-        return self.two(self.one(x).relu()).sort(1).values
+        return self.two(self.one(x).relu()).cummax(1).values
 
 
-class SortedTwice(Sorted):
+class ClimbedTwice(Climbed):
     """Two such operations, the second of several values, and a value that skips both."""
 
     def forward(self, x):
         hidden = self.one(x)
-        low, order = hidden.sort(1)
+        low, order = hidden.cummax(1)
         again = torch.gather(hidden.relu(), 1, order) + low
-        return self.two(torch.cat([again[:, :20].sort(1).values, hidden[:, 20:]], 1) * again)
+        return self.two(torch.cat([again[:, :20].cummax(1).values, hidden[:, 20:]], 1) * again)
 
 
-class SortedTokens(Sorted):
+class ClimbedTokens(Climbed):
     """A value that is handed over has its samples second."""
 
     def forward(self, x):
         tokens = x.unflatten(1, (3, 2)).repeat_interleave(3, 2).transpose(0, 1)
-        return self.two(self.one(tokens).sort(2).values.mean(0))
+        return self.two(self.one(tokens).cummax(2).values.mean(0))
 
 
-class SortedRows(nn.Module):
+class ClimbedRows(nn.Module):
     """A value that is handed over has several rows for each sample."""
 
     def __init__(self):
@@ -61,7 +62,7 @@ class SortedRows(nn.Module):
 
     def forward(self, x):
         tokens = self.one(x.unflatten(1, (3, 2)).reshape(-1, 2))
-        return self.two(tokens.sort(1).values.relu()).view(-1, 3, 3).mean(1)
+        return self.two(tokens.cummax(1).values.relu()).view(-1, 3, 3).mean(1)
 
 
 class Routed(nn.Module):
@@ -82,20 +83,35 @@ class Routed(nn.Module):
         return self.head(hidden.view(-1, 2, 5).sum(1)).view(-1, 3, 3).sum(1)
 
 
-class SortedImages(nn.Module):
+class ClimbedImages(nn.Module):
     def __init__(self):
         super().__init__()
         self.one, self.two = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
 
     def forward(self, x):
-        return self.two(self.one(x).sort(1).values.relu()).mean((2, 3))
+        return self.two(self.one(x).cummax(1).values.relu()).mean((2, 3))
 
 
-class SortedWeights(Sorted):
+class ClimbedWeights(Climbed):
     """What torch runs is made of weights alone."""
 
     def forward(self, x):
-        return self.two(F.linear(x.relu(), self.one.weight.sort(1).values, self.one.bias).relu())
+        return self.two(F.linear(x.relu(), self.one.weight.cummax(1).values, self.one.bias).relu())
+
+
+class Attending(nn.Module):
+    """A mask that operations before and after the one without a kernel read."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(2, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        seen = (x[:, :3] > -0.5)[:, None, None, :].expand(-1, 1, 3, -1) | torch.eye(3, dtype=torch.bool)
+        hidden = self.one(x.unflatten(1, (3, 2))).unflatten(2, (2, 4)).transpose(1, 2)
+        for _ in range(2):
+            hidden = F.scaled_dot_product_attention(hidden, hidden, hidden, attn_mask=seen).cummax(2).values
+        return self.two(hidden.transpose(1, 2).flatten(2).mean(1))
 
 
 class Masked(nn.Module):
@@ -128,14 +144,16 @@ def pair(make):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("make", [Sorted, SortedLast, SortedTwice, SortedTokens, SortedImages, SortedWeights])
+@pytest.mark.parametrize(
+    "make", [Climbed, ClimbedLast, ClimbedTwice, ClimbedTokens, ClimbedImages, ClimbedWeights, Attending]
+)
 def test_an_operation_without_a_kernel_costs_only_itself(make, dtype):
     a, b = pair(make)
     if dtype != torch.float32:
         a, b = a.to(dtype), b.to(dtype)
-    draw = images if make is SortedImages else rows
+    draw = images if make is ClimbedImages else rows
     x, y = draw(33), torch.randint(3, (33,))
-    with pytest.warns(fc.BackendNotice, match="sort"):
+    with pytest.warns(fc.BackendNotice, match="cummax"):
         sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=5, seed=3, progress=False)
     assert sweep.backend == "native"
     for i in range(5):
@@ -144,11 +162,12 @@ def test_an_operation_without_a_kernel_costs_only_itself(make, dtype):
         assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=DTYPES[dtype])
 
 
-@pytest.mark.parametrize("make", [SortedRows, Routed])
-def test_rows_of_samples_are_handed_over(make):
+@pytest.mark.parametrize("make", [ClimbedRows, Routed])
+def test_rows_of_samples_are_handed_over_or_routed(make):
     a, b = pair(make)
     x, y = rows(33), torch.randint(3, (33,))
-    with pytest.warns(fc.BackendNotice, match="kernels do not have"):
+    said = pytest.warns(fc.BackendNotice, match="cummax") if make is ClimbedRows else contextlib.nullcontext()
+    with said:
         sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
     for i in range(3):
         state = {name: value.double() for name, value in sweep.mixture[i].items()}
@@ -158,7 +177,7 @@ def test_rows_of_samples_are_handed_over(make):
 
 @pytest.mark.parametrize("samples", [1, 3, 63, 100])
 def test_results_do_not_depend_on_how_samples_and_combinations_are_cut(samples, monkeypatch):
-    a, b = pair(SortedTwice)
+    a, b = pair(ClimbedTwice)
     data = rows(samples), torch.randint(3, (samples,))
     arguments = {"data": data, "n": 7, "backend": "native", "progress": False}
     with pytest.warns(fc.BackendNotice):
@@ -172,9 +191,9 @@ def test_results_do_not_depend_on_how_samples_and_combinations_are_cut(samples, 
 
 
 def test_samples_that_meet_in_an_operation_without_a_kernel_are_not_divided():
-    class Ranks(Sorted):
+    class Ranks(Climbed):
         def forward(self, x):
-            return self.two(self.one(x).sort(0).values)
+            return self.two(self.one(x).cummax(0).values)
 
     a, b = pair(Ranks)
     x, y = rows(600), torch.randint(3, (600,))
@@ -216,10 +235,51 @@ def test_inputs_that_meet_before_any_weight_are_refused():
     a, b = pair(Centred)
     mix = fc.Mixture(a, b, fc.Uniform())
     x = structured(6)
-    with pytest.warns(fc.BackendNotice, match="inputs that are compared with one another"):
+    with pytest.warns(fc.BackendNotice, match="mean across samples before any weight"):
         outputs = mix.functional_call(a, range(2), *x.args, **x.kwargs)
     expected = functional_call(a, mix[1], x.args, x.kwargs)
     torch.testing.assert_close(outputs[1], expected)
+
+
+class Outdone(nn.Module):
+    """What is larger than 5 changes all samples after it, by an operation that nothing is known of."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.one(x * (x.cummax(0).values > 5).logical_not())
+
+
+def test_inputs_that_turn_out_to_meet_are_an_error():
+    a, b = pair(Outdone)
+    x, y = rows(33), torch.randint(3, (33,))
+    fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, backend="native", progress=False)
+    x[9] = 7
+    with pytest.raises(ValueError, match=r"before any weight is used.*backend='torch_reference'"):
+        fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, progress=False)
+
+
+class NeedsTwo(nn.Module):
+    """What torch computes for two samples, and refuses for one."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm = nn.Linear(6, 3), nn.GroupNorm(3, 3)
+
+    def forward(self, x):
+        return self.norm(self.one(x)) + self.one(x)
+
+
+def test_a_network_that_refuses_a_single_sample_runs_on_the_reference():
+    a, b = pair(NeedsTwo)
+    x, y = rows(33), torch.randint(3, (33,))
+    with pytest.warns(fc.BackendNotice, match="refuses single samples"):
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, progress=False)
+    for i in range(2):
+        logits = functional_call(a, dict(sweep.mixture[i]), (x,))
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
 
 
 def test_a_program_of_several_inputs_says_what_it_reads():
@@ -291,4 +351,81 @@ def test_recurrent_layers_run_on_the_engine(kind, both):
     sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
     for i in range(3):
         logits = functional_call(a, sweep.mixture[i], (x,))
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
+class Bags(nn.Module):
+    def __init__(self, **how):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(11, 8, **how), nn.Linear(8, 3)
+
+    def forward(self, ids, weights=None):
+        return self.head(self.bag(ids, per_sample_weights=weights).relu())
+
+
+HOW = {
+    "mean": {}, "sum": {"mode": "sum"}, "max": {"mode": "max"}, "padded": {"padding_idx": 2},
+    "padded sum": {"mode": "sum", "padding_idx": 0}, "weighted": {"mode": "sum"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_bags_of_as_many_entries_for_every_sample(how):
+    torch.manual_seed(5)
+    a, b = (Bags(**HOW[how]).eval() for _ in range(2))
+    ids, y = torch.randint(11, (33, 4)), torch.randint(3, (33,))
+    ids[:5, 1:] = 2  # which leaves bags of one entry, or of none, where it is padding
+    ids[1] = 0
+    x = (ids, torch.rand(33, 4)) if how == "weighted" else ids
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
+    for i in range(3):
+        arguments = x if how == "weighted" else (x,)
+        logits = functional_call(a, dict(sweep.mixture[i]), arguments)
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
+class Counted(nn.Module):
+    """A number of samples that Python asks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(2, 5), nn.Bilinear(5, 2, 3)
+
+    def forward(self, x):
+        hidden = torch.zeros(len(x), 5)
+        for step in x.unflatten(1, (3, 2)).unbind(1):
+            hidden = self.cell(step, hidden)
+        return self.head(hidden, x[:, :2])
+
+
+def test_the_length_of_a_batch_is_no_constant():
+    a, b = pair(Counted)
+    x, y = rows(33), torch.randint(3, (33,))
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
+    for i in range(3):
+        logits = functional_call(a, dict(sweep.mixture[i]), (x,))
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    assert len([1, 2]) == 2  # and len means here what it meant
+
+
+class Standardised(nn.Module):
+    """Weights that are standardised by a batch norm of themselves, as NFNets have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.gain = nn.Parameter(torch.randn(5, 2, 3, 3)), nn.Parameter(torch.randn(5))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        flat = self.weight.reshape(1, 5, -1)
+        weight = F.batch_norm(flat, None, None, self.gain, None, training=True).view_as(self.weight)
+        return self.head(F.conv2d(x.unflatten(1, (2, 3, 1)), weight, padding=1).relu().mean((2, 3)))
+
+
+def test_weights_that_are_standardised():
+    a, b = pair(Standardised)
+    x, y = rows(33), torch.randint(3, (33,))
+    sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
+    for i in range(3):
+        logits = functional_call(a, dict(sweep.mixture[i]), (x,))
         assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)

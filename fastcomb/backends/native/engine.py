@@ -100,7 +100,7 @@ class Native:
         shape = self._rest.value_shapes[self._rest.returned[0]]
         #: Shape of a sample's output.
         self.output = tuple(int(size) for size in shape[1:])
-        self._keep = self._said = False
+        self._keep = self._said = self._checked = False
         self._seconds = 0.0  # of work
         self._kept: tuple[tuple[object, ...], Samples, list[Tensor]] | None = None
         self._calibration = [self._prepared(self._ready(batch)) for batch in normalisation.batches]
@@ -266,14 +266,24 @@ class Native:
 
     def check(self, model: nn.Module, x: Samples) -> Tensor:
         """Compare combination 0 with the module itself (:func:`fastcomb.backends.captured.check`)."""
-        return check(self, model, x)
+        output = check(self, model, x)
+        self._checked = True
+        return output
 
     def _layout(self, x: Samples) -> list[Tensor]:
         """What the first part makes of the samples, as the engine reads it; kept while samples stay."""
         cached = self._kept
         key = tuple(one for t in leaves(x) for one in place(t))
         if cached is None or cached[0] != key:
-            cached = (key, x, self._prepared(self._ready(x)))  # x stays alive, and so its address
+            try:
+                cached = (key, x, self._prepared(self._ready(x)))  # x stays alive, and so its address
+            except Unsupported as error:
+                if not self._checked:
+                    raise
+                raise ValueError(
+                    f"the compiled kernels cannot run {error}, which the first samples did not show: say "
+                    "backend='torch_reference'"
+                ) from None
             self._kept = cached if self._keep else None
         return cached[2]
 

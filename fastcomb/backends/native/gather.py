@@ -16,13 +16,24 @@ from fastcomb.program import Node, Weight
 
 @rule("index_select", "index")
 def _picked(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    """By constant numbers along one dimension, or along several that follow one another."""
+    """By numbers along one dimension, or by constant ones along several that follow one another."""
     (x,) = low.numbers(node, "self")
     if node.op == "index_select":
         first, numbers = arguments["dim"] % x.meta.ndim, [arguments["index"]]
     else:
         numbers = [index for index in arguments["indices"] if index is not None]
         first = next(d for d, index in enumerate(arguments["indices"]) if index is not None)
+    shape = low.shapes[node.name].shape
+    if len(numbers) == 1:
+        given = _numbers(low, numbers[0], x.shape[first])
+        places, after = given.meta.ndim, x.meta.ndim - first - 1
+        out = low.make(shape, node.name)
+        wide = given.view(given.meta.reshape(*given.shape, *[1] * after)) if after else given
+        source = x.meta.reshape(*x.shape[:first], *[1] * (places - 1), *x.shape[first:]) if places else None
+        if source is None or not x.shares(source):
+            raise Unsupported("entries picked one by one")
+        _take(low, wide, x.view(source), out, first + places - 1, from_end=True)
+        return out
     known = [_constant(low, number) for number in numbers]
     sizes = x.shape[first : first + len(known)]
     for number, size in zip(known, sizes, strict=True):
@@ -32,17 +43,30 @@ def _picked(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     flat = torch.zeros((), dtype=torch.int64)
     for number, size in zip(known, sizes, strict=True):
         flat = flat * size + number
-    if len(known) > 1:
-        x = low.reshaped(x, (*x.shape[:first], -1, *x.shape[first + len(known) :]))
+    x = low.reshaped(x, (*x.shape[:first], -1, *x.shape[first + len(known) :]))
     out = low.make((*x.shape[:first], flat.numel(), *x.shape[first + 1 :]), node.name)
     taken(low, x, out, first, flat.reshape(-1))
-    return out.view(out.meta.reshape(low.shapes[node.name].shape))
+    return out.view(out.meta.reshape(shape))
+
+
+@rule("index_samples")
+def _picked_by_samples(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """One entry of every sample along the second dimension."""
+    (x,) = low.numbers(node, "0")
+    if len(arguments) != 2:
+        raise Unsupported("entries of samples picked in several dimensions")
+    numbers = _numbers(low, arguments["1"], x.shape[1])
+    out = low.make(low.shapes[node.name].shape, node.name)
+    after = x.meta.ndim - 1
+    wide = numbers.view(numbers.meta.view(-1, *[1] * after))
+    to = out.view(out.meta.unsqueeze(1))
+    _take(low, wide, x, to, 1, from_end=True)
+    return out
 
 
 def _constant(low: Lowering, index: Any) -> Tensor:
     """The values of a constant index."""
-    if isinstance(index, Weight) and index.kind != "parameter":
-        index = low.value(index)
+    index = low.value(index) if isinstance(index, Weight) and index.kind != "parameter" else index
     if not isinstance(index, Value) or index.meta.dtype != torch.int64:
         raise Unsupported("entries picked by other than whole numbers")
     if index.buffer not in low.shared.constants:
@@ -54,37 +78,127 @@ def _constant(low: Lowering, index: Any) -> Tensor:
 
 def taken(low: Lowering, x: Value, out: Value, dim: int, numbers: Tensor) -> None:
     """Emit into ``out`` the entries of x along a dimension by these numbers."""
-    indices = low.shared.constants.add(("numbers", tuple(numbers.tolist())), numbers)
-    others = [d for d in range(x.meta.ndim) if d != dim]
-    steps = [[m.stride(d) for d in others] for m in (x.meta, out.meta)]
+    buffer = low.shared.constants.add(("numbers", tuple(numbers.tolist())), numbers)
+    places = torch.empty(numbers.shape, dtype=torch.int64, device="meta")
+    shape = [len(numbers) if d == dim else 1 for d in range(x.meta.ndim)]
+    _take(low, Value(buffer, places.view(shape)), x, out, dim)
+
+
+def _take(low: Lowering, numbers: Value, x: Value, out: Value, dim: int, *, from_end: bool = False) -> None:
+    """Emit into ``out`` the entries of x along a dimension by numbers that are broadcast to out's shape."""
+    size, (indices, source, to) = _nest(numbers.meta.expand(out.shape), _pinned(x, out.shape, dim), out.meta)
+    low.emit(
+        "take", low.dtype, indices=numbers, x=x, out=out, entries=x.shape[dim], x_entry=x.strides[dim],
+        from_end=from_end, size=size, index_stride=indices, x_stride=source, out_stride=to,
+    )  # fmt: skip
+
+
+def _pinned(x: Value, shape: Sequence[int], dim: int) -> Tensor:
+    """The first places of x along all dimensions but one, which stands still."""
+    meta = x.meta.narrow(dim, 0, 1)
+    for d, size in enumerate(shape):
+        meta = meta if d == dim or meta.shape[d] == 1 else meta.narrow(d, 0, size)
+    return meta.expand(tuple(shape))
+
+
+def _nest(*metas: Tensor, keep_last: bool = False) -> tuple[list[int], list[list[int]]]:
+    """Loops over tensors of one shape: sizes, and strides of each."""
     try:
-        nest = loops([x.shape[d] for d in others], *steps)
+        nest = loops(metas[0].shape, *(meta.stride() for meta in metas), keep_last=keep_last)
     except ValueError:
         raise Unsupported("entries picked in more than 6 dimensions") from None
-    low.emit(
-        "take", low.dtype, indices=indices, x=x, out=out, count=len(numbers), entries=x.shape[dim],
-        x_entry=x.strides[dim], out_entry=out.strides[dim], batch=1, index_batch=0, x_batch=0, out_batch=0,
-        size=nest.size, x_stride=nest.strides[0], out_stride=nest.strides[1],
-    )  # fmt: skip
+    return nest.size, nest.strides
 
 
-@rule("index_samples")
-def _picked_by_samples(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
-    """One entry of every sample along the second dimension, by numbers that are inputs or constants."""
-    (x,) = low.numbers(node, "0")
-    numbers = arguments["1"]
-    if len(arguments) != 2 or not isinstance(numbers, Value) or numbers.meta.dtype != torch.int64:
-        raise Unsupported("entries of samples picked in several dimensions")
-    if numbers.buffer.space not in (Space.INPUT, Space.CONSTANTS):
-        raise Unsupported("entries of samples picked by computed numbers")
+def _numbers(low: Lowering, leaf: Any, entries: int) -> Value:
+    """Numbers that pick entries: of those that are neither computed nor constant, torch says what is wrong.
+
+    Raises:
+        Unsupported: they are no whole numbers, or may lie beyond what they pick from.
+    """
+    numbers = low.value(leaf)
+    if numbers.meta.dtype != torch.int64:
+        raise Unsupported("entries picked by other than whole numbers")
+    if numbers.buffer in low.shared.constants:
+        known = low.shared.constants.of(numbers.buffer)
+        if known.numel() and not -entries <= int(known.min()) <= int(known.max()) < entries:
+            raise Unsupported("numbers beyond what they pick from")
+    elif numbers.buffer.space != Space.INPUT and low.below.get(numbers.buffer, entries + 1) > entries:
+        raise Unsupported("entries picked by computed numbers")
+    return numbers
+
+
+@rule("gather")
+def _gathered(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """Entries along one dimension, by a number for each of them."""
+    (x,) = low.numbers(node, "self")
+    dim = arguments["dim"] % max(1, x.meta.ndim)
+    numbers = _numbers(low, arguments["index"], x.shape[dim])
     out = low.make(low.shapes[node.name].shape, node.name)
-    nest = loops(x.shape[2:], x.strides[2:], out.strides[1:])
+    _take(low, numbers, x, out, dim)
+    return out
+
+
+@rule("scatter", "scatter_add")
+def _scattered(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """A copy with some entries along one dimension replaced, or with more added to them."""
+    if arguments.get("reduce") is not None:
+        raise Unsupported(f"a scatter by {arguments['reduce']}")
+    source = "src" if "src" in arguments else "value"
+    x, y = low.numbers(node, "self", source)
+    dim = arguments["dim"] % max(1, x.meta.ndim)
+    numbers = _numbers(low, arguments["index"], x.shape[dim])
+    if numbers.buffer.space == Space.INPUT:
+        raise Unsupported("entries replaced by numbers that are inputs")
+    out = low.copied(x, node.name)
+    shape = numbers.shape
+    for d, count in enumerate(shape if y.meta.ndim else ()):
+        y = y.view(y.meta.narrow(d, 0, count))
+    size, (indices, given, to) = _nest(numbers.meta, y.meta.expand(shape), _pinned(out, shape, dim))
     low.emit(
-        "take", low.dtype, indices=numbers, x=x, out=out, count=1, entries=x.shape[1], x_entry=x.strides[1],
-        out_entry=0, batch=x.shape[0], index_batch=numbers.strides[0], x_batch=x.strides[0],
-        out_batch=out.strides[0], size=nest.size, x_stride=nest.strides[0], out_stride=nest.strides[1],
+        "scatter", low.dtype, indices=numbers, x=y, out=out, entries=x.shape[dim], out_entry=out.strides[dim],
+        add=node.op == "scatter_add", size=size, index_stride=indices, x_stride=given, out_stride=to,
     )  # fmt: skip
     return out
+
+
+def ordered(
+    low: Lowering, x: Value, dim: int, key: str, *, kept: int, descending: bool, nan_first: bool
+) -> tuple[Value, Value]:
+    """Emit the first entries along a dimension in their order, and their numbers."""
+    moved = x.meta.movedim(dim, -1) if x.meta.ndim else x.meta.view(1)
+    shape = (*moved.shape[:-1], kept)
+    values = low.make(shape, f"{key}/values")
+    numbers = low.make(shape, f"{key}/numbers", dtype=torch.int64)
+    low.below[numbers.buffer] = moved.shape[-1]
+    dense = torch.empty(moved.shape, device="meta")
+    size, (steps, _) = _nest(moved, dense, keep_last=True)
+    low.emit(
+        "order", low.dtype, x=x, values=values, numbers=numbers, kept=kept, descending=descending,
+        nan_first=nan_first, size=size, x_stride=steps,
+    )  # fmt: skip
+    values, numbers = (
+        v.view(v.meta.movedim(-1, dim) if x.meta.ndim else v.meta.view(())) for v in (values, numbers)
+    )
+    return values, numbers
+
+
+@rule("topk", "sort", "argsort", "argmax", "argmin")
+def _ordered(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Any:
+    """Entries along a dimension in their order, of equal ones the first first, as torch has it for sort."""
+    (x,) = low.numbers(node, "self")
+    dim = arguments.get("dim", -1)
+    if dim is None:  # of all entries in a row
+        x, dim = low.reshaped(x, (x.meta.numel(),)), 0
+    extreme = node.op in ("argmax", "argmin")
+    descending = node.op == "argmax" or bool(arguments.get("largest", arguments.get("descending", False)))
+    kept = 1 if extreme else arguments.get("k", x.shape[dim])
+    values, numbers = ordered(
+        low, x, dim, node.name, kept=kept, descending=descending, nan_first=descending or extreme
+    )
+    if extreme:
+        return low.reshaped(numbers, low.shapes[node.name].shape)
+    return numbers if node.op == "argsort" else (values, numbers)
 
 
 @rule("roll", "flip")
@@ -214,3 +328,27 @@ def _split(x: Value, sizes: Sequence[int]) -> Tensor:
     for d in reversed(range(len(sizes))):
         meta = meta.unsqueeze(d)
     return meta
+
+
+@rule("slice_scatter", "select_scatter")
+def _overwritten(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """A copy with a part of it replaced."""
+    x, source = low.numbers(node, "self", "src")
+    out = low.copied(x, node.name)
+    dim = arguments["dim"] % x.meta.ndim
+    if node.op == "select_scatter":
+        part = out.meta.select(dim, arguments["index"])
+    else:
+        part = out.meta.movedim(dim, 0)[
+            arguments.get("start") : arguments.get("end") : arguments.get("step", 1)
+        ]
+        part = part.movedim(0, dim)
+    low.unary("identity", out.view(part), source)
+    return out
+
+
+@rule("copy")
+def _copy(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
+    """The second operand in the shape of the first."""
+    (source,) = low.numbers(node, "src")
+    return source.view(source.meta.expand(low.shapes[node.name].shape))

@@ -104,6 +104,7 @@ class Lowering:
         self.ends: list[int] = []
         self.norms: list[Norm] = []
         self.made: list[Buffer] = []
+        self.below: dict[Buffer, int] = {}  # what computed whole numbers are less than, none of them negative
         self.values: dict[str, Any] = {}
         self.shapes = _shapes(shared, xs, samples)
         self.fused: dict[str, Value] = {}  # nodes that an earlier one took in, with the result of the last
@@ -177,8 +178,10 @@ class Lowering:
         return RULES[op](self, node, arguments)
 
     def _cast(self, node: Node, value: Value) -> Value:
-        """A value in the dtype that it has."""
+        """A value in the dtype that it has, and whole numbers in the compute dtype."""
         kind = self.shapes[node.name].dtype
+        if kind == self.dtype and value.meta.dtype == torch.int64:
+            return self.integers("eq", self.make(value.shape, node.name), value)
         if kind != value.meta.dtype:
             raise Unsupported(f"a cast from {value.meta.dtype} to {kind}")
         return value

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastcomb.backends.base import Unsupported
+from fastcomb.backends.native.gather import ordered
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Space, Value, loops
 from fastcomb.backends.native.reduce import reduced
@@ -155,15 +156,19 @@ def _expanded_as(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Val
 
 @rule("max", "min")
 def _extreme(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Any:
-    """Of two values, or of one along a dimension, without the places where they were."""
+    """Of two values, or of one along a dimension, with the places where they were if those are read."""
     if "other" in arguments:
         x, y = low.numbers(node, "self", "other")
         return low.binary({"max": "maximum", "min": "minimum"}[node.op], result_of(low, node, x, y), x, y)
     if "dim" not in arguments:
         raise Unsupported(f"the {node.op} of everything")
-    return reduced(
-        low, node, low.shapes[node.name][0].shape, {"max": "maximum", "min": "minimum"}[node.op]
-    ), None
+    readers = low.program.readers.get(node.name, [])
+    if all(reader.arguments.get("1") == 0 for reader in readers):
+        kind = {"max": "maximum", "min": "minimum"}[node.op]
+        return reduced(low, node, low.shapes[node.name][0].shape, kind), None
+    (x,) = low.numbers(node, "self")
+    pair = ordered(low, x, arguments["dim"], node.name, kept=1, descending=node.op == "max", nan_first=True)
+    return tuple(low.reshaped(v, low.shapes[node.name][0].shape) for v in pair)
 
 
 @rule("glu")
@@ -265,7 +270,7 @@ def _stack(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
 def _embedding(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
     """Rows of a table, by numbers that are inputs or constants.
 
-    Numbers that are computed, or that the table does not have, are refused.
+    Or by computed ones, of which it is known that the table has them; others are refused.
     """
     weight, ids = arguments["weight"], low.value(arguments["indices"])
     mixed = isinstance(weight, Weight) and weight.kind == "parameter"
@@ -280,8 +285,11 @@ def _embedding(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value
     if ids.buffer.space == Space.INPUT:
         known = low.shared.entries.get(ids.buffer.which, entries)
         low.shared.entries[ids.buffer.which] = min(entries, known)
-    elif ids.buffer not in low.shared.constants or low.shared.constants.outside(ids.buffer, entries):
-        raise Unsupported("an embedding of computed numbers, or of numbers beyond its table")
+    elif ids.buffer in low.shared.constants:
+        if low.shared.constants.outside(ids.buffer, entries):
+            raise Unsupported("an embedding of numbers beyond its table")
+    elif low.below.get(ids.buffer, entries + 1) > entries:
+        raise Unsupported("an embedding of computed numbers")
     out = low.make(low.shapes[node.name].shape, node.name)
     try:
         nest = loops(ids.shape, ids.strides, torch.empty(ids.shape, device="meta").stride())

@@ -59,8 +59,12 @@ class Stretches:
         state: Mapping[str, Tensor],
         compile: Compile,
     ) -> None:
+        apart = dict(apart)
         try:
             parts = stretches(program, apart)
+            while further := _numbers_between(program, parts):
+                apart |= further
+                parts = stretches(program, apart)
         except Uncut as error:
             reason = ", ".join(dict.fromkeys(apart.values()))
             raise Unsupported(f"{reason}; and not in parts, because of {error}") from None
@@ -88,7 +92,10 @@ class Stretches:
                     raise Unsupported(f"{self.names} ({str(error).splitlines()[0]})") from error
                 results = [result[0] for result in results]
             else:
-                results = [torch.zeros(1, *shape, dtype=dtype) for shape in engine.outputs]
+                results = [
+                    self._of_kind(name, torch.zeros(1, *shape, dtype=dtype))
+                    for name, shape in zip(stretch.program.returned, engine.outputs, strict=True)
+                ]
             self.sample_bytes += sum(result.nbytes for result in results)
             values |= dict(zip(stretch.program.returned, results, strict=True))
         self.last = self._engines[-1]
@@ -105,9 +112,12 @@ class Stretches:
             else:
                 results = self._on_engine(engine, indices, given)
             for name, result in zip(stretch.program.returned, results, strict=True):
-                mask = name.removesuffix(MOVED) in self._masks  # which the engine has as 0 and 1
-                values[name] = result.bool() if mask else result, True
+                values[name] = self._of_kind(name, result), True
         return _given(self._parts[-1].program, values)
+
+    def _of_kind(self, name: str, value: Tensor) -> Tensor:
+        """A value in torch's dtype of it: what is true or false, the engine has as 1 and 0."""
+        return value.bool() if name.removesuffix(MOVED) in self._masks else value
 
     def last_on_torch(self, indices: list[int], given: Given) -> Tensor:
         """The network's result [K, S, ...], where torch runs its last operations."""
@@ -147,6 +157,20 @@ class Stretches:
         if not isinstance(value, Tensor):
             raise Unsupported("a result that is no tensor")
         return value.to(self._dtype) if value.is_floating_point() else value
+
+
+def _numbers_between(program: Program, parts: Sequence[Stretch]) -> dict[str, str]:
+    """What makes whole numbers in a stretch of the engine, which hands over no such: node name → why."""
+    nodes = {node.name: node for node in program}
+    found = {}
+    for stretch in parts[:-1]:
+        for name in () if stretch.apart else stretch.program.returned:
+            node = nodes.get(name.removesuffix(MOVED))
+            if node is not None and node.dtype == "int64":
+                while node.op == "item":
+                    node = nodes[node.values[0]]
+                found[node.name] = f"whole numbers of {node.label}"
+    return found
 
 
 def laid_out(engine: CompiledProgram, given: Given) -> list[Tensor]:
