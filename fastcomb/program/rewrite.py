@@ -75,9 +75,8 @@ def _even(node: Node, shapes: Mapping[str, tuple[Any, ...]], starts: Callable[[s
 def _reduced(bag: Node, item: Node, shapes: Mapping[str, tuple[Any, ...]]) -> list[Node]:
     """The nodes that make a bag's sum, mean or largest entries, under the name of who read them."""
     width, mode = item.shape[-1], bag.arguments["mode"]
-    indices, weights, padding = (
-        bag.arguments.get(k) for k in ("indices", "per_sample_weights", "padding_idx")
-    )
+    indices = bag.arguments["indices"]
+    weights, padding = (bag.arguments.get(k) for k in ("per_sample_weights", "padding_idx"))
     each = multiple(shapes[indices.name][0])
     nodes: list[Node] = []
 
