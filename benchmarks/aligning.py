@@ -4,9 +4,9 @@
 
 Two randomly initialised networks of a kind. "Capture" is :func:`fastcomb.capture` of one; "second" is what
 finding the Program again takes for the other, which must be the same object; "align" is all of
-:func:`fastcomb.rebasin.align` on fresh modules, with nothing kept from before. Seconds of processor time. "Result" is
-a hash of the groups and of the permutations that were found: changes that only save time leave it as it is.
-Needs torchvision and transformers.
+:func:`fastcomb.rebasin.align` on fresh modules, with nothing kept from before. Seconds of processor time.
+"Result" is a hash of the groups and of the permutations that were found: changes that only save time leave it
+as it is. Needs torchvision and transformers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _image_network(name: str) -> nn.Module:
 def _bert() -> nn.Module:
     import transformers as hf
 
-    return hf.BertModel(
+    network: nn.Module = hf.BertModel(
         hf.BertConfig(
             vocab_size=500,
             hidden_size=_WIDTH,
@@ -49,20 +49,30 @@ def _bert() -> nn.Module:
             max_position_embeddings=64,
         )
     )
+    return network
 
 
 def _gpt2() -> nn.Module:
     import transformers as hf
 
-    return hf.GPT2LMHeadModel(
-        hf.GPT2Config(vocab_size=500, n_embd=_WIDTH, n_layer=_LAYERS, n_head=_HEADS, n_positions=64)
+    network: nn.Module = hf.GPT2LMHeadModel(
+        hf.GPT2Config(
+            vocab_size=500,
+            n_embd=_WIDTH,
+            n_layer=_LAYERS,
+            n_head=_HEADS,
+            n_positions=64,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
     )
+    return network
 
 
 def _llama() -> nn.Module:
     import transformers as hf
 
-    return hf.LlamaForCausalLM(
+    network: nn.Module = hf.LlamaForCausalLM(
         hf.LlamaConfig(
             vocab_size=500,
             hidden_size=_WIDTH,
@@ -73,12 +83,13 @@ def _llama() -> nn.Module:
             max_position_embeddings=64,
         )
     )
+    return network
 
 
 def _vit() -> nn.Module:
     import transformers as hf
 
-    return hf.ViTForImageClassification(
+    network: nn.Module = hf.ViTForImageClassification(
         hf.ViTConfig(
             hidden_size=_WIDTH,
             num_hidden_layers=_LAYERS,
@@ -89,6 +100,7 @@ def _vit() -> nn.Module:
             num_labels=10,
         )
     )
+    return network
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -139,9 +151,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     library = declare_torchvision_operators()
-    fc.rebasin.align(
-        *(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
-    )  # imports
+    small = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    fc.rebasin.align(small, small)  # imports
     print("| network | capture s | second s | align s | result |\n|---|---|---|---|---|")
     for name in chosen.only:
         print(measure(name), flush=True)
