@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from fastcomb.program.capture import capture, check
+from fastcomb.program.choose import choose
 from fastcomb.program.fingerprint import fingerprint
 from fastcomb.program.ir import Program
 from fastcomb.program.private import private_copy
@@ -34,7 +35,10 @@ def captured(model: nn.Module, x: Samples) -> Program:
     key = (shapes, _flags(x), mark)
     if key in _programs:
         with contextlib.suppress(Exception):  # it does not hold for this module, or this many samples
-            check(_programs[key], private_copy(model).eval(), x)
+            copy = private_copy(model).eval()
+            if isinstance(_programs[key].output, list):  # as capture made it return what export does not know
+                copy = choose(copy, x, None, default="tensors")
+            check(_programs[key], copy, x)
             _programs.move_to_end(key)
             return _programs[key]
     _programs[key] = capture(model, *args, **kwargs)

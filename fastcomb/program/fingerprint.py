@@ -52,6 +52,9 @@ _LIBRARIES = {
     "itertools",
     "warnings",
 }
+#: A package that reaches files, locks and what is installed: of its classes and functions the code counts,
+#: not what that code names elsewhere. Which of its functions run, its modules' configurations say.
+_REACHING = "transformers"
 
 
 class Opaque(Exception):
@@ -116,7 +119,7 @@ class _Writer:
         self.value(attributes, 0)
 
     def type(self, kind: type) -> None:
-        """A class and the code of its methods; of torch's classes their forward."""
+        """A class and the code of its methods, with what that names; of torch's classes their forward."""
         self.put((kind.__module__, kind.__qualname__))
         if self._again(kind):
             return
@@ -125,6 +128,12 @@ class _Writer:
                 forward = vars(base).get("forward")
                 if isinstance(forward, types.FunctionType):
                     self.code(forward.__code__)
+                continue
+            if _of(base, _REACHING):
+                for name, value in vars(base).items():
+                    if isinstance(value, types.FunctionType):
+                        self.put(name)
+                        self.code(inspect.unwrap(value).__code__)
                 continue
             for name, value in vars(base).items():
                 if isinstance(value, (staticmethod, classmethod)):
@@ -157,7 +166,7 @@ class _Writer:
                 self.value(cell.cell_contents, depth + 1)
             except ValueError:  # not filled yet
                 self.put("empty")
-        if function.__module__.partition(".")[0] == "torch":
+        if _of(function, "torch", _REACHING):
             return
         names = list(_names(function.__code__))
         for name in names:
@@ -251,6 +260,11 @@ class _Writer:
         self._kept.append(value)
         self.put(number)
         return number < len(self._seen) - 1
+
+
+def _of(value: type | types.FunctionType, *packages: str) -> bool:
+    """Whether a class or function was defined in one of these packages."""
+    return value.__module__.partition(".")[0] in packages
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

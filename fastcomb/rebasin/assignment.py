@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -48,8 +49,9 @@ def best_step(symmetries: Symmetries, number: int, similarity: Similarity) -> di
 
 def _best_pairs(values: Tensor) -> tuple[Tensor, Tensor]:
     """The best assignment [ones, others, units] of every pair of groups, and its value [ones, others]."""
-    pairs = values.flatten(0, 1).numpy()
-    chosen = torch.stack(
-        [torch.from_numpy(linear_sum_assignment(pair, maximize=True)[1]) for pair in pairs]
-    ).reshape(values.shape[:3])
-    return chosen, values.gather(3, chosen[..., None]).sum((2, 3))
+    costs = values.flatten(0, 1).double().neg().numpy()  # as scipy would make of each pair by itself
+    chosen = np.empty(costs.shape[:2], np.int64)
+    for row, cost in zip(chosen, costs, strict=True):
+        row[:] = linear_sum_assignment(cost)[1]
+    found = torch.from_numpy(chosen).reshape(values.shape[:3])
+    return found, values.gather(3, found[..., None]).sum((2, 3))

@@ -7,6 +7,7 @@ from torch import nn
 import fastcomb as fc
 from fastcomb.models import MLP, VGG, ResNet20, Tiny10, ViT
 from fastcomb.program import CaptureError, Weight
+from fastcomb.program.cache import captured
 
 FAMILIES = {
     "mlp": lambda: MLP((20, 16, 5)),
@@ -158,3 +159,46 @@ def test_torchvision_models(name, vision):
     x = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(program.run(state(model), x), model(x), rtol=1e-4, atol=1e-4)
+
+
+class TestKept:
+    """Programs of Hugging Face's modules, whose code reaches locks and files, are found again."""
+
+    @pytest.fixture
+    def hf(self, vision):
+        return pytest.importorskip("transformers")
+
+    @staticmethod
+    def gpt2(hf, seed, **options):
+        torch.manual_seed(seed)
+        config = hf.GPT2Config(
+            vocab_size=20,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            n_positions=16,
+            bos_token_id=0,
+            eos_token_id=1,
+            **options,
+        )
+        return hf.GPT2LMHeadModel(config).eval()
+
+    @pytest.mark.filterwarnings("default")  # of the package itself
+    def test_the_same_for_other_weights(self, hf):
+        x = torch.randint(20, (2, 8))
+        program = captured(self.gpt2(hf, 0), x)
+        assert captured(self.gpt2(hf, 1), x) is program
+
+    @pytest.mark.filterwarnings("default")
+    def test_another_for_another_configuration(self, hf):
+        x = torch.randint(20, (2, 8))
+        program = captured(self.gpt2(hf, 0), x)
+        assert captured(self.gpt2(hf, 0, activation_function="relu"), x) is not program
+
+    @pytest.mark.filterwarnings("default")
+    def test_another_for_another_forward(self, hf, monkeypatch):
+        x = torch.randint(20, (2, 8))
+        kind = type(self.gpt2(hf, 0).transformer.h[0].mlp)
+        program = captured(self.gpt2(hf, 0), x)
+        monkeypatch.setattr(kind, "forward", lambda self, x: self.c_proj(self.c_fc(x)))
+        assert captured(self.gpt2(hf, 0), x) is not program
