@@ -354,6 +354,8 @@ GROUPS = {
                 z, scale_factor=(2, 1.5), mode="bilinear", align_corners=True
             ),
             "same": lambda z, p: F.conv2d(z, p.conv2, padding="same"),
+            "smaller": lambda z, p: F.interpolate(z, scale_factor=0.5, mode="bilinear"),
+            "smaller and wider": lambda z, p: F.interpolate(z, scale_factor=(0.3, 2.5), mode="bicubic"),
             "exact": lambda z, p: F.interpolate(z, size=(5, 13), mode="nearest-exact"),
             "bicubic": lambda z, p: F.interpolate(z, size=(11, 7), mode="bicubic"),
             "shuffle": lambda z, p: F.pixel_shuffle(z.repeat(1, 2, 1, 1), 2),

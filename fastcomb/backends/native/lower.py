@@ -175,7 +175,10 @@ class Lowering:
             return self.reshaped(self.value(next(iter(arguments.values()))), self.shapes[node.name].shape)
         if op not in RULES:
             raise Unsupported(f"the operation {node.label}")
-        return RULES[op](self, node, arguments)
+        try:
+            return RULES[op](self, node, arguments)
+        except RuntimeError as error:  # of torch, which is asked for shapes and weights
+            raise Unsupported(f"the operation {node.label} ({str(error).splitlines()[0]})") from error
 
     def _cast(self, node: Node, value: Value) -> Value:
         """A value in the dtype that it has, and whole numbers in the compute dtype."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,8 +51,11 @@ def _resampled(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value
 def _weights(node: Node, axis: int, size: int, to: int) -> Tensor:
     """What each of ``size`` entries along an axis adds to each of ``to``, float32 [to, size]."""
     one = torch.eye(size)[:, None]
-    if not node.op.endswith("1d"):
-        one = one[..., None] if axis == 0 else one[:, :, None]
+    if not node.op.endswith("1d"):  # the other side has entries for one result, all alike
+        factors = node.arguments.get("scale_factors")
+        beside = math.ceil(max(1.0, 1 / factors[1 - axis])) if factors else 1
+        one = one[..., None].expand(-1, -1, -1, beside)
+        one = one if axis == 0 else one.mT
     first = next(iter(node.arguments))
     result = node.target(**{**node.arguments, first: one})
     if not node.op.endswith("1d"):
