@@ -19,6 +19,7 @@ from fastcomb.rebasin.axes import (
     Block,
     Factor,
     ViewError,
+    as_if_varied,
     blocks,
     is_plain,
     plain,
@@ -53,6 +54,12 @@ _VIEWS = frozenset(
     "chunk unbind split_with_sizes item cat stack identity cast roll flip".split()
 )
 
+#: Operations that know what nothing varies along, and hand it on.
+_REPEATING = frozenset(
+    "permute transpose numpy_T mT reshape flatten unflatten squeeze unsqueeze expand identity cast "
+    "repeat_interleave matmul bmm einsum scaled_dot_product_attention".split()
+)
+
 
 class Reader:
     """Walks Programs; ``rules`` say per operation what it does to the axes of its arguments.
@@ -76,6 +83,7 @@ class Reader:
         self._varied: dict[tuple[str, int], Ids] = {}
         self._filled: dict[str, Axes] = {}
         self._cuts: dict[tuple[bytes, int], tuple[Ids, dict[int, set[object]]]] = {}
+        self._repeating = False  # whether the present operation's rule knows repeated factors
 
     def read(self) -> tuple[list[Found], dict[tuple[str, int], str]]:
         """Walk all Programs: units that may be permuted, and per dimension of a tensor why others may not."""
@@ -101,6 +109,7 @@ class Reader:
         self._known, self._varied = {}, {}  # Programs number their constants, each its own
         for node in program:
             self._filled.clear()
+            self._repeating = node.op in _REPEATING
             self._shapes[node.name] = node.shape
             if all(name in self._static for name in node.values):
                 self._static.add(node.name)
@@ -206,7 +215,9 @@ class Reader:
             value = self._values[leaf.name]
             if isinstance(value, tuple) and leaf.name in self._uniform:
                 return self._any_order(leaf.name)
-            return value if isinstance(value, tuple) else None
+            if not isinstance(value, tuple):
+                return None
+            return value if self._repeating else as_if_varied(value)
         if not isinstance(leaf, Weight):
             return None
         if leaf.name not in self._weights:
@@ -339,50 +350,37 @@ class Reader:
         self._equate(matched, reason)
 
     def _equate(self, matched: list[tuple[Factor, Factor]], reason: str) -> None:
-        """Equate factors that met: whole blocks entry by entry, others along the dimensions that meet.
+        """Equate factors that met: of two blocks, all dimensions that meet at once.
 
-        What meets a plain factor alone is pinned for ``reason``.
+        What meets a plain factor keeps its order behind the others; alone, it is pinned for ``reason``.
         """
-        partners: dict[int, dict[int, Factor]] = {}
-        owned: dict[int, Block] = {}
+        partners: dict[int, dict[int, Block | None]] = {}
+        shared: dict[tuple[int, int], tuple[Block, Block, list[tuple[int, int]]]] = {}
+        lone: dict[int, Block] = {}
         for a, b in matched:
+            if a.repeated or b.repeated:
+                continue
             for one, other in ((a, b), (b, a)):
                 if one.block is not None:
-                    owned[id(one.block)] = one.block
-                    partners.setdefault(id(one.block), {})[one.dim] = other
-        done: set[int] = set()
-        for key, block in owned.items():
-            if key in done:
-                continue
-            others = partners[key]
-            target = next(iter(others.values())).block
-            if (
-                target is not None
-                and len(others) == block.ids.ndim == target.ids.ndim
-                and all(other.block is target for other in others.values())
-            ):
-                order = [others[d].dim for d in range(block.ids.ndim)]
-                self._union(block.ids, target.ids.transpose(order))
-                done |= {key, id(target)}
-        for a, b in matched:
-            if a.block is None and b.block is None:
-                continue
-            if {id(x.block) for x in (a, b) if x.block is not None} <= done:
-                continue
-            both = [(f.block, f.dim) for f in (a, b) if f.block is not None]
-            if len(both) == 2:
-                self._union(
-                    *(self.carriers(block, [dim], len(partners[id(block)]) > 1) for block, dim in both)
+                    partners.setdefault(id(one.block), {})[one.dim] = other.block
+                    if other.block is None:
+                        lone[id(one.block)] = one.block
+            if a.block is not None and b.block is not None:
+                _, _, dims = shared.setdefault((id(a.block), id(b.block)), (a.block, b.block, []))
+                dims.append((a.dim, b.dim))
+        for one, other, dims in shared.values():
+            self._union(
+                *(
+                    self.carriers(block, list(keep), id(block) in lone)
+                    for block, keep in zip((one, other), zip(*dims, strict=True), strict=True)
                 )
-            else:
-                lone = a if a.block is not None else b
-                assert lone.block is not None
-                free = [d for d in range(lone.block.ids.ndim) if d not in partners[id(lone.block)]]
-                others_tied = any(f.block is not None for f in partners[id(lone.block)].values())
-                if free:
-                    self.carriers(lone.block, free, True)
-                elif not others_tied:
-                    self.atoms.pin(lone.block.ids, reason)
+            )
+        for key, block in lone.items():
+            free = [d for d in range(block.ids.ndim) if d not in partners[key]]
+            if free:
+                self.carriers(block, free, True)
+            elif all(other is None for other in partners[key].values()):
+                self.atoms.pin(block.ids, reason)
 
     def _union(self, one: Ids, other: Ids) -> None:
         if one.size != other.size:

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from fastcomb.program import Node, Weight
 from fastcomb.program.ir import Dimension
 from fastcomb.rebasin import views
-from fastcomb.rebasin.axes import Axes, Axis, blocks, is_plain, plain
+from fastcomb.rebasin.axes import Axes, Axis, is_plain, plain, repeats
+from fastcomb.rebasin.contractions import contraction
 from fastcomb.rebasin.reader import Reader, Result, Rule
 
 _FIXED = "meets a fixed bias"
@@ -154,27 +155,29 @@ def _normalised(reader: Reader, node: Node) -> Result:
 
 
 def _attention(reader: Reader, node: Node) -> Result:
-    """Queries meet keys in features, keys meet values in tokens; features of the result are the values'."""
-    q, k, v = (reader.of(node, name) for name in ("query", "key", "value"))
-    if node.arguments.get("enable_gqa"):
+    """Queries meet keys in features, keys meet values in tokens; query heads may share those of keys."""
+    names = ("query", "key", "value")
+    axes, sizes = [reader.of(node, name) for name in names], [reader.shape(node.arguments[n]) for n in names]
+    if any(len(one) != len(axes[0]) for one in axes):
         return None
-    batch = [(d, d) for d in range(len(q) - 2)]
-    token, last = len(q) - 2, len(q) - 1
-    reader.meet(q, k, [*batch, (last, last)])
-    reader.meet(k, v, [*batch, (token, token)])
+    if node.arguments.get("enable_gqa"):
+        for i in (1, 2):
+            heads, shared = sizes[0][-3], sizes[i][-3]
+            if not isinstance(heads, int) or not isinstance(shared, int):
+                return None
+            axes[i] = (*axes[i][:-3], (*axes[i][-3], *repeats(heads // shared)), *axes[i][-2:])
+            sizes[i] = (*sizes[i][:-3], heads, *sizes[i][-2:])
+    q, k, v = zip(axes, sizes, strict=True)
+    batch = _batch(len(q[0]) - 2)
+    rows = (*(a if b == 1 else b for a, b in zip(q[1][:-2], k[1][:-2], strict=True)), q[1][-2], k[1][-2])
+    scores = contraction(reader, [q, k], [batch + "TE", batch + "SE"], batch + "TS", rows)
     mask = node.arguments.get("attn_mask")
-    axes = reader.axes(mask)
-    if axes is not None:
-        scores = (*q[:-1], k[-2])
-        sizes = reader.shape(mask)
-        pairs = [(len(scores) - d, len(axes) - d) for d in range(1, len(axes) + 1) if sizes[-d] != 1]
-        reader.meet(scores, axes, pairs)
+    if reader.axes(mask) is not None:
+        scores = _broadcast(reader, [(scores, rows), (reader.axes(mask) or (), reader.shape(mask))], rows)
     if node.arguments.get("is_causal"):
-        reader.pin((q[token], k[token]), "in causal order")
-    reader.contract(q, [last])
-    reader.contract(k, [last, token])
-    reader.contract(v, [token])
-    return (*v[:-2], q[-2], v[-1])  # heads as the values have them, whose features are the result's
+        reader.pin(scores[-2:], "in causal order")
+    reader.contract(scores, [-1])
+    return contraction(reader, [(scores, rows), v], [batch + "TS", batch + "SV"], batch + "TV", node.shape)
 
 
 def _matmul(reader: Reader, node: Node) -> Result:
@@ -194,17 +197,22 @@ def _addmm(reader: Reader, node: Node) -> Result:
 
 def _product(reader: Reader, node: Node, leaves: Sequence[object]) -> Result:
     one, other = (len(reader.shape(leaf)) for leaf in leaves)
-    batch = "".join(chr(ord("a") + d) for d in range(max(one, other) - 2))
+    batch = _batch(max(one, other) - 2)
     labels = [
         "Y" if rank == 1 else batch[len(batch) + 2 - rank :] + letters
         for rank, letters in ((one, "XY"), (other, "YZ"))
     ]
     result = batch + "X" * (one > 1) + "Z" * (other > 1)
-    return _contraction(reader, node, leaves, labels, result)
+    return _contracted(reader, leaves, labels, result, node.shape)
+
+
+def _batch(count: int) -> str:
+    """Labels of the first dimensions of batched matrices."""
+    return "".join(chr(ord("a") + d) for d in range(count))
 
 
 def _outer(reader: Reader, node: Node) -> Result:
-    return _contraction(reader, node, list(node.arguments.values())[:2], ["X", "Z"], "XZ")
+    return _contracted(reader, list(node.arguments.values())[:2], ["X", "Z"], "XZ", node.shape)
 
 
 def _weight_norm(reader: Reader, node: Node) -> Result:
@@ -223,34 +231,19 @@ def _einsum(reader: Reader, node: Node) -> Result:
     labels = terms.split(",")
     if not result or any("." in term or len(set(term)) < len(term) for term in labels):
         return None
-    return _contraction(reader, node, node.arguments["tensors"], labels, result)
+    return _contracted(reader, node.arguments["tensors"], labels, result, node.shape)
 
 
-def _contraction(
-    reader: Reader, node: Node, leaves: Sequence[object], labels: Sequence[str], result: str
+def _contracted(
+    reader: Reader, leaves: Sequence[object], labels: Sequence[str], result: str, shape: Sequence[Dimension]
 ) -> Result:
-    """A sum of products of tensors whose axes are labelled, over the labels that the result lacks."""
+    """As :func:`contraction`, of arguments; None where one is no tensor."""
     known = [reader.axes(leaf) for leaf in leaves]
     operands = [axes for axes in known if axes is not None]
     if len(operands) < len(known):
         return None
-    sizes = [reader.shape(leaf) for leaf in leaves]
-    for (i, one), (j, other) in itertools.combinations(enumerate(labels), 2):
-        shared = [(one.index(label), other.index(label)) for label in one if label in other]
-        meeting = [(a, b) for a, b in shared if 1 not in (sizes[i][a], sizes[j][b])]
-        reader.meet(operands[i], operands[j], meeting)
-    out = list(plain(node.shape))
-    closest = [-1] * len(result)
-    for axes, term in zip(operands, labels, strict=True):
-        left = reader.contract(axes, [d for d, label in enumerate(term) if label not in result])
-        unshared = [axis for axis, label in zip(left, term, strict=True) if "".join(labels).count(label) == 1]
-        for axis, label in zip(left, term, strict=True):
-            # a shared axis is the operand's whose own entries lie behind it: its blocks remain whole
-            behind = sum(block in blocks(unshared) for block in blocks((axis,)))
-            at = result.find(label)
-            if at >= 0 and not is_plain(axis) and behind > closest[at]:
-                out[at], closest[at] = axis, behind
-    return reader.whole(tuple(out))
+    values = [(axes, reader.shape(leaf)) for axes, leaf in zip(operands, leaves, strict=True)]
+    return contraction(reader, values, labels, result, shape)
 
 
 def _copy(reader: Reader, node: Node) -> Result:
@@ -343,6 +336,7 @@ RULES: dict[str, Rule] = {
     "transpose": views.transpose,
     "unsqueeze": views.unsqueeze,
     "expand": views.expand,
+    "repeat_interleave": views.repeat_interleave,
     "select": views.select,
     "slice": views.slice_,
     "slice_scatter": views.slice_scatter,

@@ -10,7 +10,7 @@ import numpy as np
 from fastcomb.program import Node
 from fastcomb.program.ir import Dimension
 from fastcomb.rebasin.atoms import Ids
-from fastcomb.rebasin.axes import Axes, Block, Factor, ViewError, blocks, is_plain, plain, replace, size_of
+from fastcomb.rebasin.axes import Axes, Block, Factor, ViewError, blocks, is_plain, plain, repeats, replace, size_of
 from fastcomb.rebasin.axes import reshape as reshaped
 from fastcomb.rebasin.reader import INPUT, Reader, Result
 
@@ -54,13 +54,23 @@ def unsqueeze(reader: Reader, node: Node) -> Result:
 
 
 def expand(reader: Reader, node: Node) -> Result:
-    """Repeated along new dimensions and those of size 1, which become plain."""
+    """Repeated along new dimensions and those of size 1."""
     source, shape = reader.first(node), reader.shape(next(iter(node.arguments.values())))
     extra = len(node.shape) - len(source)
     return tuple(
-        plain([size])[0] if d < extra or shape[d - extra] == 1 else source[d - extra]
+        repeats(size) if d < extra or shape[d - extra] == 1 else source[d - extra]
         for d, size in enumerate(node.shape)
     )
+
+
+def repeat_interleave(reader: Reader, node: Node) -> Result:
+    """Every entry of a dimension so many times; None where that is a tensor, or all dimensions are meant."""
+    dim, count = node.arguments.get("dim"), node.arguments.get("repeats")
+    if dim is None or not isinstance(count, int):
+        return None
+    out = list(reader.first(node))
+    out[dim] = (*out[dim], *repeats(count))
+    return tuple(out)
 
 
 def take(reader: Reader, axes: Axes, dim: int, which: Any, size: Dimension | None, tag: str) -> Axes:
@@ -76,7 +86,7 @@ def take(reader: Reader, axes: Axes, dim: int, which: Any, size: Dimension | Non
         if ids is None or {id(b) for b in blocks(axes[dim : dim + 1])} & {id(b) for b in blocks(others)}:
             raise ViewError
         axes = (*axes[:dim], (Factor((len(ids), ()), Block(ids)),), *axes[dim + 1 :])
-    ((_, block, k),) = axes[dim]
+    ((_, block, k, _),) = axes[dim]
     assert block is not None
     reader.cut(block, k, which)
     ids = block.ids[(slice(None),) * k + (which,)]

@@ -1,5 +1,7 @@
 """Permutation symmetries: those derived by hand are found, and every one preserves the function."""
 
+import itertools
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -33,6 +35,19 @@ def check(model, x, least=1):
     assert moved >= len(groups.groups) / 4
     assert (before - after).abs().max() <= CLOSE * before.abs().max()
     return groups
+
+
+def kept(groups, model, x):
+    """Every two units of every group may change places alone."""
+    x = x.double()
+    with torch.no_grad():
+        before = model(x)
+        for number, group in enumerate(groups.groups):
+            for one, other in itertools.combinations(range(group.size), 2):
+                matching = groups.identity()
+                matching[number][[one, other]] = torch.tensor([other, one])
+                after = functional_call(model, groups.permute(model.state_dict(), matching), (x,))
+                assert (before - after).abs().max() <= CLOSE * before.abs().max(), (number, one, other)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -357,8 +372,10 @@ TRAPS = {
 def test_what_looks_like_a_group_and_is_none(trap):
     make, shape, sizes = TRAPS[trap]
     torch.manual_seed(0)
-    groups = check(make(), torch.randn(shape), least=0)
+    model, x = make(), torch.randn(shape)
+    groups = check(model, x, least=0)
     assert [group.size for group in groups.groups] == sizes
+    kept(groups, model, x)
 
 
 def test_buffers_that_state_dicts_leave_out_are_pinned():
@@ -429,14 +446,14 @@ def test_random_networks_keep_their_function(names):
 class Attention(nn.Module):
     """Attention with rotary positions, whose pairs of features are halves or neighbours."""
 
-    def __init__(self, halves):
+    def __init__(self, halves, frequencies=(1.0, 0.3, 0.1)):
         super().__init__()
-        self.halves = halves
+        self.halves, self.frequencies = halves, frequencies
         self.first, self.last = nn.Linear(5, 10), nn.Linear(10, 3)
         self.q, self.k, self.v, self.out = (nn.Linear(*sizes) for sizes in [(10, 24)] * 3 + [(24, 10)])
 
     def turned(self, x):
-        angles = torch.arange(x.shape[2])[:, None] * torch.tensor([1.0, 0.3, 0.1], dtype=x.dtype)
+        angles = torch.arange(x.shape[2])[:, None] * torch.tensor(self.frequencies, dtype=x.dtype)
         if self.halves:
             angles = torch.cat([angles, angles], -1)
             other = torch.cat([-x[..., 3:], x[..., :3]], -1)
@@ -453,16 +470,20 @@ class Attention(nn.Module):
         return self.last(torch.relu(h).mean(1))
 
 
-def test_heads_with_rotary_positions_move_as_wholes():
-    groups = check(Attention(halves=True), torch.randn(3, 7, 5))
+@pytest.mark.parametrize("halves", [True, False])
+def test_rotary_pairs_are_never_torn(halves):
+    model, x = Attention(halves), torch.randn(3, 7, 5)
+    groups = check(model, x)
     # residual stream, heads, the features of their values; those of queries and keys stay in order
     assert [g.size for g in groups.groups] == [10, 4, *[6] * 4]
     assert {m.name for m in groups.groups[1].members} >= {"q.weight", "k.weight", "v.weight", "out.weight"}
-
-
-def test_neighbouring_rotary_pairs_are_never_torn():
-    groups = check(Attention(halves=False), torch.randn(3, 7, 5))
-    assert [g.size for g in groups.groups if any(m.name == "v.weight" for m in g.members)][-4:] == [6] * 4
+    kept(groups, model, x)
+    # queries and keys move head by head: features keep their places, of which pairs are made
+    for group in groups.groups:
+        for member in group.members:
+            if member.name.partition(".")[0] in "qk" and member.dim == 0:
+                steps = member.index - member.index[0]
+                assert torch.equal(steps, 6 * torch.arange(4)[:, None].expand(4, 6))
 
 
 def test_constants_let_only_alike_entries_change_places():
