@@ -67,6 +67,23 @@ def _without_repeats(rows: Ids) -> tuple[list[Row], bool]:
     return found, all(one == firsts[0] for one in firsts)
 
 
+def _parted(
+    units: list[Unit], bundles: Bundles, alike: Callable[[int, int], bool], bare: Callable[[int], bool]
+) -> list[list[Unit]]:
+    """Units of one kind, parted into those that may change places among each other."""
+    if bundles.crossed.isdisjoint(part for root, _ in units for part in bundles.parts(root)):
+        return [units]
+    parted: list[list[Unit]] = []
+    for unit in units:
+        for others in parted:
+            if bundles.exchangeable(others[0][0], unit[0], alike, bare):
+                others.append(unit)
+                break
+        else:
+            parted.append([unit])
+    return parted
+
+
 class Atoms:
     """Union-find over atoms, vectorised, with bundles, pins and marks that are resolved at the end."""
 
@@ -265,6 +282,9 @@ class Atoms:
         def alike(one: int, other: int) -> bool:
             return one not in pinned and other not in pinned and bool(base[one] == base[other])
 
+        def bare(root: int) -> bool:
+            return root not in entries
+
         def carried(root: int) -> dict[int, list[int]]:
             """Entries that move with a root: its own, and those of what it carries."""
             moving = {number: list(where) for number, where in entries.get(root, {}).items()}
@@ -286,7 +306,7 @@ class Atoms:
                 kinds.setdefault(key, []).append((root, moved))
         groups = []
         for (parent, *_), alike_units in kinds.items():
-            for units in self._exchangeable(alike_units, bundles, alike):
+            for units in _parted(alike_units, bundles, alike, bare):
                 first = min(units[0][1])
                 units.sort(key=lambda unit: unit[1][first])
                 numbers = sorted(units[0][1])
@@ -306,22 +326,6 @@ class Atoms:
                 groups.append(Found(np.array(roots, dtype=np.int64), places, {}, parent, rank))
         self._look(groups)
         return sorted(groups, key=lambda group: group.rank)
-
-    def _exchangeable(
-        self, units: list[Unit], bundles: Bundles, alike: Callable[[int, int], bool]
-    ) -> list[list[Unit]]:
-        """Units of one kind, parted into those that may change places among each other."""
-        if bundles.crossed.isdisjoint(part for root, _ in units for part in bundles.parts(root)):
-            return [units]
-        parted: list[list[Unit]] = []
-        for unit in units:
-            for others in parted:
-                if bundles.exchangeable(others[0][0], unit[0], alike):
-                    others.append(unit)
-                    break
-            else:
-                parted.append([unit])
-        return parted
 
     def _look(self, groups: list[Found]) -> None:
         """Find the columns of values that belong to the units of groups."""

@@ -34,9 +34,11 @@ class Bundles:
     def __init__(self, carried: Iterable[tuple[int, Row]], held: set[Row]) -> None:
         self.rows: dict[int, list[Ids]] = {}
         self._owners: dict[int, list[tuple[int, Row]]] = {}
+        self._carriers: dict[frozenset[int], set[int]] = {}
         self._held = held
         for carrier, row in carried:
             self.rows.setdefault(carrier, []).append(np.array(row, dtype=np.int64))
+            self._carriers.setdefault(frozenset(row), set()).add(carrier)
             for child in row:
                 self._owners.setdefault(child, []).append((carrier, row))
         self.crossed = {child for child, owners in self._owners.items() if len(owners) > 1}
@@ -58,7 +60,9 @@ class Bundles:
                 found += self.parts(child, depth + 1)
         return found
 
-    def exchangeable(self, one: int, other: int, alike: Callable[[int, int], bool]) -> bool:
+    def exchangeable(
+        self, one: int, other: int, alike: Callable[[int, int], bool], bare: Callable[[int], bool]
+    ) -> bool:
         """Whether two units may change places with all that they carry, part by part.
 
         Every row must become a row of what its carrier becomes.
@@ -66,19 +70,30 @@ class Bundles:
         Args:
             one, other: the units.
             alike: whether two atoms may take each other's place as far as they alone are concerned.
+            bare: whether an atom is no entry of a tensor, and moves when what it carries does.
         """
         parts = self.parts(one), self.parts(other)
         if len(parts[0]) != len(parts[1]):
             return False
-        pairs = list(zip(*parts, strict=True))
         image: dict[int, int] = {}
-        for a, b in (*pairs, *((b, a) for a, b in pairs)):
+        for a, b in (*zip(*parts, strict=True), *zip(*parts[::-1], strict=True)):
             if image.setdefault(a, b) != b:
                 return False
-        if not all(a == b or alike(a, b) for a, b in pairs):
-            return False
-        touched = {owner for atom in image for owner in self._owners.get(atom, ())}
-        touched |= {(atom, tuple(row.tolist())) for atom in image for row in self.rows.get(atom, ())}
+        waiting, touched = list(image), set()
+        while waiting:
+            atom = waiting.pop()
+            if image[atom] != atom and not alike(atom, image[atom]):
+                return False
+            touched.update(self._owners.get(atom, ()))
+            touched.update((atom, tuple(row.tolist())) for row in self.rows.get(atom, ()))
+            for carrier, row in self._owners.get(atom, ()):
+                moved = frozenset(image.get(a, a) for a in row)
+                if carrier not in image and bare(carrier) and moved != frozenset(row):
+                    found = self._carriers.get(moved, set())
+                    if len(found) != 1:
+                        return False
+                    (image[carrier],) = found
+                    waiting.append(carrier)
         return all(self._has(image.get(c, c), [image.get(a, a) for a in row], row) for c, row in touched)
 
     def _has(self, carrier: int, moved: list[int], row: Row) -> bool:

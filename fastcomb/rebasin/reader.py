@@ -50,14 +50,14 @@ _FILLED = frozenset(
 
 #: Operations that only move, pick or join entries.
 _VIEWS = frozenset(
-    "permute transpose numpy_T mT reshape flatten unflatten squeeze unsqueeze expand select slice split "
-    "chunk unbind split_with_sizes item cat stack identity cast roll flip".split()
+    "permute transpose numpy_T mT reshape reshape_as view_as flatten unflatten squeeze unsqueeze expand "
+    "expand_as select slice split chunk unbind split_with_sizes item cat stack identity cast roll flip".split()
 )
 
 #: Operations that know what nothing varies along, and hand it on.
 _REPEATING = frozenset(
-    "permute transpose numpy_T mT reshape flatten unflatten squeeze unsqueeze expand identity cast "
-    "repeat_interleave matmul bmm einsum scaled_dot_product_attention".split()
+    "permute transpose numpy_T mT reshape reshape_as view_as flatten unflatten squeeze unsqueeze expand "
+    "expand_as identity cast repeat_interleave matmul bmm einsum scaled_dot_product_attention".split()
 )
 
 
@@ -267,7 +267,7 @@ class Reader:
         return self._filled[name]
 
     def _tell_apart(self, ids: Ids, slices: Tensor, name: str, dim: int) -> None:
-        """Mark the entries of a constant's dimension by what they hold."""
+        """Mark atoms [entries, …] by what the entries of a constant's dimension hold."""
         kinds: dict[bytes, list[int]] = {}
         slices = slices.detach().cpu()
         for entry, one in enumerate(slices.double() if slices.is_floating_point() else slices):
@@ -275,6 +275,38 @@ class Reader:
         for kind, entries in enumerate(kinds.values()):
             self.mark(ids[entries], f"{name} {dim} {kind}")
             self.atoms.tell(ids[entries], f"meets the constant {name}, whose entries differ")
+
+    def told_apart(self, axes: Axes, shape: Sequence[Dimension], leaf: object) -> bool:
+        """Mark what an operation entry by entry makes of a constant and a value.
+
+        Args:
+            axes, shape: of the value.
+            leaf: any argument.
+
+        Returns:
+            whether that is all that the constant does: it is one, and varies only where the value does.
+        """
+        known = self.known(leaf)
+        if known is None or known.ndim > len(axes):
+            return False
+        assert isinstance(leaf, (Value, Weight))
+        found: list[tuple[Ids, Tensor, int]] = []
+        for dim, size in enumerate(known.shape):
+            place = dim - known.ndim
+            slices = known.movedim(dim, 0).reshape(size, -1)
+            if size == 1 or _alike(slices):
+                continue
+            axis = axes[place]
+            owners = blocks((axis,))
+            if shape[place] == 1 or len(owners) > 1 or (owners and any(f.block is None for f in axis)):
+                return False
+            if owners:
+                keep = [factor.dim for factor in axis]
+                rest = [d for d in range(owners[0].ids.ndim) if d not in keep]
+                found.append((owners[0].ids.transpose(keep + rest).reshape(size, -1), slices, dim))
+        for ids, slices, dim in found:
+            self._tell_apart(ids, slices, leaf.name, dim)
+        return True
 
     def cut(self, block: Block, dim: int, which: int | slice) -> None:
         """Entries are taken from dimension ``dim`` of a block; other Programs may take others."""

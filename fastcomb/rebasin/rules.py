@@ -111,10 +111,27 @@ def _pool(reader: Reader, node: Node) -> Result:
 
 
 def _pointwise(reader: Reader, node: Node) -> Result:
-    """Operations entry by entry on tensors that broadcast: axes that meet are the same."""
+    """Operations entry by entry on tensors that broadcast: axes that meet are the same.
+
+    Constants only tell entries apart, where there is something else that varies.
+    """
     leaves = [leaf for leaf in tree_leaves(node.arguments) if not reader.uniform(leaf)]
     leaves = [leaf for leaf in leaves if reader.axes(leaf) is not None]
-    return _broadcast(reader, [(reader.axes(leaf) or (), reader.shape(leaf)) for leaf in leaves], node.shape)
+    values = [(reader.axes(leaf) or (), reader.shape(leaf)) for leaf in leaves if reader.known(leaf) is None]
+    out = _broadcast(reader, values, node.shape)
+    varied = tuple(
+        size if any(len(one) >= d and one[-d] != 1 for _, one in values) else 1
+        for d, size in zip(range(len(node.shape), 0, -1), node.shape, strict=True)
+    )
+    others = [leaf for leaf in leaves if reader.known(leaf) is not None]
+    others = [leaf for leaf in others if not reader.told_apart(out, varied, leaf)]
+    if not others:
+        return out
+    return _broadcast(
+        reader,
+        [(out, varied), *((reader.axes(leaf) or (), reader.shape(leaf)) for leaf in others)],
+        node.shape,
+    )
 
 
 def _broadcast(
@@ -335,7 +352,6 @@ RULES: dict[str, Rule] = {
     "permute": views.permute,
     "transpose": views.transpose,
     "unsqueeze": views.unsqueeze,
-    "expand": views.expand,
     "repeat_interleave": views.repeat_interleave,
     "select": views.select,
     "slice": views.slice_,
@@ -363,7 +379,8 @@ for _names, _rule in {
     "outer ger": _outer,
     "_native_batch_norm_legit _native_batch_norm_legit_no_training": _native_batch_norm,
     "_assert_tensor_metadata _assert_async _assert_scalar": _nothing,
-    "flatten unflatten reshape squeeze": views.reshape,
+    "flatten unflatten reshape squeeze reshape_as view_as": views.reshape,
+    "expand expand_as": views.expand,
     "split chunk unbind split_with_sizes": views.pieces,
     "pad constant_pad_nd": views.pad,
     "roll flip": views.turned,

@@ -10,7 +10,19 @@ import numpy as np
 from fastcomb.program import Node
 from fastcomb.program.ir import Dimension
 from fastcomb.rebasin.atoms import Ids
-from fastcomb.rebasin.axes import Axes, Block, Factor, ViewError, blocks, is_plain, plain, repeats, replace, size_of
+from fastcomb.rebasin.axes import (
+    Axes,
+    Axis,
+    Block,
+    Factor,
+    ViewError,
+    blocks,
+    is_plain,
+    plain,
+    repeats,
+    replace,
+    size_of,
+)
 from fastcomb.rebasin.axes import reshape as reshaped
 from fastcomb.rebasin.reader import INPUT, Reader, Result
 
@@ -224,7 +236,7 @@ def cat(reader: Reader, node: Node) -> Result:
     known = [axes for axes in values if axes is not None]
     dim = node.arguments["dim"] % len(node.shape)
     others = [d for d in range(len(node.shape)) if d != dim]
-    beside = _beside(known, dim)
+    beside = _beside(known, dim) if any(axes[dim] for axes in known) else None
     if beside is not None:
         return beside
     for axes in known[1:]:
@@ -253,30 +265,33 @@ def _beside(known: list[Axes], dim: int) -> Axes | None:
 
     The blocks lie alike in all axes, with nothing else beside them, so that every entry remains itself.
     """
-    found = [blocks(axes) for axes in known]
-    if any(len(one) != 1 for one in found) or any(len(axes[dim]) != 1 for axes in known):
-        return None
-    parts = [one for (one,) in found]
-    keys = [axes[dim][0].dim for axes in known]
-    layouts = [
-        [
-            [(f.block is not None and f.dim, f.size if f.block is None else None) for f in axis]
-            for axis in axes
-        ]
-        for axes in known
+    first = known[0]
+    parts: list[Ids] = []
+    for axes in known:
+        order = [f.dim for i, axis in enumerate(axes) if i != dim for f in axis if f.block is not None]
+        along = [f.dim for f in axes[dim] if f.block is not None]
+        owners = blocks(axes)
+        if len(owners) != 1 or len(axes[dim]) != len(along) or len(along) > 1:
+            return None
+        if not order or sorted(order + along) != list(range(owners[0].ids.ndim)):
+            return None
+        alike = all(
+            [(f.size, f.block is None) for f in axis] == [(f.size, f.block is None) for f in other]
+            for i, (axis, other) in enumerate(zip(axes, first, strict=True))
+            if i != dim
+        )
+        if not alike:
+            return None
+        ids = owners[0].ids.transpose(order + along)
+        parts.append(ids if along else ids[..., None])
+    joined = Block(np.concatenate(parts, -1))
+    numbers = itertools.count()
+    out: list[Axis] = [
+        tuple(f if f.block is None else Factor(f.size, joined, next(numbers)) for f in axis)
+        for axis in (*first[:dim], (), *first[dim + 1 :])
     ]
-    whole = all(
-        sum(f.block is not None for axis in axes for f in axis) == p.ids.ndim > 1
-        for axes, p in zip(known, parts, strict=True)
-    )
-    if any(axes[dim][0].block is None for axes in known) or len(set(keys)) > 1 or not whole:
-        return None
-    rest = [tuple(n for d, n in enumerate(p.ids.shape) if d != keys[0]) for p in parts]
-    if any(layout != layouts[0] for layout in layouts) or len(set(rest)) > 1:
-        return None
-    joined = Block(np.concatenate([p.ids for p in parts], keys[0]))
-    axes = replace(known[0], parts[0], joined, {d: d for d in range(joined.ids.ndim)})
-    return (*axes[:dim], (Factor((joined.ids.shape[keys[0]], ()), joined, keys[0]),), *axes[dim + 1 :])
+    out[dim] = (Factor((joined.ids.shape[-1], ()), joined, joined.ids.ndim - 1),)
+    return tuple(out)
 
 
 def stack(reader: Reader, node: Node) -> Result:
@@ -288,7 +303,9 @@ def stack(reader: Reader, node: Node) -> Result:
     if all(later.op in ("flatten", "reshape") for later in reader.program.readers[node.name]):
         some = [axes for axes in known if axes is not None]
         at = node.arguments["dim"] % len(node.shape)
-        beside = _interleaved(some, at) if len(some) == len(known) else None
+        beside = (
+            _beside([(*axes[:at], (), *axes[at:]) for axes in some], at) if len(some) == len(known) else None
+        )
         if beside is not None:
             return beside
     for axes in known[1:]:
@@ -297,26 +314,6 @@ def stack(reader: Reader, node: Node) -> Result:
         reader.meet(first, axes, [(d, d) for d in range(len(first))])
     dim = node.arguments["dim"] % len(node.shape)
     return (*first[:dim], plain([len(known)])[0], *first[dim:])
-
-
-def _interleaved(known: list[Axes], dim: int) -> Axes | None:
-    """Axes of a stack of blocks whose entries lie beside each other afterwards; None of other kinds."""
-    found = [blocks(axes) for axes in known]
-    if any(len(one) != 1 for one in found):
-        return None
-    last = found[0][0].ids.ndim
-    parts = [Block(one[0].ids[..., None]) for one in found]
-    widened = [
-        replace(axes, one[0], part, {d: d for d in range(part.ids.ndim - 1)})
-        for axes, one, part in zip(known, found, parts, strict=True)
-    ]
-    if any(part.ids.ndim != last + 1 for part in parts):
-        return None
-    put = [
-        (*axes[:dim], (Factor((1, ()), part, last),), *axes[dim:])
-        for axes, part in zip(widened, parts, strict=True)
-    ]
-    return _beside(put, dim)
 
 
 def pad(reader: Reader, node: Node) -> Result:

@@ -9,7 +9,7 @@ from torch.func import functional_call
 import fastcomb as fc
 from fastcomb.rebasin import align, symmetries
 from tests.networks import randomise
-from tests.rebasin.test_symmetries import CLOSE, Made
+from tests.rebasin.test_symmetries import CLOSE
 
 
 def recovered(make, *x, sizes=None):
