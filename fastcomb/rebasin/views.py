@@ -26,6 +26,8 @@ from fastcomb.rebasin.axes import (
 from fastcomb.rebasin.axes import reshape as reshaped
 from fastcomb.rebasin.reader import INPUT, Reader, Result
 
+_RESHAPES = ("flatten", "reshape", "reshape_as", "view_as")
+
 
 def permute(reader: Reader, node: Node) -> Result:
     """Dimensions in another order."""
@@ -300,7 +302,7 @@ def stack(reader: Reader, node: Node) -> Result:
     first = known[0]
     if first is None:
         return None
-    if all(later.op in ("flatten", "reshape") for later in reader.program.readers[node.name]):
+    if all(later.op in _RESHAPES for later in reader.program.readers[node.name]):
         some = [axes for axes in known if axes is not None]
         at = node.arguments["dim"] % len(node.shape)
         beside = (
