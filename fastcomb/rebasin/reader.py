@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -51,13 +52,15 @@ _FILLED = frozenset(
 #: Operations that only move, pick or join entries.
 _VIEWS = frozenset(
     "permute transpose numpy_T mT reshape reshape_as view_as flatten unflatten squeeze unsqueeze expand "
-    "expand_as select slice split chunk unbind split_with_sizes item cat stack identity cast roll flip".split()
+    "expand_as select slice split chunk unbind split_with_sizes item cat stack identity cast roll flip "
+    "repeat repeat_interleave".split()
 )
 
 #: Operations that know what nothing varies along, and hand it on.
 _REPEATING = frozenset(
     "permute transpose numpy_T mT reshape reshape_as view_as flatten unflatten squeeze unsqueeze expand "
-    "expand_as identity cast repeat_interleave matmul bmm einsum scaled_dot_product_attention".split()
+    "expand_as identity cast repeat repeat_interleave "
+    "matmul bmm einsum scaled_dot_product_attention".split()
 )
 
 
@@ -210,7 +213,7 @@ class Reader:
         known = self.known(leaf)
         if known is not None:
             assert isinstance(leaf, (Value, Weight))
-            return self._of_constant(leaf.name, known, self.shape(leaf))
+            return self._of_constant(leaf, known)
         if isinstance(leaf, Value):
             value = self._values[leaf.name]
             if isinstance(value, tuple) and leaf.name in self._uniform:
@@ -243,14 +246,15 @@ class Reader:
             )
         return self._filled[name]
 
-    def _of_constant(self, name: str, tensor: Tensor, shape: tuple[Dimension, ...]) -> Axes:
+    def _of_constant(self, leaf: Value | Weight, tensor: Tensor) -> Axes:
         """Axes of a constant: only entries along a dimension that are alike may change places.
 
         A dimension along which nothing varies has atoms of its own for every operation that reads it.
         """
+        name = leaf.name
         if name not in self._filled:
             axes = []
-            for dim, size in enumerate(shape):
+            for dim, size in enumerate(self.shape(leaf)):
                 if not isinstance(size, int) or size < 2:
                     axes.append(plain([size])[0])
                     continue
@@ -261,32 +265,41 @@ class Reader:
                     ids = self._varied[name, dim]
                 else:
                     ids = self._varied[name, dim] = self.atoms.new(size)
-                    self._tell_apart(ids, slices, name, dim)
+                    self._tell_apart(ids, slices, leaf, dim)
                 axes.append((Factor((size, ()), Block(ids)),))
             self._filled[name] = tuple(axes)
         return self._filled[name]
 
-    def _tell_apart(self, ids: Ids, slices: Tensor, name: str, dim: int) -> None:
-        """Mark atoms [entries, …] by what the entries of a constant's dimension hold."""
+    def fixed(self, leaf: object) -> Tensor | None:
+        """As :meth:`known`; of buffers that state dicts leave out, as if all their entries differed."""
+        if isinstance(leaf, Weight) and leaf.kind == "transient":
+            shape = self.program.shapes[leaf.name]
+            return torch.arange(math.prod(shape)).reshape(shape)
+        return self.known(leaf)
+
+    def _tell_apart(self, ids: Ids, slices: Tensor, leaf: Value | Weight, dim: int) -> None:
+        """Mark atoms [entries, …] by what the entries of a fixed tensor's dimension hold."""
         kinds: dict[bytes, list[int]] = {}
         slices = slices.detach().cpu()
         for entry, one in enumerate(slices.double() if slices.is_floating_point() else slices):
             kinds.setdefault(one.numpy().tobytes(), []).append(entry)
         for kind, entries in enumerate(kinds.values()):
-            self.mark(ids[entries], f"{name} {dim} {kind}")
-            self.atoms.tell(ids[entries], f"meets the constant {name}, whose entries differ")
+            self.mark(ids[entries], f"{leaf.name} {dim} {kind}")
+            what = _FIXED.get(leaf.kind) if isinstance(leaf, Weight) else None
+            reason = f"{what} {leaf.name}" if what else f"constant {leaf.name}, whose entries differ"
+            self.atoms.tell(ids[entries], f"meets the {reason}")
 
     def told_apart(self, axes: Axes, shape: Sequence[Dimension], leaf: object) -> bool:
-        """Mark what an operation entry by entry makes of a constant and a value.
+        """Mark what an operation entry by entry makes of a fixed tensor and a value.
 
         Args:
             axes, shape: of the value.
             leaf: any argument.
 
         Returns:
-            whether that is all that the constant does: it is one, and varies only where the value does.
+            whether that is all that the tensor does: it is fixed, and varies only where the value does.
         """
-        known = self.known(leaf)
+        known = self.fixed(leaf)
         if known is None or known.ndim > len(axes):
             return False
         assert isinstance(leaf, (Value, Weight))
@@ -305,7 +318,7 @@ class Reader:
                 rest = [d for d in range(owners[0].ids.ndim) if d not in keep]
                 found.append((owners[0].ids.transpose(keep + rest).reshape(size, -1), slices, dim))
         for ids, slices, dim in found:
-            self._tell_apart(ids, slices, leaf.name, dim)
+            self._tell_apart(ids, slices, leaf, dim)
         return True
 
     def cut(self, block: Block, dim: int, which: int | slice) -> None:
@@ -343,9 +356,15 @@ class Reader:
         return self._shapes[leaf.name]
 
     def pin(self, axes: Iterable[Axis], reason: str) -> None:
-        """All entries of these axes stay where they are."""
+        """All entries along these axes stay where they are; what lies behind them may move."""
+        axes = list(axes)
         for block in blocks(axes):
-            self.atoms.pin(block.ids, reason)
+            dims = {factor.dim for axis in axes for factor in axis if factor.block is block}
+            free = [d for d in range(block.ids.ndim) if d not in dims]
+            if free:
+                self.carriers(block, free, True)
+            else:
+                self.atoms.pin(block.ids, reason)
 
     def in_rows(self, leaf: Weight, count: int) -> list[Ids]:
         """Atoms of dimension 1 of a weight, different ones for each of ``count`` blocks of its rows."""

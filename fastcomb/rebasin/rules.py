@@ -107,23 +107,25 @@ def _pool(reader: Reader, node: Node) -> Result:
     source = reader.first(node)
     spatial = 1 if "1d" in str(node.target) else 3 if "3d" in str(node.target) else 2
     reader.pin(source[-spatial:], "spatial")
+    if not node.shape:  # with the numbers of the largest
+        return [(*source[:-spatial], *plain(_shape_of_results(reader, node)[-spatial:]))] * 2
     return (*source[:-spatial], *plain(node.shape[-spatial:]))
 
 
 def _pointwise(reader: Reader, node: Node) -> Result:
     """Operations entry by entry on tensors that broadcast: axes that meet are the same.
 
-    Constants only tell entries apart, where there is something else that varies.
+    Fixed tensors only tell entries apart, where there is something else that varies.
     """
     leaves = [leaf for leaf in tree_leaves(node.arguments) if not reader.uniform(leaf)]
     leaves = [leaf for leaf in leaves if reader.axes(leaf) is not None]
-    values = [(reader.axes(leaf) or (), reader.shape(leaf)) for leaf in leaves if reader.known(leaf) is None]
+    values = [(reader.axes(leaf) or (), reader.shape(leaf)) for leaf in leaves if reader.fixed(leaf) is None]
     out = _broadcast(reader, values, node.shape)
     varied = tuple(
         size if any(len(one) >= d and one[-d] != 1 for _, one in values) else 1
         for d, size in zip(range(len(node.shape), 0, -1), node.shape, strict=True)
     )
-    others = [leaf for leaf in leaves if reader.known(leaf) is not None]
+    others = [leaf for leaf in leaves if reader.fixed(leaf) is not None]
     others = [leaf for leaf in others if not reader.told_apart(out, varied, leaf)]
     if not others:
         return out
@@ -162,6 +164,40 @@ def _reduce(reader: Reader, node: Node) -> Result:
     if node.arguments.get("keepdim"):
         return left
     return tuple(axis for i, axis in enumerate(left) if i not in gone)
+
+
+def _picked(reader: Reader, node: Node) -> Result:
+    """Entries along a dimension that their values decide, as a maximum or sorted, and their numbers.
+
+    Where the numbers are read it matters in which order the entries lie.
+    """
+    if "dim" not in node.arguments:  # the largest of all, or of two tensors entry by entry
+        return _pointwise(reader, node) if "other" in node.arguments else _reduce(reader, node)
+    source, shape = reader.first(node), _shape_of_results(reader, node)
+    dim = node.arguments["dim"] % len(source)
+    if any(list(one.arguments.values())[1] == 1 for one in reader.program.readers[node.name]):
+        reader.pin(source[dim : dim + 1], "entries whose numbers are read")
+    left = list(reader.contract(source, [dim]))
+    left[dim : dim + 1] = plain(shape[dim : dim + 1]) if len(shape) == len(source) else ()
+    return [tuple(left)] * 2
+
+
+def _numbers(reader: Reader, node: Node) -> Result:
+    """The number of the largest or smallest entry along a dimension, or of all."""
+    source, dim = reader.first(node), node.arguments["dim"]
+    reader.pin(source if dim is None else [source[dim]], "entries whose numbers are read")
+    return _reduce(reader, node)
+
+
+def _shape_of_results(reader: Reader, node: Node) -> tuple[Dimension, ...]:
+    """The shape of each result of an operation that has several of one shape."""
+    return next(one.shape for one in reader.program.readers[node.name] if one.op == "item")
+
+
+def _moments(reader: Reader, node: Node) -> Result:
+    """Variance or deviation, and mean."""
+    result = _reduce(reader, node)
+    return [result, result] if isinstance(result, tuple) else None
 
 
 def _normalised(reader: Reader, node: Node) -> Result:
@@ -281,16 +317,19 @@ def _embedding(reader: Reader, node: Node) -> Result:
 
 
 def _index(reader: Reader, node: Node) -> Result:
-    """A tensor indexed by tensors in its first dimensions."""
+    """A tensor indexed by tensors in dimensions that follow one another."""
     source, indices = reader.first(node), node.arguments["indices"]
-    axes = [reader.axes(leaf) for leaf in indices]
-    if any(a is None for a in axes) or len(source) < len(axes):
+    places = [d for d, leaf in enumerate(indices) if leaf is not None]
+    axes = [reader.axes(indices[d]) for d in places]
+    low, high = places[0], places[-1] + 1
+    if any(a is None for a in axes) or len(source) < high or places != list(range(low, high)):
         return None
-    reader.pin(source[: len(axes)], "indexed")
+    reader.pin(source[low:high], "indexed")
     for a in axes:
         reader.pin(a or (), "index")
-    rest = source[len(axes) :]
-    return (*plain(node.shape[: len(node.shape) - len(rest)]), *rest)
+    rest = len(source) - high
+    result = (*source[:low], *plain(node.shape[low : len(node.shape) - rest]), *source[high:])
+    return reader.whole(result)
 
 
 def _index_samples(reader: Reader, node: Node) -> Result:
@@ -352,7 +391,10 @@ RULES: dict[str, Rule] = {
     "permute": views.permute,
     "transpose": views.transpose,
     "unsqueeze": views.unsqueeze,
+    "repeat": views.repeat,
     "repeat_interleave": views.repeat_interleave,
+    "pixel_shuffle": views.pixel_shuffle,
+    "pixel_unshuffle": views.pixel_unshuffle,
     "select": views.select,
     "slice": views.slice_,
     "slice_scatter": views.slice_scatter,
@@ -372,7 +414,10 @@ RULES: dict[str, Rule] = {
 }
 for _names, _rule in {
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d": _conv,
-    "mean sum amax amin var std logsumexp linalg_vector_norm": _reduce,
+    "mean sum amax amin var std logsumexp linalg_vector_norm norm prod any all": _reduce,
+    "var_mean std_mean": _moments,
+    "max min topk sort mode median kthvalue": _picked,
+    "argmax argmin": _numbers,
     "softmax log_softmax": _normalised,
     "matmul bmm mm mv dot vdot inner": _matmul,
     "addmm baddbmm addmv": _addmm,
@@ -388,8 +433,9 @@ for _names, _rule in {
     "dropout identity cast zero fill zeros_like ones_like full_like": _same,
     "size size_arithmetic zeros ones full arange new_zeros new_ones new_full": _fresh,
     "relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu "
-    "neg exp sqrt rsqrt pow abs add sub mul div": _pointwise,
+    "neg exp sqrt rsqrt pow abs add sub mul div where": _pointwise,
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d": _pool,
+    "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+    "adaptive_max_pool3d": _pool,
 }.items():
     RULES |= dict.fromkeys(_names.split(), _rule)

@@ -18,6 +18,7 @@ from fastcomb.rebasin.axes import (
     ViewError,
     blocks,
     is_plain,
+    over,
     plain,
     repeats,
     replace,
@@ -85,6 +86,39 @@ def repeat_interleave(reader: Reader, node: Node) -> Result:
     out = list(reader.first(node))
     out[dim] = (*out[dim], *repeats(count))
     return tuple(out)
+
+
+def repeat(reader: Reader, node: Node) -> Result:
+    """Copies one after the other along dimensions, perhaps new ones in front."""
+    leaf = node.arguments["self"]
+    new = len(node.shape) - len(reader.shape(leaf))
+    shape, source = (1,) * new + reader.shape(leaf), ((),) * new + reader.first(node)
+    copies = [over(size_of(whole), size_of(size)) for whole, size in zip(node.shape, shape, strict=True)]
+    if None in copies:
+        return None
+    return tuple(
+        axis if count == (1, ()) or count is None else (Factor(count, repeated=True), *axis)
+        for axis, count in zip(source, copies, strict=True)
+    )
+
+
+def pixel_shuffle(reader: Reader, node: Node) -> Result:
+    """Channels as finer pixels: [.., C·r·r, H, W] becomes [.., C, H·r, W·r]."""
+    *first, _, height, width = reader.first(node)
+    *_, channels, _, _ = node.shape
+    each = node.arguments["upscale_factor"]
+    c, down, right = reshaped(reader.first(node)[-3:-2], [channels, each, each])
+    return (*first, c, (*height, *down), (*width, *right))
+
+
+def pixel_unshuffle(reader: Reader, node: Node) -> Result:
+    """Finer pixels as channels: [.., C, H·r, W·r] becomes [.., C·r·r, H, W]."""
+    *first, channels, height, width = reader.first(node)
+    *_, high, wide = node.shape
+    each = node.arguments["downscale_factor"]
+    height, down = reshaped((height,), [high, each])
+    width, right = reshaped((width,), [wide, each])
+    return (*first, (*channels, *down, *right), height, width)
 
 
 def take(reader: Reader, axes: Axes, dim: int, which: Any, size: Dimension | None, tag: str) -> Axes:
@@ -319,16 +353,20 @@ def stack(reader: Reader, node: Node) -> Result:
 
 
 def pad(reader: Reader, node: Node) -> Result:
-    """More entries at the ends of plain axes; None where an axis with a block would get some."""
-    source, pad = reader.first(node), node.arguments["pad"]
-    padded = len(source) - len(pad) // 2
-    for d in range(len(source) - 1, padded - 1, -1):
-        at = 2 * (len(source) - 1 - d)
-        if any(pad[at : at + 2]) and not is_plain(source[d]):
-            return None
-    return tuple(
-        plain([size])[0] if is_plain(axis) else axis for axis, size in zip(source, node.shape, strict=True)
-    )
+    """More entries at the ends, which have their places; None where an axis with a block loses some."""
+    out, pad = list(reader.first(node)), list(node.arguments["pad"])
+    for d, (low, high) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        at = len(out) - 1 - d
+        size = node.shape[at]
+        if is_plain(out[at]):
+            out[at] = plain([size])[0]
+        elif low or high:
+            ids = reader.flat(tuple(out), at)
+            if ids is None or low < 0 or high < 0:
+                return None
+            joined = np.concatenate([_from_input(reader, low), ids, _from_input(reader, high)])
+            out[at] = (Factor((len(joined), ()), Block(joined)),)
+    return reader.whole(tuple(out))
 
 
 def turned(reader: Reader, node: Node) -> Result:
