@@ -428,12 +428,12 @@ for _names, _rule in {
     "expand expand_as": views.expand,
     "split chunk unbind split_with_sizes": views.pieces,
     "pad constant_pad_nd": views.pad,
-    "roll flip": views.turned,
+    "roll flip cumsum cumprod logcumsumexp": views.in_order,
     "upsample_nearest2d upsample_bilinear2d upsample_nearest1d upsample_linear1d": _resized,
     "dropout identity cast zero fill zeros_like ones_like full_like": _same,
     "size size_arithmetic zeros ones full arange new_zeros new_ones new_full": _fresh,
     "relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu "
-    "neg exp sqrt rsqrt pow abs add sub mul div where": _pointwise,
+    "neg exp sqrt rsqrt pow abs add sub mul div where bitwise_and bitwise_or bitwise_xor": _pointwise,
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
     "adaptive_max_pool3d": _pool,

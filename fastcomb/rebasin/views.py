@@ -307,7 +307,7 @@ def _beside(known: list[Axes], dim: int) -> Axes | None:
         order = [f.dim for i, axis in enumerate(axes) if i != dim for f in axis if f.block is not None]
         along = [f.dim for f in axes[dim] if f.block is not None]
         owners = blocks(axes)
-        if len(owners) != 1 or len(axes[dim]) != len(along) or len(along) > 1:
+        if len(owners) != 1 or len(axes[dim]) != len(along):
             return None
         if not order or sorted(order + along) != list(range(owners[0].ids.ndim)):
             return None
@@ -319,7 +319,7 @@ def _beside(known: list[Axes], dim: int) -> Axes | None:
         if not alike:
             return None
         ids = owners[0].ids.transpose(order + along)
-        parts.append(ids if along else ids[..., None])
+        parts.append(ids.reshape(*ids.shape[: len(order)], -1))
     joined = Block(np.concatenate(parts, -1))
     numbers = itertools.count()
     out: list[Axis] = [
@@ -369,8 +369,12 @@ def pad(reader: Reader, node: Node) -> Result:
     return reader.whole(tuple(out))
 
 
-def turned(reader: Reader, node: Node) -> Result:
-    """roll and flip: along plain axes only."""
-    source = reader.first(node)
-    dims = node.arguments["dims"] or range(len(source))
-    return source if all(is_plain(source[d]) for d in dims) else None
+def in_order(reader: Reader, node: Node) -> Result:
+    """roll, flip, running sums: entries along some dimensions keep their order."""
+    out = list(reader.first(node))
+    dims = node.arguments["dims"] if "dims" in node.arguments else [node.arguments["dim"]]
+    dims = [d % len(out) for d in dims] or list(range(len(out)))
+    reader.pin([out[d] for d in dims], f"operation {node.target} of {node.name} goes by their order")
+    for d in dims:
+        out[d] = plain(node.shape[d : d + 1])[0]
+    return reader.whole(tuple(out))

@@ -9,7 +9,7 @@ from torch.func import functional_call
 import fastcomb as fc
 from fastcomb.rebasin import align, symmetries
 from tests.networks import randomise
-from tests.rebasin.test_symmetries import CLOSE
+from tests.rebasin.test_symmetries import CLOSE, Made
 
 
 def recovered(make, *x, sizes=None):
@@ -148,3 +148,123 @@ def test_features_that_one_group_of_heads_has_in_another_order():
 
     groups = recovered(lambda: Grouped(repeat=rolled), torch.randn(3, 7, 5))
     assert 2 not in [g.size for g in groups.groups]
+
+
+class Fused(nn.Module):
+    """Attention whose heads have queries, keys and values one after the other, as GPT-NeoX's have."""
+
+    def __init__(self, turned=4, turn=halves):
+        super().__init__()
+        self.turned, self.turn = turned, turn
+        self.first, self.last = nn.Linear(5, 10), nn.Linear(10, 3)
+        self.qkv, self.out = nn.Linear(10, 3 * 3 * 6), nn.Linear(18, 10)
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        q, k, v = self.qkv(h).unflatten(-1, (3, 18)).transpose(1, 2).chunk(3, -1)
+        q, k = (torch.cat([self.turn(t[..., : self.turned]), t[..., self.turned :]], -1) for t in (q, k))
+        seen = F.scaled_dot_product_attention(q, k, v)
+        return self.last(torch.relu(h + self.out(seen.transpose(1, 2).flatten(2))).mean(1))
+
+
+@pytest.mark.parametrize("turn", [halves, neighbours])
+def test_fused_heads_that_turn_some_features(turn):
+    # the stream, heads, in each of them the two features that are not turned, and those of values
+    groups = recovered(lambda: Fused(turn=turn), torch.randn(3, 7, 5), sizes=[10, 3, *[2, 6] * 3])
+    (heads,) = (g for g in groups.groups if g.size == 3)
+    index = next(m.index for m in heads.members if m.name == "qkv.weight" and m.dim == 0)
+    assert torch.equal(index.sort().values, torch.arange(54).reshape(3, 18))
+
+
+def conv(inputs, outputs, **options):
+    return nn.Conv2d(inputs, outputs, 1, **options)
+
+
+IMAGE, ROW, SEQUENCE = (3, 4, 6, 6), (5, 4), (3, 7, 4)
+
+
+def images(function, middle=8, **parts):
+    """A function of the channels between two convolutions, of 8 and ``middle`` channels, on IMAGE."""
+    return (
+        lambda: Made(
+            lambda n, x: n.last(function(n, torch.relu(n.first(x)))).mean((2, 3)),
+            first=conv(4, 8), last=conv(middle, 3), **{name: part() for name, part in parts.items()},
+        ),
+        IMAGE,
+    )  # fmt: skip
+
+
+def rows(function, middle=8, shape=ROW, **parts):
+    """A function of the features between two linear layers."""
+    return (
+        lambda: Made(
+            lambda n, x: n.last(function(n, torch.relu(n.first(x)))),
+            first=nn.Linear(4, 8), last=nn.Linear(middle, 3), **{n: part() for n, part in parts.items()},
+        ),
+        shape,
+    )  # fmt: skip
+
+
+# network and input → sizes of its groups, derived by hand
+FOUND = {
+    "largest of places": (*rows(lambda n, h: h.max(1).values, shape=SEQUENCE), [8]),
+    "largest of places, by two axes": (*images(lambda n, h: h.max(2, keepdim=True)[0]), [8]),
+    "largest pooled": (*images(lambda n, h: F.adaptive_max_pool2d(h, 2)), [8]),
+    "some largest": (*rows(lambda n, h: h.topk(3, 1).values.mean(1), shape=SEQUENCE), [8]),
+    "sorted units": (*rows(lambda n, h: h.sort(-1).values), [8]),
+    "largest of two": (*rows(lambda n, h: torch.max(h, n.other(h)), other=lambda: nn.Linear(8, 8)), [8]),
+    "padded channels": (*images(lambda n, h: F.pad(h, (1, 1, 0, 0, 2, 1)), 11), [8]),
+    "channels as pixels": (*images(lambda n, h: F.pixel_shuffle(h, 2), 2), [2]),
+    "pixels as channels": (*images(lambda n, h: F.pixel_unshuffle(h, 2), 32), [8]),
+    "every channel twice": (*images(lambda n, h: h.repeat_interleave(2, 1), 16), [8]),
+    "all channels twice": (*images(lambda n, h: h.repeat(1, 2, 1, 1), 16), [8]),
+    "expanded like another": (
+        *images(lambda n, h: h * h.mean((2, 3), keepdim=True).sigmoid().expand_as(h)), [8],
+    ),
+    "shaped like another": (*images(lambda n, h: h.flatten(2).softmax(-1).reshape_as(h)), [8]),
+    "chosen by a mask": (*rows(lambda n, h: torch.where(h > 0.1, h, 0.3 * h.sin())), [8]),
+    "chosen, or a number": (*rows(lambda n, h: torch.where(h > 0.1, h, -1.0)), [8]),
+    "masked units": (*rows(lambda n, h: h.masked_fill((h > 0.1) & (h < 2.0), 0.5)), [8]),
+    "rolled places": (*images(lambda n, h: h.roll((1, 2), (2, 3)).cumsum(2)), [8]),
+    "with a table that is looked up": (
+        *images(lambda n, h: h + n.table[:, torch.arange(6).outer(torch.ones(6)).long()],
+                table=lambda: nn.Parameter(torch.randn(8, 6))),
+        [8],
+    ),
+    "variance and mean": (
+        *images(lambda n, h: torch.cat(torch.var_mean(h, (2, 3), keepdim=True), 1), 16), [8],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_operations_that_permutations_pass(name):
+    make, shape, sizes = FOUND[name]
+    recovered(make, torch.randn(shape), sizes=sizes)
+
+
+# what looks like one of those, and sizes of the groups that are right
+STAY = {
+    "the number of the largest": (*rows(lambda n, h: h * h.max(-1, keepdim=True).indices), []),
+    "numbers of sorted units": (*rows(lambda n, h: h.sort(-1).indices * h), []),
+    "the number of the largest of all": (*rows(lambda n, h: h + h.argmax(-1, keepdim=True)), []),
+    "sorted units beside them": (*rows(lambda n, h: h + h.sort(-1).values), []),
+    "rolled channels": (*images(lambda n, h: h.roll(1, 1)), []),
+    "running sums of channels": (*images(lambda n, h: h.cumsum(1)), []),
+    "pixels of channels in order": (
+        *images(lambda n, h: F.pixel_shuffle(h, 2) * torch.arange(12.0).to(h.dtype), 2), [2],
+    ),
+    "copies that are scaled apart": (
+        *images(lambda n, h: h.repeat_interleave(2, 1) * torch.arange(16.0).to(h)[:, None, None].fmod(2), 16),
+        [8],
+    ),
+    "a table looked up by its channels": (
+        *images(lambda n, h: h[:, torch.tensor([3, 1, 4, 1, 5, 2, 6, 0])]), [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAY)
+def test_operations_that_some_permutations_do_not_pass(name):
+    make, shape, sizes = STAY[name]
+    recovered(make, torch.randn(shape), sizes=sizes)
