@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcomb.rebasin.bundles import DEPTH, Bundles, Ids, Row
+from fastcomb.rebasin.bundles import DEPTH, Bundles, Ids, Row, ranks_among
 
 #: A root, and the entries that move with it by the number of their place.
 Unit = tuple[int, dict[int, list[int]]]
@@ -233,7 +233,7 @@ class Atoms:
         return pinned
 
     def _parts_played(self) -> NDArray[np.uint64]:
-        """A hash per root of the places and marks of its entries."""
+        """A hash per root of the places and marks of its entries, each by its rank among others."""
         base = np.zeros(self._count, dtype=np.uint64)
         words: dict[object, np.uint64] = {}
         random = np.random.default_rng(1)
@@ -241,11 +241,18 @@ class Atoms:
         def word() -> np.uint64:
             return np.uint64(random.integers(1 << 64, dtype=np.uint64) | 1)
 
+        marked = np.unique(np.concatenate([ids for ids, _ in self._marks] or [self.new(0)]))
+        ranks = np.zeros(self._count, dtype=np.int64)
+        ranks[marked] = ranks_among(self.find(marked))
         for place, ids in self._places:
             code = words.setdefault((place.name, place.dim), word())
-            np.add.at(base, self.find(ids), code)
+            roots = self.find(ids)
+            np.add.at(base, roots, code)
+            ranks[ids] = ranks_among(roots)
+        most = int(ranks.max(initial=0)) + 1
+        factors = random.integers(1 << 64, size=most, dtype=np.uint64) | np.uint64(1)
         for ids, tag in self._marks:
-            np.add.at(base, self.find(ids), words.setdefault(tag, word()))
+            np.add.at(base, self.find(ids), words.setdefault(tag, word()) * factors[ranks[ids]])
         return base
 
     def _signatures(self, base: NDArray[np.uint64], bundles: Bundles) -> NDArray[np.uint64]:
@@ -285,20 +292,29 @@ class Atoms:
         def bare(root: int) -> bool:
             return root not in entries
 
-        def carried(root: int) -> dict[int, list[int]]:
-            """Entries that move with a root: its own, and those of what it carries."""
+        def carried(root: int, inside: set[int]) -> dict[int, list[int]]:
+            """Entries that move with a root: its own, and in places ``inside`` those of what it carries."""
             moving = {number: list(where) for number, where in entries.get(root, {}).items()}
             for child in bundles.parts(root)[1:]:
                 for number, where in entries.get(child, {}).items():
-                    if number in whole:  # what lies in some rows only moves when the rows move
+                    if number in inside:
                         moving.setdefault(number, []).extend(where)
             return {number: list(dict.fromkeys(where)) for number, where in moving.items()}
+
+        def together(units: list[Unit]) -> list[Unit]:
+            """Units with what they carry in places of some rows, which moves by itself unless the rows do."""
+            if len(whole) == len(self._places):
+                return units
+            everything = [(root, carried(root, set(range(len(self._places))))) for root, _ in units]
+            shared = Counter(number for _, moved in everything for number in moved)
+            alone = {n for n, count in shared.items() if count == 1 and n not in whole}
+            return [(root, {n: w for n, w in moved.items() if n not in alone}) for root, moved in everything]
 
         kinds: dict[tuple[int, int, int, tuple[int, ...]], list[Unit]] = {}
         for root in sorted(entries.keys() | bundles.rows.keys()):
             if root in pinned or root in bundles.frozen:
                 continue
-            moved = carried(root)
+            moved = carried(root, whole)
             if moved:
                 # grouped rows may lie differently in units that are alike otherwise
                 where = tuple(n for number in sorted(moved) for n in (number, len(moved[number])))
@@ -307,16 +323,19 @@ class Atoms:
         groups = []
         for (parent, *_), alike_units in kinds.items():
             for units in _parted(alike_units, bundles, alike, bare):
+                if len(alike_units) < 2:
+                    continue
+                units = together(units)
+                sizes = [{n: len(where) for n, where in moved.items()} for _, moved in units]
+                if len(units) < 2 or any(one != sizes[0] for one in sizes):
+                    pinned |= {root: _CONFLICT for root, _ in units}
+                    continue
                 first = min(units[0][1])
                 units.sort(key=lambda unit: unit[1][first])
                 numbers = sorted(units[0][1])
                 places = {self._places[n][0]: np.array([moved[n] for _, moved in units]) for n in numbers}
-                if len(alike_units) > 1 and (
-                    len(units) < 2 or any(_tangled(index) for index in places.values())
-                ):
+                if any(_tangled(index) for index in places.values()):
                     pinned |= {root: _CONFLICT for root, _ in units}
-                    continue
-                if len(units) < 2:
                     continue
                 depth, up = 0, parent
                 while up in parents or up >= 0:

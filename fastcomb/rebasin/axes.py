@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fastcomb.program.ir import Dimension
-from fastcomb.rebasin.atoms import Ids
+from fastcomb.rebasin.bundles import Ids
 
 #: A number, and the symbols that it is multiplied with (the batch is "N").
 Size = tuple[int, tuple[str, ...]]

@@ -79,7 +79,8 @@ class Bundles:
         for a, b in (*zip(*parts, strict=True), *zip(*parts[::-1], strict=True)):
             if image.setdefault(a, b) != b:
                 return False
-        waiting, touched = list(image), set()
+        waiting = list(image)
+        touched: set[tuple[int, Row]] = set()
         while waiting:
             atom = waiting.pop()
             if image[atom] != atom and not alike(atom, image[atom]):
@@ -100,3 +101,13 @@ class Bundles:
         """Whether a carrier has a row of these atoms, in this order if ``row`` is held."""
         rows = [other.tolist() for other in self.rows.get(carrier, ()) if len(other) == len(moved)]
         return moved in rows if row in self._held else any(set(moved) == set(other) for other in rows)
+
+
+def ranks_among(roots: Ids) -> Ids:
+    """How many of the same come before each."""
+    order = np.argsort(roots, kind="stable")
+    ordered = roots[order]
+    first = np.searchsorted(ordered, ordered, side="left")
+    ranks = np.empty_like(roots)
+    ranks[order] = np.arange(len(roots)) - first
+    return ranks

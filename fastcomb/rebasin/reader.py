@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastcomb.program import Node, Program, Value, Weight
 from fastcomb.program.ir import Dimension
-from fastcomb.rebasin.atoms import Atoms, Found, Ids, Place, Seen
+from fastcomb.rebasin.atoms import Atoms, Found, Place, Seen
 from fastcomb.rebasin.axes import (
     Axes,
     Axis,
@@ -29,6 +29,7 @@ from fastcomb.rebasin.axes import (
     size_of,
     times,
 )
+from fastcomb.rebasin.bundles import Ids, ranks_among
 
 Result = Axes | list[Axes] | None
 Rule = Callable[["Reader", Node], Result]
@@ -283,8 +284,10 @@ class Reader:
         slices = slices.detach().cpu()
         for entry, one in enumerate(slices.double() if slices.is_floating_point() else slices):
             kinds.setdefault(one.numpy().tobytes(), []).append(entry)
+        earlier = ranks_among(ids.reshape(-1)).reshape(ids.shape)  # an atom may lie in several places
         for kind, entries in enumerate(kinds.values()):
-            self.mark(ids[entries], f"{leaf.name} {dim} {kind}")
+            for time in np.unique(earlier[entries]):
+                self.mark(ids[entries][earlier[entries] == time], f"{leaf.name} {dim} {kind} {time}")
             what = _FIXED.get(leaf.kind) if isinstance(leaf, Weight) else None
             reason = f"{what} {leaf.name}" if what else f"constant {leaf.name}, whose entries differ"
             self.atoms.tell(ids[entries], f"meets the {reason}")
@@ -419,13 +422,9 @@ class Reader:
             if a.block is not None and b.block is not None:
                 _, _, dims = shared.setdefault((id(a.block), id(b.block)), (a.block, b.block, []))
                 dims.append((a.dim, b.dim))
-        for one, other, dims in shared.values():
-            self._union(
-                *(
-                    self.carriers(block, list(keep), id(block) in lone)
-                    for block, keep in zip((one, other), zip(*dims, strict=True), strict=True)
-                )
-            )
+        for first, second, dims in shared.values():
+            kept = zip((first, second), zip(*dims, strict=True), strict=True)
+            self._union(*(self.carriers(block, list(keep), id(block) in lone) for block, keep in kept))
         for key, block in lone.items():
             free = [d for d in range(block.ids.ndim) if d not in partners[key]]
             if free:

@@ -9,7 +9,6 @@ import numpy as np
 
 from fastcomb.program import Node
 from fastcomb.program.ir import Dimension
-from fastcomb.rebasin.atoms import Ids
 from fastcomb.rebasin.axes import (
     Axes,
     Axis,
@@ -25,6 +24,7 @@ from fastcomb.rebasin.axes import (
     size_of,
 )
 from fastcomb.rebasin.axes import reshape as reshaped
+from fastcomb.rebasin.bundles import Ids
 from fastcomb.rebasin.reader import INPUT, Reader, Result
 
 _RESHAPES = ("flatten", "reshape", "reshape_as", "view_as")

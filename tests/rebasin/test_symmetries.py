@@ -411,6 +411,13 @@ def couple(h):
     return torch.cat([one * other, one - other], 1)
 
 
+def shared_heads(m, h):
+    """Four heads of three features that are added to two keys."""
+    q, k = m(h)[:, :12].view(-1, 4, 3), m(h)[:, 12:18].view(-1, 2, 3)
+    weight = torch.einsum("nhf,nhf->nh", q, k[:, :, None].expand(-1, 2, 2, 3).reshape(-1, 4, 3))
+    return (weight.softmax(-1)[..., None] * q).flatten(1)
+
+
 STEPS = {
     "linear": lambda: (nn.Linear(12, 12), lambda m, h: torch.tanh(m(h))),
     "residual": lambda: (nn.Linear(12, 12), lambda m, h: h + torch.relu(m(h))),
@@ -423,6 +430,21 @@ STEPS = {
     "swap": lambda: (nn.Identity(), lambda m, h: swap(h)),
     "rotate": lambda: (nn.Identity(), lambda m, h: rotate(h)),
     "couple": lambda: (nn.Identity(), lambda m, h: couple(h)),
+    "shared heads": lambda: (nn.Linear(12, 20), shared_heads),
+    "copies": lambda: (nn.Linear(24, 12), lambda m, h: m(h.repeat_interleave(2, 1).sin())),
+    "tiled": lambda: (nn.Linear(24, 12), lambda m, h: m(h.view(-1, 3, 4).repeat(1, 2, 1).reshape(-1, 24))),
+    "scaled": lambda: (nn.Identity(), lambda m, h: h * torch.arange(3.0).to(h).repeat_interleave(4)),
+    "scaled in turn": lambda: (nn.Identity(), lambda m, h: h * torch.arange(4.0).to(h).repeat(3)),
+    "largest of blocks": lambda: (
+        nn.Identity(),
+        lambda m, h: h - h.view(-1, 2, 6).max(1).values.repeat(1, 2),
+    ),
+    "pairs": lambda: (
+        nn.Identity(),
+        lambda m, h: torch.stack([-h[:, 1::2], h[:, ::2]], -1).flatten(1) + h,
+    ),
+    "padded": lambda: (nn.Identity(), lambda m, h: F.pad(h[:, :9], (2, 1))),
+    "sorted": lambda: (nn.Identity(), lambda m, h: h * h.view(-1, 4, 3).sort(1).values.mean((1, 2))[:, None]),
 }
 
 
