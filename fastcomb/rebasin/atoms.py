@@ -9,18 +9,18 @@ atoms that play the same part everywhere may be permuted among themselves: those
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
-#: The atoms that a carrier carries.
-Row = tuple[int, ...]
+from fastcomb.rebasin.bundles import DEPTH, Bundles, Ids, Row, ranks_among
 
-#: Bundles of bundles deeper than this are pinned.
-_DEPTH = 6
+#: A root, and the entries that move with it by the number of their place.
+Unit = tuple[int, dict[int, list[int]]]
+
 _CONFLICT = "moves with two sets of entries that do not fit each other"
 
 
@@ -67,45 +67,21 @@ def _without_repeats(rows: Ids) -> tuple[list[Row], bool]:
     return found, all(one == firsts[0] for one in firsts)
 
 
-def _not_crossing(owners: dict[int, list[Row]], crossed: set[int], bound: set[Row]) -> set[Row]:
-    """Rows that share atoms with others otherwise than as the rows and columns of a matrix do.
-
-    Nor may one of them be among ``bound``: then the other side could get an order that it must not have.
-
-    In a matrix every row meets the same columns at the same positions, and the other way round: the features
-    of heads, say, carried by the heads and by the features that all heads have in common.
-    """
-    near: dict[Row, set[Row]] = {}
-    for child in crossed:
-        for row in owners[child]:
-            near.setdefault(row, set()).update(other for other in owners[child] if other != row)
-    wrong: set[Row] = set()
-    done: set[Row] = set()
-    for start in near:
-        if start in done:
-            continue
-        sides: dict[Row, bool] = {start: False}
-        waiting = [start]
-        fits = True
-        while waiting:
-            row = waiting.pop()
-            for other in near[row]:
-                if other not in sides:
-                    sides[other] = not sides[row]
-                    waiting.append(other)
-                fits = fits and sides[other] != sides[row]
-        for side in (False, True):
-            rows = [row for row in sides if sides[row] == side]
-            meets = [
-                [tuple(other for other in owners[child] if other != row) for child in row] for row in rows
-            ]
-            fits = fits and all(one == meets[0] for one in meets)
-            named = [others for others in meets[0] if others]
-            fits = fits and all(len(others) == 1 for others in named) and len(set(named)) == len(named)
-        done |= sides.keys()
-        fits = fits and not bound.intersection(sides)
-        wrong |= set() if fits else sides.keys()
-    return wrong
+def _parted(
+    units: list[Unit], bundles: Bundles, alike: Callable[[int, int], bool], bare: Callable[[int], bool]
+) -> list[list[Unit]]:
+    """Units of one kind, parted into those that may change places among each other."""
+    if bundles.crossed.isdisjoint(part for root, _ in units for part in bundles.parts(root)):
+        return [units]
+    parted: list[list[Unit]] = []
+    for unit in units:
+        for others in parted:
+            if bundles.exchangeable(others[0][0], unit[0], alike, bare):
+                others.append(unit)
+                break
+        else:
+            parted.append([unit])
+    return parted
 
 
 class Atoms:
@@ -121,7 +97,6 @@ class Atoms:
         self._places: list[tuple[Place, Ids]] = []
         self._views: list[tuple[Seen, Ids]] = []
         self._reached: list[Ids] = []
-        self._crossed: set[int] = set()  # atoms with two carriers, each of which moves them
 
     def new(self, count: int) -> Ids:
         """Fresh atoms, each a unit of its own."""
@@ -173,7 +148,7 @@ class Atoms:
         reached = np.zeros(self._count, dtype=bool)
         for ids in self._reached:
             reached[self.find(ids)] = True
-        for _ in range(_DEPTH):
+        for _ in range(DEPTH):
             for carriers, rows, _ in self._bundles:
                 reached[self.find(rows[reached[self.find(carriers)]].reshape(-1))] = True
         for _, ids in self._places:
@@ -201,19 +176,18 @@ class Atoms:
 
     def groups(self) -> tuple[list[Found], dict[tuple[str, int], str]]:
         """Resolve everything: units that may be permuted, and per dimension of a tensor why not."""
-        children, frozen = self._resolve_bundles()
-        pinned = self._resolve_pins(children, frozen)
-        groups = self._collect(children, frozen, pinned)
-        return groups, self._reasons(pinned | self._left(children, groups, pinned))
+        bundles = self._resolve_bundles()
+        pinned = self._resolve_pins(bundles)
+        groups = self._collect(bundles, pinned)
+        return groups, self._reasons(pinned | self._left(bundles, groups, pinned))
 
-    def _resolve_bundles(self) -> tuple[dict[int, list[Ids]], set[int]]:
-        """Carrier → the rows that it carries; and the children that keep their order."""
+    def _resolve_bundles(self) -> Bundles:
+        """The rows that each carrier carries, after carriers of the same have become the same."""
         while True:
             before = self._parent[: self._count].copy()
             conflicts: list[Ids] = []
-            owners: dict[int, list[Row]] = {}
             carriers: dict[Row, int] = {}
-            held: dict[Row, bool] = {}
+            held: set[Row] = set()
             for ids, rows, still in self._bundles:
                 found, fit = _without_repeats(self.find(rows))
                 for carrier, row in zip(ids.tolist(), found, strict=True):
@@ -224,131 +198,151 @@ class Atoms:
                         self.union(np.array([carriers[row]]), np.array([carrier]))
                     else:
                         carriers[row] = carrier
-                        for child in row:
-                            owners.setdefault(child, []).append(row)
-                    held[row] = held.get(row, False) or still
+                    if still:
+                        held.add(row)
             if np.array_equal(before, self._parent[: self._count]):
                 break
-        crossed = {child for child, rows in owners.items() if len(rows) > 1}
-        inside = {row for row in carriers if int(self.find(np.array([carriers[row]]))[0]) in owners}
-        bound = inside | {row for row, still in held.items() if still}  # carried in their turn, or in order
-        wrong = _not_crossing(owners, crossed, bound)
-        conflicts += [np.array([carriers[row], *row], dtype=np.int64) for row in wrong]
         for ids in conflicts:
             self.pin(ids, _CONFLICT)
-        children: dict[int, list[Ids]] = {}
-        frozen: set[int] = set(crossed)
-        for row, carrier in carriers.items():
-            root = int(self.find(np.array([carrier]))[0])
-            children.setdefault(root, []).append(np.array(row, dtype=np.int64))
-            frozen |= set(row) if held[row] else set()
-        self._crossed = {child for child in crossed if not wrong & set(owners[child])}
-        return children, frozen
+        roots = self.find(np.array(list(carriers.values()), dtype=np.int64)).tolist()
+        return Bundles(zip(roots, carriers, strict=True), held)
 
-    def _resolve_pins(self, children: dict[int, list[Ids]], frozen: set[int]) -> dict[int, str]:
+    def _resolve_pins(self, bundles: Bundles) -> dict[int, str]:
         """Root → why it stays where it is: pinned itself, or through what it carries or what carries it."""
         pinned: dict[int, str] = {}
         for ids, reason in self._pins:
             for root in self.find(ids).tolist():
                 pinned.setdefault(root, reason)
-        for depth in range(_DEPTH + 1):
+        for depth in range(DEPTH + 1):
             spread = dict(pinned)
-            for carrier, families in children.items():
-                for row in families:
+            for carrier, rows in bundles.rows.items():
+                for row in rows:
                     why = next((pinned[child] for child in row.tolist() if child in pinned), None)
                     if why is not None:
                         spread.setdefault(carrier, why)
-                    if carrier in pinned:
+                    if carrier in pinned and bundles.holds(row):
                         for child in row.tolist():
-                            if child in frozen and child not in self._crossed:  # the other carrier moves it
-                                spread.setdefault(child, pinned[carrier])
+                            spread.setdefault(child, pinned[carrier])
             if len(spread) == len(pinned):
                 return pinned
             pinned = spread
-            if depth == _DEPTH:
-                for carrier, families in children.items():
-                    for root in (carrier, *(child for row in families for child in row.tolist())):
+            if depth == DEPTH:
+                for carrier, rows in bundles.rows.items():
+                    for root in (carrier, *(child for row in rows for child in row.tolist())):
                         pinned.setdefault(root, _CONFLICT)
         return pinned
 
-    def _signatures(self, children: dict[int, list[Ids]], frozen: set[int]) -> NDArray[np.uint64]:
-        """A hash per root of all the parts that a unit plays, in places, marks and bundles."""
-        random = np.random.default_rng(0)
+    def _parts_played(self) -> NDArray[np.uint64]:
+        """A hash per root of the places and marks of its entries, each by its rank among others."""
+        base = np.zeros(self._count, dtype=np.uint64)
+        words: dict[object, np.uint64] = {}
+        random = np.random.default_rng(1)
 
         def word() -> np.uint64:
             return np.uint64(random.integers(1 << 64, dtype=np.uint64) | 1)
 
-        base = np.zeros(self._count, dtype=np.uint64)
-        words: dict[object, np.uint64] = {}
+        marked = np.unique(np.concatenate([ids for ids, _ in self._marks] or [self.new(0)]))
+        ranks = np.zeros(self._count, dtype=np.int64)
+        ranks[marked] = ranks_among(self.find(marked))
         for place, ids in self._places:
             code = words.setdefault((place.name, place.dim), word())
-            np.add.at(base, self.find(ids), code)
+            roots = self.find(ids)
+            np.add.at(base, roots, code)
+            ranks[ids] = ranks_among(roots)
+        most = int(ranks.max(initial=0)) + 1
+        factors = random.integers(1 << 64, size=most, dtype=np.uint64) | np.uint64(1)
         for ids, tag in self._marks:
-            np.add.at(base, self.find(ids), words.setdefault(tag, word()))
-        longest = max((len(row) for families in children.values() for row in families), default=0)
+            np.add.at(base, self.find(ids), words.setdefault(tag, word()) * factors[ranks[ids]])
+        return base
+
+    def _signatures(self, base: NDArray[np.uint64], bundles: Bundles) -> NDArray[np.uint64]:
+        """As :meth:`_parts_played`, with the parts that all play which a root carries."""
+        random = np.random.default_rng(0)
+        longest = max((len(row) for rows in bundles.rows.values() for row in rows), default=0)
         factors = random.integers(1 << 64, size=longest, dtype=np.uint64) | np.uint64(1)
-        free = word()
+        free = random.integers(1 << 64, dtype=np.uint64)
         full = base
-        for _ in range(_DEPTH if children else 0):
+        for _ in range(DEPTH if bundles.rows else 0):
             deeper = base.copy()
-            for carrier, families in children.items():
-                for row in families:
-                    still = np.array([int(child) in frozen for child in row])
+            for carrier, rows in bundles.rows.items():
+                for row in rows:
+                    still = np.array([int(child) in bundles.frozen for child in row])
                     inside = full[row] ^ np.where(still, np.uint64(0), free)
                     inside ^= inside >> np.uint64(29)  # or sums of sums could agree by accident
                     deeper[carrier : carrier + 1] += (inside * factors[: len(row)]).sum(dtype=np.uint64)
             full = deeper
         return full
 
-    def _collect(
-        self, children: dict[int, list[Ids]], frozen: set[int], pinned: dict[int, str]
-    ) -> list[Found]:
+    def _collect(self, bundles: Bundles, pinned: dict[int, str]) -> list[Found]:
         """The units that may be permuted: two roots or more of one signature in one parent, not pinned."""
-        signatures = self._signatures(children, frozen)
-        parents = {child: p for p, rows in children.items() for row in rows for child in row.tolist()}
-        family = {
-            child: n for rows in children.values() for n, row in enumerate(rows) for child in row.tolist()
-        }
+        base = self._parts_played()
+        signatures = self._signatures(base, bundles)
+        parents: dict[int, int] = {}
+        family: dict[int, int] = {}
+        for carrier, rows in bundles.rows.items():
+            for number, row in enumerate(rows):
+                parents |= dict.fromkeys(row.tolist(), carrier)
+                family |= dict.fromkeys(row.tolist(), number)
         entries = self._entries()
         whole = {number for number, (place, _) in enumerate(self._places) if place.rows is None}
 
-        def carried(root: int, depth: int = 0) -> dict[int, list[int]]:
-            """Entries that move with a root: its own, and those of what it carries."""
+        def alike(one: int, other: int) -> bool:
+            return one not in pinned and other not in pinned and bool(base[one] == base[other])
+
+        def bare(root: int) -> bool:
+            return root not in entries
+
+        def carried(root: int, inside: set[int]) -> dict[int, list[int]]:
+            """Entries that move with a root: its own, and in places ``inside`` those of what it carries."""
             moving = {number: list(where) for number, where in entries.get(root, {}).items()}
-            for row in children.get(root, ()) if depth < _DEPTH else ():
-                for child in row.tolist():
-                    for number, where in carried(child, depth + 1).items():
-                        if number in whole:  # what lies in some rows only moves when the rows move
-                            moving.setdefault(number, []).extend(where)
+            for child in bundles.parts(root)[1:]:
+                for number, where in entries.get(child, {}).items():
+                    if number in inside:
+                        moving.setdefault(number, []).extend(where)
             return {number: list(dict.fromkeys(where)) for number, where in moving.items()}
 
-        kinds: dict[tuple[int, int, int, tuple[int, ...]], list[tuple[int, dict[int, list[int]]]]] = {}
-        for root in sorted(entries.keys() | children.keys()):
-            if root in pinned or root in frozen:
+        def together(units: list[Unit]) -> list[Unit]:
+            """Units with what they carry in places of some rows, which moves by itself unless the rows do."""
+            if len(whole) == len(self._places):
+                return units
+            everything = [(root, carried(root, set(range(len(self._places))))) for root, _ in units]
+            shared = Counter(number for _, moved in everything for number in moved)
+            alone = {n for n, count in shared.items() if count == 1 and n not in whole}
+            return [(root, {n: w for n, w in moved.items() if n not in alone}) for root, moved in everything]
+
+        kinds: dict[tuple[int, int, int, tuple[int, ...]], list[Unit]] = {}
+        for root in sorted(entries.keys() | bundles.rows.keys()):
+            if root in pinned or root in bundles.frozen:
                 continue
-            moved = carried(root)
+            moved = carried(root, whole)
             if moved:
                 # grouped rows may lie differently in units that are alike otherwise
                 where = tuple(n for number in sorted(moved) for n in (number, len(moved[number])))
                 key = (parents.get(root, -1), family.get(root, -1), int(signatures[root]), where)
                 kinds.setdefault(key, []).append((root, moved))
         groups = []
-        for (parent, *_), units in kinds.items():
-            if len(units) < 2:
-                continue
-            first = min(units[0][1])
-            units.sort(key=lambda unit: unit[1][first])
-            numbers = sorted(units[0][1])
-            places = {self._places[n][0]: np.array([moved[n] for _, moved in units]) for n in numbers}
-            if any(_tangled(index) for index in places.values()):
-                pinned |= {root: _CONFLICT for root, _ in units}
-                continue
-            depth, up = 0, parent
-            while up in parents or up >= 0:
-                depth, up = depth + 1, parents.get(up, -1)
-            roots = [root for root, _ in units]
-            rank = (first, depth, units[0][1][first][0])
-            groups.append(Found(np.array(roots, dtype=np.int64), places, {}, parent, rank))
+        for (parent, *_), alike_units in kinds.items():
+            for units in _parted(alike_units, bundles, alike, bare):
+                if len(alike_units) < 2:
+                    continue
+                units = together(units)
+                sizes = [{n: len(where) for n, where in moved.items()} for _, moved in units]
+                if len(units) < 2 or any(one != sizes[0] for one in sizes):
+                    pinned |= {root: _CONFLICT for root, _ in units}
+                    continue
+                first = min(units[0][1])
+                units.sort(key=lambda unit: unit[1][first])
+                numbers = sorted(units[0][1])
+                places = {self._places[n][0]: np.array([moved[n] for _, moved in units]) for n in numbers}
+                if any(_tangled(index) for index in places.values()):
+                    pinned |= {root: _CONFLICT for root, _ in units}
+                    continue
+                depth, up = 0, parent
+                while up in parents or up >= 0:
+                    depth, up = depth + 1, parents.get(up, -1)
+                roots = [root for root, _ in units]
+                rank = (first, depth, units[0][1][first][0])
+                groups.append(Found(np.array(roots, dtype=np.int64), places, {}, parent, rank))
         self._look(groups)
         return sorted(groups, key=lambda group: group.rank)
 
@@ -377,25 +371,17 @@ class Atoms:
                 entries.setdefault(root, {}).setdefault(number, []).append(entry)
         return entries
 
-    def _left(
-        self, children: dict[int, list[Ids]], groups: list[Found], pinned: dict[int, str]
-    ) -> dict[int, str]:
+    def _left(self, bundles: Bundles, groups: list[Found], pinned: dict[int, str]) -> dict[int, str]:
         """Why atoms are in no group that are not pinned, as far as told."""
-        moved: set[int] = set()
-        waiting = [int(root) for group in groups for root in group.units]
-        while waiting:
-            root = waiting.pop()
-            if root not in moved:
-                moved.add(root)
-                waiting += [child for row in children.get(root, ()) for child in row.tolist()]
+        moved: set[int] = {part for group in groups for root in group.units for part in bundles.parts(root)}
         left: dict[int, str] = {}
         for ids, reason in self._told:
-            waiting = self.find(ids).tolist()
-            while waiting:
-                root = waiting.pop()
-                if root not in moved and root not in pinned and root not in left:
-                    left[root] = reason
-                    waiting += [child for row in children.get(root, ()) for child in row.tolist()]
+            for root in self.find(ids).tolist():
+                for part in bundles.parts(root):
+                    if part not in moved and part not in pinned:
+                        left.setdefault(part, reason)
+        for atom in bundles.crossed - moved - pinned.keys() - left.keys():
+            left[atom] = next((pinned[c] for c in bundles.carriers(atom) if c in pinned), _CONFLICT)
         return left
 
     def _reasons(self, pinned: dict[int, str]) -> dict[tuple[str, int], str]:

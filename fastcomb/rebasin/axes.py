@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fastcomb.program.ir import Dimension
-from fastcomb.rebasin.atoms import Ids
+from fastcomb.rebasin.bundles import Ids
 
 #: A number, and the symbols that it is multiplied with (the batch is "N").
 Size = tuple[int, tuple[str, ...]]
@@ -28,11 +28,15 @@ class Block:
 
 
 class Factor(NamedTuple):
-    """Part of an axis: dimension ``dim`` of ``block``, or plain."""
+    """Part of an axis: dimension ``dim`` of ``block``, or plain.
+
+    A plain one may be ``repeated``: nothing varies along it, so that what it meets may have any order.
+    """
 
     size: Size
     block: Block | None = None
     dim: int = 0
+    repeated: bool = False
 
 
 Axis = tuple[Factor, ...]
@@ -86,6 +90,16 @@ def plain(shape: Sequence[Dimension]) -> Axes:
     return tuple(() if dimension == 1 else (Factor(size_of(dimension)),) for dimension in shape)
 
 
+def repeats(size: Dimension) -> Axis:
+    """An axis along which nothing varies."""
+    return () if size == 1 else (Factor(size_of(size), repeated=True),)
+
+
+def as_if_varied(axes: Axes) -> Axes:
+    """Axes of which no factor counts as repeated."""
+    return tuple(tuple(factor._replace(repeated=False) for factor in axis) for axis in axes)
+
+
 def is_plain(axis: Axis) -> bool:
     """Whether nothing in an axis could be permuted."""
     return all(factor.block is None for factor in axis)
@@ -119,7 +133,7 @@ def split_factor(axes: Axes, axis: int, position: int, lead: Size) -> Axes:
     if rest is None:
         raise ViewError
     if factor.block is None:
-        two: Axis = (Factor(lead), Factor(rest))
+        two: Axis = (factor._replace(size=lead), factor._replace(size=rest))
         return (*axes[:axis], axes[axis][:position] + two + axes[axis][position + 1 :], *axes[axis + 1 :])
     shape = factor.block.ids.shape
     new = Block(factor.block.ids.reshape(*shape[: factor.dim], lead[0], rest[0], *shape[factor.dim + 1 :]))
@@ -145,8 +159,8 @@ def reshape(axes: Axes, shape: Sequence[Dimension]) -> Axes:
     """
     row: list[Factor] = []
     for factor in (factor for axis in axes for factor in axis):
-        if row and factor.block is None and row[-1].block is None:
-            row[-1] = Factor(times((row[-1].size, factor.size)))  # plain neighbours can be cut anywhere
+        if row and factor[1:] == row[-1][1:] and factor.block is None:
+            row[-1] = factor._replace(size=times((row[-1].size, factor.size)))  # which can be cut anywhere
         else:
             row.append(factor)
     flat: Axes = (tuple(row),)

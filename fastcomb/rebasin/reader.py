@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 from fastcomb.program import Node, Program, Value, Weight
 from fastcomb.program.ir import Dimension
-from fastcomb.rebasin.atoms import Atoms, Found, Ids, Place, Seen
+from fastcomb.rebasin.atoms import Atoms, Found, Place, Seen
 from fastcomb.rebasin.axes import (
     Axes,
     Axis,
     Block,
     Factor,
     ViewError,
+    as_if_varied,
     blocks,
     is_plain,
     plain,
@@ -27,6 +29,7 @@ from fastcomb.rebasin.axes import (
     size_of,
     times,
 )
+from fastcomb.rebasin.bundles import Ids, ranks_among
 
 Result = Axes | list[Axes] | None
 Rule = Callable[["Reader", Node], Result]
@@ -49,8 +52,16 @@ _FILLED = frozenset(
 
 #: Operations that only move, pick or join entries.
 _VIEWS = frozenset(
-    "permute transpose numpy_T mT reshape flatten unflatten squeeze unsqueeze expand select slice split "
-    "chunk unbind split_with_sizes item cat stack identity cast roll flip".split()
+    "permute transpose numpy_T mT reshape reshape_as view_as flatten unflatten squeeze unsqueeze expand "
+    "expand_as select slice split chunk unbind split_with_sizes item cat stack identity cast roll flip "
+    "repeat repeat_interleave".split()
+)
+
+#: Operations that know what nothing varies along, and hand it on.
+_REPEATING = frozenset(
+    "permute transpose numpy_T mT reshape reshape_as view_as flatten unflatten squeeze unsqueeze expand "
+    "expand_as identity cast repeat repeat_interleave "
+    "matmul bmm einsum scaled_dot_product_attention".split()
 )
 
 
@@ -76,6 +87,7 @@ class Reader:
         self._varied: dict[tuple[str, int], Ids] = {}
         self._filled: dict[str, Axes] = {}
         self._cuts: dict[tuple[bytes, int], tuple[Ids, dict[int, set[object]]]] = {}
+        self._repeating = False  # whether the present operation's rule knows repeated factors
 
     def read(self) -> tuple[list[Found], dict[tuple[str, int], str]]:
         """Walk all Programs: units that may be permuted, and per dimension of a tensor why others may not."""
@@ -101,6 +113,7 @@ class Reader:
         self._known, self._varied = {}, {}  # Programs number their constants, each its own
         for node in program:
             self._filled.clear()
+            self._repeating = node.op in _REPEATING
             self._shapes[node.name] = node.shape
             if all(name in self._static for name in node.values):
                 self._static.add(node.name)
@@ -201,12 +214,14 @@ class Reader:
         known = self.known(leaf)
         if known is not None:
             assert isinstance(leaf, (Value, Weight))
-            return self._of_constant(leaf.name, known, self.shape(leaf))
+            return self._of_constant(leaf, known)
         if isinstance(leaf, Value):
             value = self._values[leaf.name]
             if isinstance(value, tuple) and leaf.name in self._uniform:
                 return self._any_order(leaf.name)
-            return value if isinstance(value, tuple) else None
+            if not isinstance(value, tuple):
+                return None
+            return value if self._repeating else as_if_varied(value)
         if not isinstance(leaf, Weight):
             return None
         if leaf.name not in self._weights:
@@ -232,14 +247,15 @@ class Reader:
             )
         return self._filled[name]
 
-    def _of_constant(self, name: str, tensor: Tensor, shape: tuple[Dimension, ...]) -> Axes:
+    def _of_constant(self, leaf: Value | Weight, tensor: Tensor) -> Axes:
         """Axes of a constant: only entries along a dimension that are alike may change places.
 
         A dimension along which nothing varies has atoms of its own for every operation that reads it.
         """
+        name = leaf.name
         if name not in self._filled:
             axes = []
-            for dim, size in enumerate(shape):
+            for dim, size in enumerate(self.shape(leaf)):
                 if not isinstance(size, int) or size < 2:
                     axes.append(plain([size])[0])
                     continue
@@ -250,20 +266,63 @@ class Reader:
                     ids = self._varied[name, dim]
                 else:
                     ids = self._varied[name, dim] = self.atoms.new(size)
-                    self._tell_apart(ids, slices, name, dim)
+                    self._tell_apart(ids, slices, leaf, dim)
                 axes.append((Factor((size, ()), Block(ids)),))
             self._filled[name] = tuple(axes)
         return self._filled[name]
 
-    def _tell_apart(self, ids: Ids, slices: Tensor, name: str, dim: int) -> None:
-        """Mark the entries of a constant's dimension by what they hold."""
+    def fixed(self, leaf: object) -> Tensor | None:
+        """As :meth:`known`; of buffers that state dicts leave out, as if all their entries differed."""
+        if isinstance(leaf, Weight) and leaf.kind == "transient":
+            shape = self.program.shapes[leaf.name]
+            return torch.arange(math.prod(shape)).reshape(shape)
+        return self.known(leaf)
+
+    def _tell_apart(self, ids: Ids, slices: Tensor, leaf: Value | Weight, dim: int) -> None:
+        """Mark atoms [entries, …] by what the entries of a fixed tensor's dimension hold."""
         kinds: dict[bytes, list[int]] = {}
         slices = slices.detach().cpu()
         for entry, one in enumerate(slices.double() if slices.is_floating_point() else slices):
             kinds.setdefault(one.numpy().tobytes(), []).append(entry)
+        earlier = ranks_among(ids.reshape(-1)).reshape(ids.shape)  # an atom may lie in several places
         for kind, entries in enumerate(kinds.values()):
-            self.mark(ids[entries], f"{name} {dim} {kind}")
-            self.atoms.tell(ids[entries], f"meets the constant {name}, whose entries differ")
+            for time in np.unique(earlier[entries]):
+                self.mark(ids[entries][earlier[entries] == time], f"{leaf.name} {dim} {kind} {time}")
+            what = _FIXED.get(leaf.kind) if isinstance(leaf, Weight) else None
+            reason = f"{what} {leaf.name}" if what else f"constant {leaf.name}, whose entries differ"
+            self.atoms.tell(ids[entries], f"meets the {reason}")
+
+    def told_apart(self, axes: Axes, shape: Sequence[Dimension], leaf: object) -> bool:
+        """Mark what an operation entry by entry makes of a fixed tensor and a value.
+
+        Args:
+            axes, shape: of the value.
+            leaf: any argument.
+
+        Returns:
+            whether that is all that the tensor does: it is fixed, and varies only where the value does.
+        """
+        known = self.fixed(leaf)
+        if known is None or known.ndim > len(axes):
+            return False
+        assert isinstance(leaf, (Value, Weight))
+        found: list[tuple[Ids, Tensor, int]] = []
+        for dim, size in enumerate(known.shape):
+            place = dim - known.ndim
+            slices = known.movedim(dim, 0).reshape(size, -1)
+            if size == 1 or _alike(slices):
+                continue
+            axis = axes[place]
+            owners = blocks((axis,))
+            if shape[place] == 1 or len(owners) > 1 or (owners and any(f.block is None for f in axis)):
+                return False
+            if owners:
+                keep = [factor.dim for factor in axis]
+                rest = [d for d in range(owners[0].ids.ndim) if d not in keep]
+                found.append((owners[0].ids.transpose(keep + rest).reshape(size, -1), slices, dim))
+        for ids, slices, dim in found:
+            self._tell_apart(ids, slices, leaf, dim)
+        return True
 
     def cut(self, block: Block, dim: int, which: int | slice) -> None:
         """Entries are taken from dimension ``dim`` of a block; other Programs may take others."""
@@ -300,9 +359,15 @@ class Reader:
         return self._shapes[leaf.name]
 
     def pin(self, axes: Iterable[Axis], reason: str) -> None:
-        """All entries of these axes stay where they are."""
+        """All entries along these axes stay where they are; what lies behind them may move."""
+        axes = list(axes)
         for block in blocks(axes):
-            self.atoms.pin(block.ids, reason)
+            dims = {factor.dim for axis in axes for factor in axis if factor.block is block}
+            free = [d for d in range(block.ids.ndim) if d not in dims]
+            if free:
+                self.carriers(block, free, True)
+            else:
+                self.atoms.pin(block.ids, reason)
 
     def in_rows(self, leaf: Weight, count: int) -> list[Ids]:
         """Atoms of dimension 1 of a weight, different ones for each of ``count`` blocks of its rows."""
@@ -339,50 +404,33 @@ class Reader:
         self._equate(matched, reason)
 
     def _equate(self, matched: list[tuple[Factor, Factor]], reason: str) -> None:
-        """Equate factors that met: whole blocks entry by entry, others along the dimensions that meet.
+        """Equate factors that met: of two blocks, all dimensions that meet at once.
 
-        What meets a plain factor alone is pinned for ``reason``.
+        What meets a plain factor keeps its order behind the others; alone, it is pinned for ``reason``.
         """
-        partners: dict[int, dict[int, Factor]] = {}
-        owned: dict[int, Block] = {}
+        partners: dict[int, dict[int, Block | None]] = {}
+        shared: dict[tuple[int, int], tuple[Block, Block, list[tuple[int, int]]]] = {}
+        lone: dict[int, Block] = {}
         for a, b in matched:
+            if a.repeated or b.repeated:
+                continue
             for one, other in ((a, b), (b, a)):
                 if one.block is not None:
-                    owned[id(one.block)] = one.block
-                    partners.setdefault(id(one.block), {})[one.dim] = other
-        done: set[int] = set()
-        for key, block in owned.items():
-            if key in done:
-                continue
-            others = partners[key]
-            target = next(iter(others.values())).block
-            if (
-                target is not None
-                and len(others) == block.ids.ndim == target.ids.ndim
-                and all(other.block is target for other in others.values())
-            ):
-                order = [others[d].dim for d in range(block.ids.ndim)]
-                self._union(block.ids, target.ids.transpose(order))
-                done |= {key, id(target)}
-        for a, b in matched:
-            if a.block is None and b.block is None:
-                continue
-            if {id(x.block) for x in (a, b) if x.block is not None} <= done:
-                continue
-            both = [(f.block, f.dim) for f in (a, b) if f.block is not None]
-            if len(both) == 2:
-                self._union(
-                    *(self.carriers(block, [dim], len(partners[id(block)]) > 1) for block, dim in both)
-                )
-            else:
-                lone = a if a.block is not None else b
-                assert lone.block is not None
-                free = [d for d in range(lone.block.ids.ndim) if d not in partners[id(lone.block)]]
-                others_tied = any(f.block is not None for f in partners[id(lone.block)].values())
-                if free:
-                    self.carriers(lone.block, free, True)
-                elif not others_tied:
-                    self.atoms.pin(lone.block.ids, reason)
+                    partners.setdefault(id(one.block), {})[one.dim] = other.block
+                    if other.block is None:
+                        lone[id(one.block)] = one.block
+            if a.block is not None and b.block is not None:
+                _, _, dims = shared.setdefault((id(a.block), id(b.block)), (a.block, b.block, []))
+                dims.append((a.dim, b.dim))
+        for first, second, dims in shared.values():
+            kept = zip((first, second), zip(*dims, strict=True), strict=True)
+            self._union(*(self.carriers(block, list(keep), id(block) in lone) for block, keep in kept))
+        for key, block in lone.items():
+            free = [d for d in range(block.ids.ndim) if d not in partners[key]]
+            if free:
+                self.carriers(block, free, True)
+            elif all(other is None for other in partners[key].values()):
+                self.atoms.pin(block.ids, reason)
 
     def _union(self, one: Ids, other: Ids) -> None:
         if one.size != other.size:

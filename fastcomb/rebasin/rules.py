@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from fastcomb.program import Node, Weight
 from fastcomb.program.ir import Dimension
 from fastcomb.rebasin import views
-from fastcomb.rebasin.axes import Axes, Axis, blocks, is_plain, plain
+from fastcomb.rebasin.axes import Axes, Axis, is_plain, plain, repeats
+from fastcomb.rebasin.contractions import contraction
 from fastcomb.rebasin.reader import Reader, Result, Rule
 
 _FIXED = "meets a fixed bias"
@@ -106,14 +107,33 @@ def _pool(reader: Reader, node: Node) -> Result:
     source = reader.first(node)
     spatial = 1 if "1d" in str(node.target) else 3 if "3d" in str(node.target) else 2
     reader.pin(source[-spatial:], "spatial")
+    if not node.shape:  # with the numbers of the largest
+        return [(*source[:-spatial], *plain(_shape_of_results(reader, node)[-spatial:]))] * 2
     return (*source[:-spatial], *plain(node.shape[-spatial:]))
 
 
 def _pointwise(reader: Reader, node: Node) -> Result:
-    """Operations entry by entry on tensors that broadcast: axes that meet are the same."""
+    """Operations entry by entry on tensors that broadcast: axes that meet are the same.
+
+    Fixed tensors only tell entries apart, where there is something else that varies.
+    """
     leaves = [leaf for leaf in tree_leaves(node.arguments) if not reader.uniform(leaf)]
     leaves = [leaf for leaf in leaves if reader.axes(leaf) is not None]
-    return _broadcast(reader, [(reader.axes(leaf) or (), reader.shape(leaf)) for leaf in leaves], node.shape)
+    values = [(reader.axes(leaf) or (), reader.shape(leaf)) for leaf in leaves if reader.fixed(leaf) is None]
+    out = _broadcast(reader, values, node.shape)
+    varied = tuple(
+        size if any(len(one) >= d and one[-d] != 1 for _, one in values) else 1
+        for d, size in zip(range(len(node.shape), 0, -1), node.shape, strict=True)
+    )
+    others = [leaf for leaf in leaves if reader.fixed(leaf) is not None]
+    others = [leaf for leaf in others if not reader.told_apart(out, varied, leaf)]
+    if not others:
+        return out
+    return _broadcast(
+        reader,
+        [(out, varied), *((reader.axes(leaf) or (), reader.shape(leaf)) for leaf in others)],
+        node.shape,
+    )
 
 
 def _broadcast(
@@ -146,6 +166,40 @@ def _reduce(reader: Reader, node: Node) -> Result:
     return tuple(axis for i, axis in enumerate(left) if i not in gone)
 
 
+def _picked(reader: Reader, node: Node) -> Result:
+    """Entries along a dimension that their values decide, as a maximum or sorted, and their numbers.
+
+    Where the numbers are read it matters in which order the entries lie.
+    """
+    if "dim" not in node.arguments:  # the largest of all, or of two tensors entry by entry
+        return _pointwise(reader, node) if "other" in node.arguments else _reduce(reader, node)
+    source, shape = reader.first(node), _shape_of_results(reader, node)
+    dim = node.arguments["dim"] % len(source)
+    if any(list(one.arguments.values())[1] == 1 for one in reader.program.readers[node.name]):
+        reader.pin(source[dim : dim + 1], "entries whose numbers are read")
+    left = list(reader.contract(source, [dim]))
+    left[dim : dim + 1] = plain(shape[dim : dim + 1]) if len(shape) == len(source) else ()
+    return [tuple(left)] * 2
+
+
+def _numbers(reader: Reader, node: Node) -> Result:
+    """The number of the largest or smallest entry along a dimension, or of all."""
+    source, dim = reader.first(node), node.arguments["dim"]
+    reader.pin(source if dim is None else [source[dim]], "entries whose numbers are read")
+    return _reduce(reader, node)
+
+
+def _shape_of_results(reader: Reader, node: Node) -> tuple[Dimension, ...]:
+    """The shape of each result of an operation that has several of one shape."""
+    return next(one.shape for one in reader.program.readers[node.name] if one.op == "item")
+
+
+def _moments(reader: Reader, node: Node) -> Result:
+    """Variance or deviation, and mean."""
+    result = _reduce(reader, node)
+    return [result, result] if isinstance(result, tuple) else None
+
+
 def _normalised(reader: Reader, node: Node) -> Result:
     """Softmax and its kin: coupled along one dimension, but in no order."""
     source = reader.first(node)
@@ -154,27 +208,29 @@ def _normalised(reader: Reader, node: Node) -> Result:
 
 
 def _attention(reader: Reader, node: Node) -> Result:
-    """Queries meet keys in features, keys meet values in tokens; features of the result are the values'."""
-    q, k, v = (reader.of(node, name) for name in ("query", "key", "value"))
-    if node.arguments.get("enable_gqa"):
+    """Queries meet keys in features, keys meet values in tokens; query heads may share those of keys."""
+    names = ("query", "key", "value")
+    axes, sizes = [reader.of(node, name) for name in names], [reader.shape(node.arguments[n]) for n in names]
+    if any(len(one) != len(axes[0]) for one in axes):
         return None
-    batch = [(d, d) for d in range(len(q) - 2)]
-    token, last = len(q) - 2, len(q) - 1
-    reader.meet(q, k, [*batch, (last, last)])
-    reader.meet(k, v, [*batch, (token, token)])
+    if node.arguments.get("enable_gqa"):
+        for i in (1, 2):
+            heads, shared = sizes[0][-3], sizes[i][-3]
+            if not isinstance(heads, int) or not isinstance(shared, int):
+                return None
+            axes[i] = (*axes[i][:-3], (*axes[i][-3], *repeats(heads // shared)), *axes[i][-2:])
+            sizes[i] = (*sizes[i][:-3], heads, *sizes[i][-2:])
+    q, k, v = zip(axes, sizes, strict=True)
+    batch = _batch(len(q[0]) - 2)
+    rows = (*(a if b == 1 else b for a, b in zip(q[1][:-2], k[1][:-2], strict=True)), q[1][-2], k[1][-2])
+    scores = contraction(reader, [q, k], [batch + "TE", batch + "SE"], batch + "TS", rows)
     mask = node.arguments.get("attn_mask")
-    axes = reader.axes(mask)
-    if axes is not None:
-        scores = (*q[:-1], k[-2])
-        sizes = reader.shape(mask)
-        pairs = [(len(scores) - d, len(axes) - d) for d in range(1, len(axes) + 1) if sizes[-d] != 1]
-        reader.meet(scores, axes, pairs)
+    if reader.axes(mask) is not None:
+        scores = _broadcast(reader, [(scores, rows), (reader.axes(mask) or (), reader.shape(mask))], rows)
     if node.arguments.get("is_causal"):
-        reader.pin((q[token], k[token]), "in causal order")
-    reader.contract(q, [last])
-    reader.contract(k, [last, token])
-    reader.contract(v, [token])
-    return (*v[:-2], q[-2], v[-1])  # heads as the values have them, whose features are the result's
+        reader.pin(scores[-2:], "in causal order")
+    reader.contract(scores, [-1])
+    return contraction(reader, [(scores, rows), v], [batch + "TS", batch + "SV"], batch + "TV", node.shape)
 
 
 def _matmul(reader: Reader, node: Node) -> Result:
@@ -194,17 +250,22 @@ def _addmm(reader: Reader, node: Node) -> Result:
 
 def _product(reader: Reader, node: Node, leaves: Sequence[object]) -> Result:
     one, other = (len(reader.shape(leaf)) for leaf in leaves)
-    batch = "".join(chr(ord("a") + d) for d in range(max(one, other) - 2))
+    batch = _batch(max(one, other) - 2)
     labels = [
         "Y" if rank == 1 else batch[len(batch) + 2 - rank :] + letters
         for rank, letters in ((one, "XY"), (other, "YZ"))
     ]
     result = batch + "X" * (one > 1) + "Z" * (other > 1)
-    return _contraction(reader, node, leaves, labels, result)
+    return _contracted(reader, leaves, labels, result, node.shape)
+
+
+def _batch(count: int) -> str:
+    """Labels of the first dimensions of batched matrices."""
+    return "".join(chr(ord("a") + d) for d in range(count))
 
 
 def _outer(reader: Reader, node: Node) -> Result:
-    return _contraction(reader, node, list(node.arguments.values())[:2], ["X", "Z"], "XZ")
+    return _contracted(reader, list(node.arguments.values())[:2], ["X", "Z"], "XZ", node.shape)
 
 
 def _weight_norm(reader: Reader, node: Node) -> Result:
@@ -223,34 +284,19 @@ def _einsum(reader: Reader, node: Node) -> Result:
     labels = terms.split(",")
     if not result or any("." in term or len(set(term)) < len(term) for term in labels):
         return None
-    return _contraction(reader, node, node.arguments["tensors"], labels, result)
+    return _contracted(reader, node.arguments["tensors"], labels, result, node.shape)
 
 
-def _contraction(
-    reader: Reader, node: Node, leaves: Sequence[object], labels: Sequence[str], result: str
+def _contracted(
+    reader: Reader, leaves: Sequence[object], labels: Sequence[str], result: str, shape: Sequence[Dimension]
 ) -> Result:
-    """A sum of products of tensors whose axes are labelled, over the labels that the result lacks."""
+    """As :func:`contraction`, of arguments; None where one is no tensor."""
     known = [reader.axes(leaf) for leaf in leaves]
     operands = [axes for axes in known if axes is not None]
     if len(operands) < len(known):
         return None
-    sizes = [reader.shape(leaf) for leaf in leaves]
-    for (i, one), (j, other) in itertools.combinations(enumerate(labels), 2):
-        shared = [(one.index(label), other.index(label)) for label in one if label in other]
-        meeting = [(a, b) for a, b in shared if 1 not in (sizes[i][a], sizes[j][b])]
-        reader.meet(operands[i], operands[j], meeting)
-    out = list(plain(node.shape))
-    closest = [-1] * len(result)
-    for axes, term in zip(operands, labels, strict=True):
-        left = reader.contract(axes, [d for d, label in enumerate(term) if label not in result])
-        unshared = [axis for axis, label in zip(left, term, strict=True) if "".join(labels).count(label) == 1]
-        for axis, label in zip(left, term, strict=True):
-            # a shared axis is the operand's whose own entries lie behind it: its blocks remain whole
-            behind = sum(block in blocks(unshared) for block in blocks((axis,)))
-            at = result.find(label)
-            if at >= 0 and not is_plain(axis) and behind > closest[at]:
-                out[at], closest[at] = axis, behind
-    return reader.whole(tuple(out))
+    values = [(axes, reader.shape(leaf)) for axes, leaf in zip(operands, leaves, strict=True)]
+    return contraction(reader, values, labels, result, shape)
 
 
 def _copy(reader: Reader, node: Node) -> Result:
@@ -271,16 +317,19 @@ def _embedding(reader: Reader, node: Node) -> Result:
 
 
 def _index(reader: Reader, node: Node) -> Result:
-    """A tensor indexed by tensors in its first dimensions."""
+    """A tensor indexed by tensors in dimensions that follow one another."""
     source, indices = reader.first(node), node.arguments["indices"]
-    axes = [reader.axes(leaf) for leaf in indices]
-    if any(a is None for a in axes) or len(source) < len(axes):
+    places = [d for d, leaf in enumerate(indices) if leaf is not None]
+    axes = [reader.axes(indices[d]) for d in places]
+    low, high = places[0], places[-1] + 1
+    if any(a is None for a in axes) or len(source) < high or places != list(range(low, high)):
         return None
-    reader.pin(source[: len(axes)], "indexed")
+    reader.pin(source[low:high], "indexed")
     for a in axes:
         reader.pin(a or (), "index")
-    rest = source[len(axes) :]
-    return (*plain(node.shape[: len(node.shape) - len(rest)]), *rest)
+    rest = len(source) - high
+    result = (*source[:low], *plain(node.shape[low : len(node.shape) - rest]), *source[high:])
+    return reader.whole(result)
 
 
 def _index_samples(reader: Reader, node: Node) -> Result:
@@ -342,7 +391,10 @@ RULES: dict[str, Rule] = {
     "permute": views.permute,
     "transpose": views.transpose,
     "unsqueeze": views.unsqueeze,
-    "expand": views.expand,
+    "repeat": views.repeat,
+    "repeat_interleave": views.repeat_interleave,
+    "pixel_shuffle": views.pixel_shuffle,
+    "pixel_unshuffle": views.pixel_unshuffle,
     "select": views.select,
     "slice": views.slice_,
     "slice_scatter": views.slice_scatter,
@@ -362,23 +414,28 @@ RULES: dict[str, Rule] = {
 }
 for _names, _rule in {
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d": _conv,
-    "mean sum amax amin var std logsumexp linalg_vector_norm": _reduce,
+    "mean sum amax amin var std logsumexp linalg_vector_norm norm prod any all": _reduce,
+    "var_mean std_mean": _moments,
+    "max min topk sort mode median kthvalue": _picked,
+    "argmax argmin": _numbers,
     "softmax log_softmax": _normalised,
     "matmul bmm mm mv dot vdot inner": _matmul,
     "addmm baddbmm addmv": _addmm,
     "outer ger": _outer,
     "_native_batch_norm_legit _native_batch_norm_legit_no_training": _native_batch_norm,
     "_assert_tensor_metadata _assert_async _assert_scalar": _nothing,
-    "flatten unflatten reshape squeeze": views.reshape,
+    "flatten unflatten reshape squeeze reshape_as view_as": views.reshape,
+    "expand expand_as": views.expand,
     "split chunk unbind split_with_sizes": views.pieces,
     "pad constant_pad_nd": views.pad,
-    "roll flip": views.turned,
+    "roll flip cumsum cumprod logcumsumexp": views.in_order,
     "upsample_nearest2d upsample_bilinear2d upsample_nearest1d upsample_linear1d": _resized,
     "dropout identity cast zero fill zeros_like ones_like full_like": _same,
     "size size_arithmetic zeros ones full arange new_zeros new_ones new_full": _fresh,
     "relu leaky_relu gelu silu tanh sigmoid elu softplus hardtanh relu6 hardswish hardsigmoid mish selu "
-    "neg exp sqrt rsqrt pow abs add sub mul div": _pointwise,
+    "neg exp sqrt rsqrt pow abs add sub mul div where bitwise_and bitwise_or bitwise_xor": _pointwise,
     "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d": _pool,
+    "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+    "adaptive_max_pool3d": _pool,
 }.items():
     RULES |= dict.fromkeys(_names.split(), _rule)

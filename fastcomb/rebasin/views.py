@@ -9,10 +9,25 @@ import numpy as np
 
 from fastcomb.program import Node
 from fastcomb.program.ir import Dimension
-from fastcomb.rebasin.atoms import Ids
-from fastcomb.rebasin.axes import Axes, Block, Factor, ViewError, blocks, is_plain, plain, replace, size_of
+from fastcomb.rebasin.axes import (
+    Axes,
+    Axis,
+    Block,
+    Factor,
+    ViewError,
+    blocks,
+    is_plain,
+    over,
+    plain,
+    repeats,
+    replace,
+    size_of,
+)
 from fastcomb.rebasin.axes import reshape as reshaped
+from fastcomb.rebasin.bundles import Ids
 from fastcomb.rebasin.reader import INPUT, Reader, Result
+
+_RESHAPES = ("flatten", "reshape", "reshape_as", "view_as")
 
 
 def permute(reader: Reader, node: Node) -> Result:
@@ -54,13 +69,56 @@ def unsqueeze(reader: Reader, node: Node) -> Result:
 
 
 def expand(reader: Reader, node: Node) -> Result:
-    """Repeated along new dimensions and those of size 1, which become plain."""
+    """Repeated along new dimensions and those of size 1."""
     source, shape = reader.first(node), reader.shape(next(iter(node.arguments.values())))
     extra = len(node.shape) - len(source)
     return tuple(
-        plain([size])[0] if d < extra or shape[d - extra] == 1 else source[d - extra]
+        repeats(size) if d < extra or shape[d - extra] == 1 else source[d - extra]
         for d, size in enumerate(node.shape)
     )
+
+
+def repeat_interleave(reader: Reader, node: Node) -> Result:
+    """Every entry of a dimension so many times; None where that is a tensor, or all dimensions are meant."""
+    dim, count = node.arguments.get("dim"), node.arguments.get("repeats")
+    if dim is None or not isinstance(count, int):
+        return None
+    out = list(reader.first(node))
+    out[dim] = (*out[dim], *repeats(count))
+    return tuple(out)
+
+
+def repeat(reader: Reader, node: Node) -> Result:
+    """Copies one after the other along dimensions, perhaps new ones in front."""
+    leaf = node.arguments["self"]
+    new = len(node.shape) - len(reader.shape(leaf))
+    shape, source = (1,) * new + reader.shape(leaf), ((),) * new + reader.first(node)
+    copies = [over(size_of(whole), size_of(size)) for whole, size in zip(node.shape, shape, strict=True)]
+    if None in copies:
+        return None
+    return tuple(
+        axis if count == (1, ()) or count is None else (Factor(count, repeated=True), *axis)
+        for axis, count in zip(source, copies, strict=True)
+    )
+
+
+def pixel_shuffle(reader: Reader, node: Node) -> Result:
+    """Channels as finer pixels: [.., C·r·r, H, W] becomes [.., C, H·r, W·r]."""
+    *first, _, height, width = reader.first(node)
+    *_, channels, _, _ = node.shape
+    each = node.arguments["upscale_factor"]
+    c, down, right = reshaped(reader.first(node)[-3:-2], [channels, each, each])
+    return (*first, c, (*height, *down), (*width, *right))
+
+
+def pixel_unshuffle(reader: Reader, node: Node) -> Result:
+    """Finer pixels as channels: [.., C, H·r, W·r] becomes [.., C·r·r, H, W]."""
+    *first, channels, height, width = reader.first(node)
+    *_, high, wide = node.shape
+    each = node.arguments["downscale_factor"]
+    height, down = reshaped((height,), [high, each])
+    width, right = reshaped((width,), [wide, each])
+    return (*first, (*channels, *down, *right), height, width)
 
 
 def take(reader: Reader, axes: Axes, dim: int, which: Any, size: Dimension | None, tag: str) -> Axes:
@@ -76,7 +134,7 @@ def take(reader: Reader, axes: Axes, dim: int, which: Any, size: Dimension | Non
         if ids is None or {id(b) for b in blocks(axes[dim : dim + 1])} & {id(b) for b in blocks(others)}:
             raise ViewError
         axes = (*axes[:dim], (Factor((len(ids), ()), Block(ids)),), *axes[dim + 1 :])
-    ((_, block, k),) = axes[dim]
+    ((_, block, k, _),) = axes[dim]
     assert block is not None
     reader.cut(block, k, which)
     ids = block.ids[(slice(None),) * k + (which,)]
@@ -214,7 +272,7 @@ def cat(reader: Reader, node: Node) -> Result:
     known = [axes for axes in values if axes is not None]
     dim = node.arguments["dim"] % len(node.shape)
     others = [d for d in range(len(node.shape)) if d != dim]
-    beside = _beside(known, dim)
+    beside = _beside(reader, known, dim) if any(axes[dim] for axes in known) else None
     if beside is not None:
         return beside
     for axes in known[1:]:
@@ -238,92 +296,87 @@ def cat(reader: Reader, node: Node) -> Result:
     return reader.whole((*known[0][:dim], axis, *known[0][dim + 1 :]))
 
 
-def _beside(known: list[Axes], dim: int) -> Axes | None:
+def _beside(reader: Reader, known: list[Axes], dim: int) -> Axes | None:
     """Axes of a concatenation of blocks of several dimensions, of which one is ``dim``; None of other kinds.
 
     The blocks lie alike in all axes, with nothing else beside them, so that every entry remains itself.
     """
-    found = [blocks(axes) for axes in known]
-    if any(len(one) != 1 for one in found) or any(len(axes[dim]) != 1 for axes in known):
+    first = known[0]
+    parts: list[Ids] = []
+    apart = [d for d in range(len(first)) if d != dim]
+    layouts = []
+    for axes in known:
+        owners = blocks(axes[dim : dim + 1]) or blocks(axes[d] for d in apart)[-1:]
+        if not owners or any(f.block is not owners[0] for f in axes[dim]):
+            return None
+        (owner,) = owners[:1]
+        order = [f.dim for d in apart for f in axes[d] if f.block is owner]
+        along = [f.dim for f in axes[dim]]
+        if not order or sorted(order + along) != list(range(owner.ids.ndim)):
+            return None
+        layouts.append(
+            {
+                d: [(f.size, f.block is owner) for f in axes[d]]
+                for d in apart
+                if any(f.block is owner for f in axes[d])
+            }
+        )
+        if any(len(blocks(axes[d : d + 1])) > 1 for d in layouts[-1]):
+            return None
+        ids = owner.ids.transpose(order + along)
+        parts.append(ids.reshape(*ids.shape[: len(order)], -1))
+    if any(layout != layouts[0] for layout in layouts):
         return None
-    parts = [one for (one,) in found]
-    keys = [axes[dim][0].dim for axes in known]
-    layouts = [
-        [
-            [(f.block is not None and f.dim, f.size if f.block is None else None) for f in axis]
-            for axis in axes
-        ]
-        for axes in known
-    ]
-    whole = all(
-        sum(f.block is not None for axis in axes for f in axis) == p.ids.ndim > 1
-        for axes, p in zip(known, parts, strict=True)
-    )
-    if any(axes[dim][0].block is None for axes in known) or len(set(keys)) > 1 or not whole:
-        return None
-    rest = [tuple(n for d, n in enumerate(p.ids.shape) if d != keys[0]) for p in parts]
-    if any(layout != layouts[0] for layout in layouts) or len(set(rest)) > 1:
-        return None
-    joined = Block(np.concatenate([p.ids for p in parts], keys[0]))
-    axes = replace(known[0], parts[0], joined, {d: d for d in range(joined.ids.ndim)})
-    return (*axes[:dim], (Factor((joined.ids.shape[keys[0]], ()), joined, keys[0]),), *axes[dim + 1 :])
+    for axes in known[1:]:
+        reader.meet(first, axes, [(d, d) for d in apart if d not in layouts[0]])
+    joined = Block(np.concatenate(parts, -1))
+    numbers = itertools.count()
+    out: list[Axis] = list(first)
+    for d in layouts[0]:
+        out[d] = tuple(f if f.block is None else Factor(f.size, joined, next(numbers)) for f in first[d])
+    out[dim] = (Factor((joined.ids.shape[-1], ()), joined, joined.ids.ndim - 1),)
+    return tuple(out)
 
 
 def stack(reader: Reader, node: Node) -> Result:
     """Tensors beside each other along a new dimension, which is plain: all their axes meet."""
     known = [reader.axes(leaf) for leaf in node.arguments["tensors"]]
-    first = known[0]
-    if first is None:
+    some = [axes for axes in known if axes is not None]
+    if len(some) < len(known):
         return None
-    if all(later.op in ("flatten", "reshape") for later in reader.program.readers[node.name]):
-        some = [axes for axes in known if axes is not None]
-        at = node.arguments["dim"] % len(node.shape)
-        beside = _interleaved(some, at) if len(some) == len(known) else None
+    first, dim = some[0], node.arguments["dim"] % len(node.shape)
+    if all(later.op in _RESHAPES for later in reader.program.readers[node.name]):
+        beside = _beside(reader, [(*axes[:dim], (), *axes[dim:]) for axes in some], dim)
         if beside is not None:
             return beside
-    for axes in known[1:]:
-        if axes is None:
-            return None
+    for axes in some[1:]:
         reader.meet(first, axes, [(d, d) for d in range(len(first))])
-    dim = node.arguments["dim"] % len(node.shape)
     return (*first[:dim], plain([len(known)])[0], *first[dim:])
 
 
-def _interleaved(known: list[Axes], dim: int) -> Axes | None:
-    """Axes of a stack of blocks whose entries lie beside each other afterwards; None of other kinds."""
-    found = [blocks(axes) for axes in known]
-    if any(len(one) != 1 for one in found):
-        return None
-    last = found[0][0].ids.ndim
-    parts = [Block(one[0].ids[..., None]) for one in found]
-    widened = [
-        replace(axes, one[0], part, {d: d for d in range(part.ids.ndim - 1)})
-        for axes, one, part in zip(known, found, parts, strict=True)
-    ]
-    if any(part.ids.ndim != last + 1 for part in parts):
-        return None
-    put = [
-        (*axes[:dim], (Factor((1, ()), part, last),), *axes[dim:])
-        for axes, part in zip(widened, parts, strict=True)
-    ]
-    return _beside(put, dim)
-
-
 def pad(reader: Reader, node: Node) -> Result:
-    """More entries at the ends of plain axes; None where an axis with a block would get some."""
-    source, pad = reader.first(node), node.arguments["pad"]
-    padded = len(source) - len(pad) // 2
-    for d in range(len(source) - 1, padded - 1, -1):
-        at = 2 * (len(source) - 1 - d)
-        if any(pad[at : at + 2]) and not is_plain(source[d]):
-            return None
-    return tuple(
-        plain([size])[0] if is_plain(axis) else axis for axis, size in zip(source, node.shape, strict=True)
-    )
+    """More entries at the ends, which have their places; None where an axis with a block loses some."""
+    out, pad = list(reader.first(node)), list(node.arguments["pad"])
+    for d, (low, high) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        at = len(out) - 1 - d
+        size = node.shape[at]
+        if is_plain(out[at]):
+            out[at] = plain([size])[0]
+        elif low or high:
+            ids = reader.flat(tuple(out), at)
+            if ids is None or low < 0 or high < 0:
+                return None
+            joined = np.concatenate([_from_input(reader, low), ids, _from_input(reader, high)])
+            out[at] = (Factor((len(joined), ()), Block(joined)),)
+    return reader.whole(tuple(out))
 
 
-def turned(reader: Reader, node: Node) -> Result:
-    """roll and flip: along plain axes only."""
-    source = reader.first(node)
-    dims = node.arguments["dims"] or range(len(source))
-    return source if all(is_plain(source[d]) for d in dims) else None
+def in_order(reader: Reader, node: Node) -> Result:
+    """roll, flip, running sums: entries along some dimensions keep their order."""
+    out = list(reader.first(node))
+    dims = node.arguments["dims"] if "dims" in node.arguments else [node.arguments["dim"]]
+    dims = [d % len(out) for d in dims] or list(range(len(out)))
+    reader.pin([out[d] for d in dims], f"operation {node.target} of {node.name} goes by their order")
+    for d in dims:
+        out[d] = plain(node.shape[d : d + 1])[0]
+    return reader.whole(tuple(out))

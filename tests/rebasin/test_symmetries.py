@@ -1,5 +1,7 @@
 """Permutation symmetries: those derived by hand are found, and every one preserves the function."""
 
+import itertools
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -33,6 +35,19 @@ def check(model, x, least=1):
     assert moved >= len(groups.groups) / 4
     assert (before - after).abs().max() <= CLOSE * before.abs().max()
     return groups
+
+
+def kept(groups, model, x):
+    """Every two units of every group may change places alone."""
+    x = x.double()
+    with torch.no_grad():
+        before = model(x)
+        for number, group in enumerate(groups.groups):
+            for one, other in itertools.combinations(range(group.size), 2):
+                matching = groups.identity()
+                matching[number][[one, other]] = torch.tensor([other, one])
+                after = functional_call(model, groups.permute(model.state_dict(), matching), (x,))
+                assert (before - after).abs().max() <= CLOSE * before.abs().max(), (number, one, other)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -357,8 +372,10 @@ TRAPS = {
 def test_what_looks_like_a_group_and_is_none(trap):
     make, shape, sizes = TRAPS[trap]
     torch.manual_seed(0)
-    groups = check(make(), torch.randn(shape), least=0)
+    model, x = make(), torch.randn(shape)
+    groups = check(model, x, least=0)
     assert [group.size for group in groups.groups] == sizes
+    kept(groups, model, x)
 
 
 def test_buffers_that_state_dicts_leave_out_are_pinned():
@@ -394,6 +411,13 @@ def couple(h):
     return torch.cat([one * other, one - other], 1)
 
 
+def shared_heads(m, h):
+    """Four heads of three features that are added to two keys."""
+    q, k = m(h)[:, :12].view(-1, 4, 3), m(h)[:, 12:18].view(-1, 2, 3)
+    weight = torch.einsum("nhf,nhf->nh", q, k[:, :, None].expand(-1, 2, 2, 3).reshape(-1, 4, 3))
+    return (weight.softmax(-1)[..., None] * q).flatten(1)
+
+
 STEPS = {
     "linear": lambda: (nn.Linear(12, 12), lambda m, h: torch.tanh(m(h))),
     "residual": lambda: (nn.Linear(12, 12), lambda m, h: h + torch.relu(m(h))),
@@ -406,6 +430,21 @@ STEPS = {
     "swap": lambda: (nn.Identity(), lambda m, h: swap(h)),
     "rotate": lambda: (nn.Identity(), lambda m, h: rotate(h)),
     "couple": lambda: (nn.Identity(), lambda m, h: couple(h)),
+    "shared heads": lambda: (nn.Linear(12, 20), shared_heads),
+    "copies": lambda: (nn.Linear(24, 12), lambda m, h: m(h.repeat_interleave(2, 1).sin())),
+    "tiled": lambda: (nn.Linear(24, 12), lambda m, h: m(h.view(-1, 3, 4).repeat(1, 2, 1).reshape(-1, 24))),
+    "scaled": lambda: (nn.Identity(), lambda m, h: h * torch.arange(3.0).to(h).repeat_interleave(4)),
+    "scaled in turn": lambda: (nn.Identity(), lambda m, h: h * torch.arange(4.0).to(h).repeat(3)),
+    "largest of blocks": lambda: (
+        nn.Identity(),
+        lambda m, h: h - h.view(-1, 2, 6).max(1).values.repeat(1, 2),
+    ),
+    "pairs": lambda: (
+        nn.Identity(),
+        lambda m, h: torch.stack([-h[:, 1::2], h[:, ::2]], -1).flatten(1) + h,
+    ),
+    "padded": lambda: (nn.Identity(), lambda m, h: F.pad(h[:, :9], (2, 1))),
+    "sorted": lambda: (nn.Identity(), lambda m, h: h * h.view(-1, 4, 3).sort(1).values.mean((1, 2))[:, None]),
 }
 
 
@@ -429,14 +468,14 @@ def test_random_networks_keep_their_function(names):
 class Attention(nn.Module):
     """Attention with rotary positions, whose pairs of features are halves or neighbours."""
 
-    def __init__(self, halves):
+    def __init__(self, halves, frequencies=(1.0, 0.3, 0.1)):
         super().__init__()
-        self.halves = halves
+        self.halves, self.frequencies = halves, frequencies
         self.first, self.last = nn.Linear(5, 10), nn.Linear(10, 3)
         self.q, self.k, self.v, self.out = (nn.Linear(*sizes) for sizes in [(10, 24)] * 3 + [(24, 10)])
 
     def turned(self, x):
-        angles = torch.arange(x.shape[2])[:, None] * torch.tensor([1.0, 0.3, 0.1], dtype=x.dtype)
+        angles = torch.arange(x.shape[2])[:, None] * torch.tensor(self.frequencies, dtype=x.dtype)
         if self.halves:
             angles = torch.cat([angles, angles], -1)
             other = torch.cat([-x[..., 3:], x[..., :3]], -1)
@@ -453,16 +492,20 @@ class Attention(nn.Module):
         return self.last(torch.relu(h).mean(1))
 
 
-def test_heads_with_rotary_positions_move_as_wholes():
-    groups = check(Attention(halves=True), torch.randn(3, 7, 5))
+@pytest.mark.parametrize("halves", [True, False])
+def test_rotary_pairs_are_never_torn(halves):
+    model, x = Attention(halves), torch.randn(3, 7, 5)
+    groups = check(model, x)
     # residual stream, heads, the features of their values; those of queries and keys stay in order
     assert [g.size for g in groups.groups] == [10, 4, *[6] * 4]
     assert {m.name for m in groups.groups[1].members} >= {"q.weight", "k.weight", "v.weight", "out.weight"}
-
-
-def test_neighbouring_rotary_pairs_are_never_torn():
-    groups = check(Attention(halves=False), torch.randn(3, 7, 5))
-    assert [g.size for g in groups.groups if any(m.name == "v.weight" for m in g.members)][-4:] == [6] * 4
+    kept(groups, model, x)
+    # queries and keys move head by head: features keep their places, of which pairs are made
+    for group in groups.groups:
+        for member in group.members:
+            if member.name.partition(".")[0] in "qk" and member.dim == 0:
+                steps = member.index - member.index[0]
+                assert torch.equal(steps, 6 * torch.arange(4)[:, None].expand(4, 6))
 
 
 def test_constants_let_only_alike_entries_change_places():
