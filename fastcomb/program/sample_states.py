@@ -74,6 +74,7 @@ class Operands:
         }
 
     def mixed(self) -> Meeting:
+        """That the operation brings samples together, to be raised."""
         return Meeting(f"the operation {self.node.label} across samples")
 
     def only(self, *keys: str) -> tuple[Samples, tuple[Dimension, ...]]:
@@ -104,6 +105,8 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*operations: str) -> Callable[[Rule], Rule]:
+    """Register where the samples are after these operations."""
+
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(operations, function))
         return function

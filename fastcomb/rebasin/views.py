@@ -272,7 +272,7 @@ def cat(reader: Reader, node: Node) -> Result:
     known = [axes for axes in values if axes is not None]
     dim = node.arguments["dim"] % len(node.shape)
     others = [d for d in range(len(node.shape)) if d != dim]
-    beside = _beside(reader, known, dim) if any(axes[dim] for axes in known) else None
+    beside = _beside(known, dim) if any(axes[dim] for axes in known) else None
     if beside is not None:
         return beside
     for axes in known[1:]:
@@ -296,44 +296,36 @@ def cat(reader: Reader, node: Node) -> Result:
     return reader.whole((*known[0][:dim], axis, *known[0][dim + 1 :]))
 
 
-def _beside(reader: Reader, known: list[Axes], dim: int) -> Axes | None:
+def _beside(known: list[Axes], dim: int) -> Axes | None:
     """Axes of a concatenation of blocks of several dimensions, of which one is ``dim``; None of other kinds.
 
     The blocks lie alike in all axes, with nothing else beside them, so that every entry remains itself.
     """
     first = known[0]
     parts: list[Ids] = []
-    apart = [d for d in range(len(first)) if d != dim]
-    layouts = []
     for axes in known:
-        owners = blocks(axes[dim : dim + 1]) or blocks(axes[d] for d in apart)[-1:]
-        if not owners or any(f.block is not owners[0] for f in axes[dim]):
+        order = [f.dim for i, axis in enumerate(axes) if i != dim for f in axis if f.block is not None]
+        along = [f.dim for f in axes[dim] if f.block is not None]
+        owners = blocks(axes)
+        if len(owners) != 1 or len(axes[dim]) != len(along):
             return None
-        (owner,) = owners[:1]
-        order = [f.dim for d in apart for f in axes[d] if f.block is owner]
-        along = [f.dim for f in axes[dim]]
-        if not order or sorted(order + along) != list(range(owner.ids.ndim)):
+        if not order or sorted(order + along) != list(range(owners[0].ids.ndim)):
             return None
-        layouts.append(
-            {
-                d: [(f.size, f.block is owner) for f in axes[d]]
-                for d in apart
-                if any(f.block is owner for f in axes[d])
-            }
+        alike = all(
+            [(f.size, f.block is None) for f in axis] == [(f.size, f.block is None) for f in other]
+            for i, (axis, other) in enumerate(zip(axes, first, strict=True))
+            if i != dim
         )
-        if any(len(blocks(axes[d : d + 1])) > 1 for d in layouts[-1]):
+        if not alike:
             return None
-        ids = owner.ids.transpose(order + along)
+        ids = owners[0].ids.transpose(order + along)
         parts.append(ids.reshape(*ids.shape[: len(order)], -1))
-    if any(layout != layouts[0] for layout in layouts):
-        return None
-    for axes in known[1:]:
-        reader.meet(first, axes, [(d, d) for d in apart if d not in layouts[0]])
     joined = Block(np.concatenate(parts, -1))
     numbers = itertools.count()
-    out: list[Axis] = list(first)
-    for d in layouts[0]:
-        out[d] = tuple(f if f.block is None else Factor(f.size, joined, next(numbers)) for f in first[d])
+    out: list[Axis] = [
+        tuple(f if f.block is None else Factor(f.size, joined, next(numbers)) for f in axis)
+        for axis in (*first[:dim], (), *first[dim + 1 :])
+    ]
     out[dim] = (Factor((joined.ids.shape[-1], ()), joined, joined.ids.ndim - 1),)
     return tuple(out)
 
@@ -341,16 +333,22 @@ def _beside(reader: Reader, known: list[Axes], dim: int) -> Axes | None:
 def stack(reader: Reader, node: Node) -> Result:
     """Tensors beside each other along a new dimension, which is plain: all their axes meet."""
     known = [reader.axes(leaf) for leaf in node.arguments["tensors"]]
-    some = [axes for axes in known if axes is not None]
-    if len(some) < len(known):
+    first = known[0]
+    if first is None:
         return None
-    first, dim = some[0], node.arguments["dim"] % len(node.shape)
     if all(later.op in _RESHAPES for later in reader.program.readers[node.name]):
-        beside = _beside(reader, [(*axes[:dim], (), *axes[dim:]) for axes in some], dim)
+        some = [axes for axes in known if axes is not None]
+        at = node.arguments["dim"] % len(node.shape)
+        beside = (
+            _beside([(*axes[:at], (), *axes[at:]) for axes in some], at) if len(some) == len(known) else None
+        )
         if beside is not None:
             return beside
-    for axes in some[1:]:
+    for axes in known[1:]:
+        if axes is None:
+            return None
         reader.meet(first, axes, [(d, d) for d in range(len(first))])
+    dim = node.arguments["dim"] % len(node.shape)
     return (*first[:dim], plain([len(known)])[0], *first[dim:])
 
 

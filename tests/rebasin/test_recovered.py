@@ -176,40 +176,6 @@ def test_fused_heads_that_turn_some_features(turn):
     assert torch.equal(index.sort().values, torch.arange(54).reshape(3, 18))
 
 
-class Table(Fused):
-    """Rotary positions whose angles are learned: pairs of features move with the columns of the table."""
-
-    def __init__(self, ordered=False):
-        super().__init__()
-        self.ordered, self.table = ordered, nn.Parameter(torch.randn(7, 6))
-
-    def positions(self, x):
-        sin, cos = (torch.stack([t, t], -1).flatten(-2) for t in self.table.chunk(2, -1))
-        if self.ordered:
-            sin = sin * torch.arange(6, dtype=x.dtype)
-        return x * cos + torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2) * sin
-
-    def forward(self, x):
-        h = torch.relu(self.first(x))
-        q, k, v = self.qkv(h).unflatten(-1, (3, 18)).transpose(1, 2).chunk(3, -1)
-        seen = (self.positions(q) @ self.positions(k).mT).softmax(-1) @ v
-        return self.last(torch.relu(h + self.out(seen.transpose(1, 2).flatten(2))).mean(1))
-
-
-def test_pairs_of_features_move_with_a_learned_table_of_angles():
-    # the stream, pairs of features in all heads at once, heads, in each of them the features of values
-    groups = recovered(Table, torch.randn(3, 7, 5), sizes=[10, 3, 3, 6, 6, 6])
-    (pairs,) = (g for g in groups.groups if "table" in {m.name for m in g.members})
-    index = {m.name: m.index for m in pairs.members}
-    assert torch.equal(index["table"], torch.tensor([[0, 3], [1, 4], [2, 5]]))
-    inside = index["qkv.weight"] % 18 % 6  # places in a query or key
-    assert all(set(row.tolist()) == {2 * i, 2 * i + 1} for i, row in enumerate(inside))
-
-
-def test_pairs_that_are_scaled_apart_stay():
-    recovered(lambda: Table(ordered=True), torch.randn(3, 7, 5), sizes=[10, 3, 6, 6, 6])
-
-
 def conv(inputs, outputs, **options):
     return nn.Conv2d(inputs, outputs, 1, **options)
 
