@@ -73,7 +73,7 @@ class Bundles:
             bare: whether an atom is no entry of a tensor, and moves when what it carries does.
         """
         parts = self.parts(one), self.parts(other)
-        if len(parts[0]) != len(parts[1]):
+        if len(parts[0]) != len(parts[1]) or not set(parts[0]).isdisjoint(parts[1]):
             return False
         image: dict[int, int] = {}
         for a, b in (*zip(*parts, strict=True), *zip(*parts[::-1], strict=True)):
