@@ -21,6 +21,7 @@ from fastcomb.program import Program
 from fastcomb.rebasin.atoms import Found, Place
 from fastcomb.rebasin.reader import Reader
 from fastcomb.rebasin.rules import RULES
+from fastcomb.utils.state_dicts import with_metadata
 
 #: One permutation per group, int64 [group.size].
 Matching = list[Tensor]
@@ -160,7 +161,7 @@ class Symmetries:
         return [torch.randperm(group.size, generator=generator) for group in self.groups]
 
     def permute(self, state: Mapping[str, Tensor], matching: Sequence[Tensor]) -> dict[str, Tensor]:
-        """State dict in which the units are in another order.
+        """State dict in which the units are in another order, with what modules note about its entries.
 
         Args:
             state: parameters and buffers by name; names that no group has are passed through, names that
@@ -168,7 +169,8 @@ class Symmetries:
             matching: one permutation per group.
         """
         self.check(matching)
-        return self.apply(state, dict(enumerate(matching)))
+        permuted = self.apply(state, dict(enumerate(matching)))
+        return with_metadata(permuted, getattr(state, "_metadata", None))
 
     def apply(self, state: Mapping[str, Tensor], step: Mapping[int, Tensor]) -> dict[str, Tensor]:
         """As :meth:`permute`, with permutations of some groups only: group number → permutation.

@@ -354,6 +354,7 @@ def test_metadata_of_state_dicts_are_kept(tmp_path):
     torch.save(found.state_dict, tmp_path / "aligned.pt")
     kept = torch.load(tmp_path / "aligned.pt", weights_only=True)
     further = found.followed_by(found.symmetries.identity())
+    versioned().load_state_dict(found.symmetries.permute(b.state_dict(), found.permutations))
     for state in (found.state_dict, given.state_dict, read.state_dict, kept, further.state_dict):
         model = versioned()
         model.load_state_dict(state)
