@@ -100,6 +100,7 @@ class TestNotices:
 
 
 class TestScript:
+    @pytest.mark.slow
     def test_goes_on_with_what_is_missing(self, tmp_path):
         kept = tmp_path / "zoo.json"
         old = {"name": "LSTM", "group": "by-hand", "where": "reference", "why": "a | b", "error": 2e-5}
