@@ -22,11 +22,9 @@ import torch
 from torch import nn
 
 import fastcomb as fc
-from benchmarks.rebasin import declare_torchvision_operators
+from benchmarks.networks import declare_operators, hugging_face
 from fastcomb.program import cache, example_inputs
 from fastcomb.rebasin import Alignment
-
-_LAYERS, _WIDTH, _HEADS = 4, 256, 4
 
 
 def _image_network(name: str) -> nn.Module:
@@ -36,79 +34,9 @@ def _image_network(name: str) -> nn.Module:
     return network
 
 
-def _bert() -> nn.Module:
-    import transformers as hf
-
-    network: nn.Module = hf.BertModel(
-        hf.BertConfig(
-            vocab_size=500,
-            hidden_size=_WIDTH,
-            num_hidden_layers=_LAYERS,
-            num_attention_heads=_HEADS,
-            intermediate_size=4 * _WIDTH,
-            max_position_embeddings=64,
-        )
-    )
-    return network
-
-
-def _gpt2() -> nn.Module:
-    import transformers as hf
-
-    network: nn.Module = hf.GPT2LMHeadModel(
-        hf.GPT2Config(
-            vocab_size=500,
-            n_embd=_WIDTH,
-            n_layer=_LAYERS,
-            n_head=_HEADS,
-            n_positions=64,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-    )
-    return network
-
-
-def _llama() -> nn.Module:
-    import transformers as hf
-
-    network: nn.Module = hf.LlamaForCausalLM(
-        hf.LlamaConfig(
-            vocab_size=500,
-            hidden_size=_WIDTH,
-            num_hidden_layers=_LAYERS,
-            num_attention_heads=_HEADS,
-            num_key_value_heads=_HEADS // 2,
-            intermediate_size=3 * _WIDTH,
-            max_position_embeddings=64,
-        )
-    )
-    return network
-
-
-def _vit() -> nn.Module:
-    import transformers as hf
-
-    network: nn.Module = hf.ViTForImageClassification(
-        hf.ViTConfig(
-            hidden_size=_WIDTH,
-            num_hidden_layers=_LAYERS,
-            num_attention_heads=_HEADS,
-            intermediate_size=4 * _WIDTH,
-            image_size=32,
-            patch_size=8,
-            num_labels=10,
-        )
-    )
-    return network
-
-
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{n: functools.partial(_image_network, n) for n in ("resnet18", "resnext50_32x4d", "regnet_y_400mf")},
-    "bert": _bert,
-    "gpt2": _gpt2,
-    "llama": _llama,
-    "vit": _vit,
+    **{family: hugging_face(family) for family in ("bert", "gpt2", "llama", "vit")},
 }
 
 
@@ -150,13 +78,12 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    library = declare_torchvision_operators()
+    declare_operators()
     small = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     fc.rebasin.align(small, small)  # imports
     print("| network | capture s | second s | align s | result |\n|---|---|---|---|---|")
     for name in chosen.only:
         print(measure(name), flush=True)
-    del library
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import by_hand
+from benchmarks.networks import declare_operators
 
 Group = Literal["by-hand", "transformers", "torchvision", "timm"]
 
@@ -63,20 +64,6 @@ def missing(group: Group) -> list[str]:
         "timm": ["torchvision", "timm"],
     }[group]
     return [name for name in needed if importlib.util.find_spec(name) is None]
-
-
-@functools.cache
-def declare_operators() -> torch.library.Library | None:
-    """Declare torchvision's compiled operators where its package, made for another torch, lacks them."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:  # operator torchvision::nms does not exist
-        for name in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
-        importlib.import_module("torchvision")
-    return library
 
 
 # -- torchvision ------------------------------------------------------------------------------------------

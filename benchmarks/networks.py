@@ -5,6 +5,8 @@ Each takes one tensor and returns logits [N, classes], so that every contender c
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,20 @@ from torch import Tensor, nn
 #: Of the transformers: layers, width, heads, tokens and words.
 LAYERS, WIDTH, HEADS, TOKENS, WORDS = 4, 256, 4, 64, 1000
 CLASSES = 10
+
+
+@functools.cache
+def declare_operators() -> torch.library.Library | None:
+    """Declare torchvision's compiled operators where its package, made for another torch, lacks them."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:  # operator torchvision::nms does not exist
+        for name in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+        importlib.import_module("torchvision")
+    return library
 
 
 class Logits(nn.Module):
@@ -32,11 +48,8 @@ def hugging_face(family: str) -> Callable[[], nn.Module]:
     """A small classifier of a family: "bert", "gpt2", "llama" or "vit"."""
 
     def make() -> nn.Module:
-        # torchvision's package may come without its compiled operators, and transformers imports it
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+        if importlib.util.find_spec("torchvision"):  # which transformers imports too
+            declare_operators()
         import transformers
 
         config: Any

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import fastcomb as fc
+from benchmarks.networks import declare_operators
 from benchmarks.table import cpu
 from fastcomb.program.cache import captured
 from fastcomb.rebasin import Symmetries, symmetries
@@ -110,24 +111,13 @@ def measure(name: str, rounds: int, contenders: dict[str, Matcher]) -> None:
         )
 
 
-def declare_torchvision_operators() -> torch.library.Library:
-    """torchvision from the package index wants two compiled operators beside a CPU build of torch."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in (
-        "nms(Tensor a, Tensor b, float c) -> Tensor",
-        "qnms(Tensor a, Tensor b, float c) -> Tensor",
-    ):
-        library.define(schema)
-    return library
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Weight matching: time and objective.")
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--rounds", type=int, default=3, help="seeds, of which the best counts")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    library = declare_torchvision_operators()
+    declare_operators()
     contenders: dict[str, Matcher] = {"fastcomb": ours, "plain algorithm": published}
     if importlib.util.find_spec("rebasin"):
         contenders["rebasin (package)"] = package
@@ -136,7 +126,6 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name in options.models:
         measure(name, options.rounds, contenders)
-    del library
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ _SAME_NAME = """
     _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
     index index_select repeat tile repeat_interleave roll flip pad constant_pad_nd
     pixel_shuffle pixel_unshuffle channel_shuffle
-    topk sort argsort argmax argmin gather scatter scatter_add
+    topk sort argsort argmax argmin gather scatter scatter_add slice_scatter select_scatter copy
     split_with_sizes tensor_split movedim numpy_T mT narrow diagonal view_as reshape_as expand_as
 """.split()
 
@@ -55,9 +55,6 @@ _KNOWN = {name: name for name in _SAME_NAME} | {
     "__xor_": "bitwise_xor",
     "bitwise_xor": "bitwise_xor",
     "sym_size": "size",
-    "slice_scatter": "slice_scatter",
-    "select_scatter": "select_scatter",
-    "copy": "copy",
     "to": "cast",
     "_to_copy": "cast",
     "type_as": "cast",

@@ -14,6 +14,10 @@ _POINTWISE = """
     eq ne lt le gt ge logical_not logical_and logical_or logical_xor where masked_fill
     bitwise_not bitwise_and bitwise_or bitwise_xor
 """.split()
+#: Along some dimensions, or all of them where none is named.
+_REDUCTIONS = """
+    mean sum amax amin prod any all var std logsumexp linalg_vector_norm norm argmax argmin
+""".split()
 _CONVOLUTIONS = {"conv1d": 1, "conv2d": 2, "conv3d": 3, "conv_transpose1d": 1, "conv_transpose2d": 2}
 _RESIZED = {
     **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"), 2),
@@ -145,20 +149,7 @@ def _extreme(node: Node, operands: Operands) -> State:
     return [state, state] if isinstance(state, Samples) else state
 
 
-@rule(
-    "mean",
-    "sum",
-    "amax",
-    "amin",
-    "prod",
-    "any",
-    "all",
-    "var",
-    "std",
-    "logsumexp",
-    "linalg_vector_norm",
-    "norm",
-)
+@rule(*_REDUCTIONS)
 def _reduced(node: Node, operands: Operands) -> State:
     state, shape = operands.only("self")
     dims = node.arguments.get("dim")
@@ -169,13 +160,6 @@ def _reduced(node: Node, operands: Operands) -> State:
     if node.arguments.get("keepdim"):
         return state
     return state._replace(dim=state.dim - sum(d < state.dim for d in gone))
-
-
-@rule("argmax", "argmin")
-def _extreme_place(node: Node, operands: Operands) -> State:
-    if node.arguments.get("dim") is None:
-        raise operands.mixed()
-    return _reduced(node, operands)
 
 
 @rule("topk", "sort", "argsort")

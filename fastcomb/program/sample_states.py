@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch.utils._pytree import tree_leaves
 
 from fastcomb.program.ir import Dimension, Node, Value, multiple
+from fastcomb.utils.rule_table import registering
 
 
 class Samples(NamedTuple):
@@ -102,13 +103,5 @@ class Operands:
 
 Rule = Callable[[Node, Operands], State]
 RULES: dict[str, Rule] = {}
-
-
-def rule(*operations: str) -> Callable[[Rule], Rule]:
-    """Register where the samples are after these operations."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(operations, function))
-        return function
-
-    return register
+#: Registers where the samples are after some operations.
+rule = registering(RULES)

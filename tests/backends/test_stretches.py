@@ -143,6 +143,13 @@ def pair(make):
     return make().eval(), make().eval()
 
 
+def check_losses(sweep, model, y, *arguments):
+    """Every combination's loss is what plain torch makes of it."""
+    for i in range(len(sweep.loss)):
+        logits = functional_call(model, dict(sweep.mixture[i]), arguments)
+        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "make", [Climbed, ClimbedLast, ClimbedTwice, ClimbedTokens, ClimbedImages, ClimbedWeights, Attending]
@@ -277,9 +284,7 @@ def test_a_network_that_refuses_a_single_sample_runs_on_the_reference():
     x, y = rows(33), torch.randint(3, (33,))
     with pytest.warns(fc.BackendNotice, match="refuses single samples"):
         sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, progress=False)
-    for i in range(2):
-        logits = functional_call(a, dict(sweep.mixture[i]), (x,))
-        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    check_losses(sweep, a, y, x)
 
 
 def test_a_program_of_several_inputs_says_what_it_reads():
@@ -378,10 +383,7 @@ def test_bags_of_as_many_entries_for_every_sample(how):
     ids[1] = 0
     x = (ids, torch.rand(33, 4)) if how == "weighted" else ids
     sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
-    for i in range(3):
-        arguments = x if how == "weighted" else (x,)
-        logits = functional_call(a, dict(sweep.mixture[i]), arguments)
-        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    check_losses(sweep, a, y, *(x if how == "weighted" else (x,)))
 
 
 class Counted(nn.Module):
@@ -402,9 +404,7 @@ def test_the_length_of_a_batch_is_no_constant():
     a, b = pair(Counted)
     x, y = rows(33), torch.randint(3, (33,))
     sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
-    for i in range(3):
-        logits = functional_call(a, dict(sweep.mixture[i]), (x,))
-        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    check_losses(sweep, a, y, x)
     assert len([1, 2]) == 2  # and len means here what it meant
 
 
@@ -426,6 +426,4 @@ def test_weights_that_are_standardised():
     a, b = pair(Standardised)
     x, y = rows(33), torch.randint(3, (33,))
     sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=3, backend="native", progress=False)
-    for i in range(3):
-        logits = functional_call(a, dict(sweep.mixture[i]), (x,))
-        assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+    check_losses(sweep, a, y, x)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.lower import Lowering, rule
 from fastcomb.backends.native.memory import Space, Value, loops
-from fastcomb.program import Node, Weight
+from fastcomb.program import Node
 
 
 @rule("index_select", "index")
@@ -34,12 +34,8 @@ def _picked(low: Lowering, node: Node, arguments: Mapping[str, Any]) -> Value:
             raise Unsupported("entries picked one by one")
         _take(low, wide, x.view(source), out, first + places - 1, from_end=True)
         return out
-    known = [_constant(low, number) for number in numbers]
-    sizes = x.shape[first : first + len(known)]
-    for number, size in zip(known, sizes, strict=True):
-        if number.numel() and not -size <= int(number.min()) <= int(number.max()) < size:
-            raise Unsupported("numbers beyond what they pick from")
-    known = [number % size for number, size in zip(known, sizes, strict=True)]
+    sizes = x.shape[first : first + len(numbers)]
+    known = [_constant(low, number, size) for number, size in zip(numbers, sizes, strict=True)]
     flat = torch.zeros((), dtype=torch.int64)
     for number, size in zip(known, sizes, strict=True):
         flat = flat * size + number
@@ -64,16 +60,20 @@ def _picked_by_samples(low: Lowering, node: Node, arguments: Mapping[str, Any]) 
     return out
 
 
-def _constant(low: Lowering, index: Any) -> Tensor:
-    """The values of a constant index."""
-    index = low.value(index) if isinstance(index, Weight) and index.kind != "parameter" else index
-    if not isinstance(index, Value) or index.meta.dtype != torch.int64:
-        raise Unsupported("entries picked by other than whole numbers")
-    if index.buffer not in low.shared.constants:
+def _constant(low: Lowering, leaf: Any, entries: int) -> Tensor:
+    """Constant numbers of entries, none of them negative."""
+    known = _known(low, _numbers(low, leaf, entries))
+    if known is None:
         raise Unsupported("entries picked by computed numbers")
-    return (
-        low.shared.constants.of(index.buffer).reshape(-1).as_strided(index.shape, index.strides, index.offset)
-    )
+    return known % entries
+
+
+def _known(low: Lowering, numbers: Value) -> Tensor | None:
+    """The numbers themselves, where they are constant."""
+    if numbers.buffer not in low.shared.constants:
+        return None
+    flat = low.shared.constants.of(numbers.buffer).reshape(-1)
+    return flat.as_strided(numbers.shape, numbers.strides, numbers.offset)
 
 
 def taken(low: Lowering, x: Value, out: Value, dim: int, numbers: Tensor) -> None:
@@ -119,8 +119,8 @@ def _numbers(low: Lowering, leaf: Any, entries: int) -> Value:
     numbers = low.value(leaf)
     if numbers.meta.dtype != torch.int64:
         raise Unsupported("entries picked by other than whole numbers")
-    if numbers.buffer in low.shared.constants:
-        known = low.shared.constants.of(numbers.buffer)
+    known = _known(low, numbers)
+    if known is not None:
         if known.numel() and not -entries <= int(known.min()) <= int(known.max()) < entries:
             raise Unsupported("numbers beyond what they pick from")
     elif numbers.buffer.space != Space.INPUT and low.below.get(numbers.buffer, entries + 1) > entries:

@@ -25,6 +25,7 @@ from fastcomb.backends.native.weights import Constants, Weights
 from fastcomb.program import Node, Program, Weight
 from fastcomb.program import Value as Ref
 from fastcomb.utils.dtypes import dtype_name, narrowed
+from fastcomb.utils.rule_table import registering
 
 _SHAPES = {"reshape", "flatten", "unflatten"}
 #: Operations that read images with the channels innermost.
@@ -38,16 +39,8 @@ _IMAGES = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
 #: What lowers a node, by canonical operation: (lowering, node, resolved arguments) -> its value.
 Rule = Callable[["Lowering", Node, Mapping[str, Any]], Any]
 RULES: dict[str, Rule] = {}
-
-
-def rule(*operations: str) -> Callable[[Rule], Rule]:
-    """Register what lowers these operations."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(operations, function))
-        return function
-
-    return register
+#: Registers what lowers some operations.
+rule = registering(RULES)
 
 
 @dataclass
