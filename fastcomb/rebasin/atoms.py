@@ -321,10 +321,8 @@ class Atoms:
                 key = (parents.get(root, -1), family.get(root, -1), int(signatures[root]), where)
                 kinds.setdefault(key, []).append((root, moved))
         groups = []
-        for (parent, *_), alike_units in kinds.items():
-            for units in _parted(alike_units, bundles, alike, bare):
-                if len(alike_units) < 2:
-                    continue
+        for (parent, *_), several in kinds.items():
+            for units in _parted(several, bundles, alike, bare) if len(several) > 1 else ():
                 units = together(units)
                 sizes = [{n: len(where) for n, where in moved.items()} for _, moved in units]
                 if len(units) < 2 or any(one != sizes[0] for one in sizes):
