@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import logging
 import types
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -68,7 +69,8 @@ def fingerprint(model: nn.Module, *, values: bool = False) -> str | None:
         model: the module.
         values: take in the values of its buffers.
     """
-    writer = _Writer()
+    named = (*model.named_parameters(), *model.named_buffers())
+    writer = _Writer({id(tensor): name for name, tensor in named})
     try:
         for name, module in model.named_modules(remove_duplicate=False):
             writer.put(name)
@@ -87,10 +89,14 @@ def fingerprint(model: nn.Module, *, values: bool = False) -> str | None:
 
 
 class _Writer:
-    """Feeds what decides a function into a hash; what was met before is put down by its number."""
+    """Feeds what decides a function into a hash; what was met before is put down by its number.
 
-    def __init__(self) -> None:
+    ``own`` are names of parameters and buffers by id, which count by name wherever they are met.
+    """
+
+    def __init__(self, own: Mapping[int, str]) -> None:
         self.hash = hashlib.sha256()
+        self._own = own
         self._seen: dict[int, int] = {}
         self._kept: list[Any] = []  # alive while their numbers are in use
 
@@ -206,7 +212,11 @@ class _Writer:
         if self._again(value):
             return
         deeper = functools.partial(self.value, depth=depth + 1)
-        if isinstance(value, Tensor):
+        if id(value) in self._own:  # the lists of weights that recurrent layers keep
+            self.put(self._own[id(value)])
+        elif isinstance(value, weakref.ref):
+            deeper(value())
+        elif isinstance(value, Tensor):
             self.tensor(value)
         elif isinstance(value, (np.ndarray, np.generic)):
             self.put((value.shape, str(value.dtype), value.tobytes()))

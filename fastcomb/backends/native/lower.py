@@ -7,7 +7,7 @@ that leave room for the padding of the convolutions that read them.
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from fastcomb.backends.criterion import OF_CLASSES, Criterion
 from fastcomb.backends.epilogue import Epilogue, match_epilogue
 from fastcomb.backends.native.instructions import Goal, Instruction, Lowered, Norm
 from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, allocate, images, loops
+from fastcomb.backends.native.shapes import inferred
 from fastcomb.backends.native.weights import Constants, Weights
 from fastcomb.program import Node, Program, Weight
 from fastcomb.program import Value as Ref
@@ -99,7 +100,7 @@ class Lowering:
         self.made: list[Buffer] = []
         self.below: dict[Buffer, int] = {}  # what computed whole numbers are less than, none of them negative
         self.values: dict[str, Any] = {}
-        self.shapes = _shapes(shared, xs, samples)
+        self.shapes = inferred(shared.program, shared.weights, shared.buffers, xs, samples)
         self.fused: dict[str, Value] = {}  # nodes that an earlier one took in, with the result of the last
         self.inputs: list[str] = []
         for name, x in zip(self.program.inputs, xs, strict=True):
@@ -458,7 +459,8 @@ class Lowering:
             value = self.values.get(name)
             return (
                 isinstance(value, Value)
-                and value.shape == shape
+                and shape[-len(value.shape) :] == value.shape
+                and value.meta.numel() == math.prod(shape)
                 and value.meta.dtype == self.dtype
                 and value.strides[channels] == 1
             )
@@ -466,9 +468,11 @@ class Lowering:
         return match_epilogue(self.program, node, norms=norms, residual=addable, activations=("relu",))
 
     def residual(self, epilogue: Epilogue) -> Value | None:
-        """The value that an epilogue adds."""
-        value: Value | None = self.values[epilogue.residual] if epilogue.residual else None
-        return value
+        """The value that an epilogue adds, of the shape of the node's result."""
+        if not epilogue.residual:
+            return None
+        value: Value = self.values[epilogue.residual]
+        return value.view(value.meta.expand(self.shapes[epilogue.node.name].shape))
 
     def took(self, epilogue: Epilogue, out: Value) -> Value:
         """Say that all of these nodes are done; their result."""
@@ -590,33 +594,3 @@ def lower(
         lowered = Lowering(shared, xs, samples, goal, whole, total).run()
         if shared.pads == before:
             return lowered
-
-
-def _shapes(shared: Shared, xs: Sequence[Tensor], samples: int) -> dict[str, Any]:
-    """Every node's result on meta tensors: shapes, and sizes as numbers."""
-    program, weights = shared.program, shared.weights
-
-    def meta(shape: Sequence[int], kind: torch.dtype) -> Tensor:
-        kind = weights.dtype if kind.is_floating_point else kind
-        return torch.empty(tuple(shape), dtype=kind, device="meta")
-
-    state = {n: meta(s, weights.dtype) for n, s in {**program.shapes, **weights.shapes}.items()}
-    for name, value in {**shared.buffers, **program.constants}.items():
-        state[name] = meta(value.shape, value.dtype)
-    inputs = (meta((samples, *x.shape[1:]), x.dtype) for x in xs)
-    values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
-    try:
-        for node in program:
-            values[node.name] = program.apply(_on_meta(node), state, values)
-    except RuntimeError as error:
-        raise Unsupported(f"a network that torch cannot trace ({str(error).splitlines()[0]})") from error
-    if any(isinstance(value, Tensor) and not value.numel() for value in values.values()):
-        raise Unsupported("values without entries")
-    return values
-
-
-def _on_meta(node: Node) -> Node:
-    """As it runs there: on no device."""
-    devices = {name for name, value in node.arguments.items() if isinstance(value, torch.device)}
-    moved = {**node.arguments, **dict.fromkeys(devices, torch.device("meta"))}
-    return dataclasses.replace(node, arguments=moved) if devices else node
