@@ -57,6 +57,28 @@ class TestModules:
 
         self.check(Odd, torch.randn(6, 5), torch.randint(0, 3, (6,)))
 
+    @pytest.mark.parametrize("tokens", [None, 3])
+    def test_rows_of_whole_pages(self, tokens):
+        """Widths whose rows fill 4096 bytes, which the engine keeps further apart: from layers, norms and
+        pointwise operations, reshaped, added, and in several dimensions."""
+
+        class Wide(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.gate = nn.Linear(6, 1024), nn.Linear(6, 1024, bias=False)
+                self.norm, self.middle = nn.LayerNorm(1024), nn.Linear(1024, 1024)
+                self.last, self.head = nn.Linear(1024, 200), nn.Linear(200, 4)
+
+            def forward(self, x):
+                h = F.silu(self.gate(x)) * self.first(x)
+                h = self.norm(h + torch.sigmoid(self.middle(h)))
+                h = F.gelu(self.middle(h)).reshape(*h.shape[:-1], 2, 512).flatten(-2) + self.first(x)
+                h = self.head(torch.relu(self.last(h)))
+                return h if x.ndim == 2 else h.mean(1)
+
+        shape = (7, 6) if tokens is None else (7, tokens, 6)
+        self.check(Wide, torch.randn(shape), torch.randint(0, 4, (7,)))
+
     def test_convolutions_of_all_kinds(self):
         def make():
             return nn.Sequential(

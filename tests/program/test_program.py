@@ -161,6 +161,17 @@ def test_torchvision_models(name, vision):
         torch.testing.assert_close(program.run(state(model), x), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_modules_are_captured_once(kind):
+    """Torch's own keep their weights in lists, and weak references to them."""
+    x = torch.randn(2, 1, 4)
+    one, other, tied = (kind(4, 4, batch_first=True).eval() for _ in range(3))
+    tied.bias_hh_l0 = tied.bias_ih_l0
+    program = captured(one, x)
+    assert captured(other, x) is program
+    assert captured(tied, x) is not program
+
+
 class TestKept:
     """Programs of Hugging Face's modules, whose code reaches locks and files, are found again."""
 

@@ -20,7 +20,7 @@ from fastcomb.backends.base import Unsupported
 from fastcomb.backends.criterion import OF_CLASSES, Criterion
 from fastcomb.backends.epilogue import Epilogue, match_epilogue
 from fastcomb.backends.native.instructions import Goal, Instruction, Lowered, Norm
-from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, allocate, images, loops
+from fastcomb.backends.native.memory import Buffer, Operand, Space, Value, allocate, images, loops, pitch
 from fastcomb.backends.native.shapes import inferred
 from fastcomb.backends.native.weights import Constants, Weights
 from fastcomb.program import Node, Program, Weight
@@ -28,7 +28,8 @@ from fastcomb.program import Value as Ref
 from fastcomb.utils.dtypes import dtype_name, narrowed
 from fastcomb.utils.rule_table import registering
 
-_SHAPES = {"reshape", "flatten", "unflatten"}
+#: Operations that only name entries anew, and products whose first operand's rows lie as they are.
+SHAPES, PRODUCTS = {"reshape", "flatten", "unflatten"}, {"linear", "matmul", "addmm"}
 #: Operations that read images with the channels innermost.
 _IMAGE_READERS = {
     "conv2d", "conv_transpose2d", "batch_norm", "group_norm", "instance_norm", "max_pool2d", "avg_pool2d",
@@ -165,7 +166,7 @@ class Lowering:
             return self.value(next(iter(arguments.values())))
         if op == "cast":
             return self._cast(node, self.value(next(iter(arguments.values()))))
-        if op in _SHAPES:
+        if op in SHAPES:
             return self.reshaped(self.value(next(iter(arguments.values()))), self.shapes[node.name].shape)
         if op not in RULES:
             raise Unsupported(f"the operation {node.label}")
@@ -294,9 +295,23 @@ class Lowering:
             )
         return Value(buffer, meta, key, whole=True)
 
+    def rows(self, shape: Sequence[int], key: str, dtype: torch.dtype | None = None) -> Value:
+        """A new value, with a gap after each row of its last dimension where products that read it want one.
+
+        Values that are reshaped have none, for they would have to be copied.
+        """
+        dtype = dtype or self.dtype
+        readers = {node.op for node in self.program.readers.get(key, ())}
+        if not shape or not readers & PRODUCTS or readers & SHAPES or key in self.program.returned:
+            return self.make(shape, key, dtype=dtype)
+        wide = self.make((*shape[:-1], pitch(shape[-1], dtype)), key, dtype=dtype)
+        return Value(wide.buffer, wide.meta[..., : shape[-1]], key)
+
     def like(self, value: Value, key: str) -> Value:
         """A new value of the same shape, and as images where that is how the given one lies."""
-        return self.make(value.shape, key, image=value.images and value.shape[1] > 1)
+        if value.images and value.shape[1] > 1:
+            return self.make(value.shape, key, image=True)
+        return self.rows(value.shape, key)
 
     def emit(self, op: str, dtype: torch.dtype, **fields: Any) -> None:
         """Add an instruction; operands are values, buffers, or buffers and elements; None is none."""

@@ -13,10 +13,13 @@ import torch
 
 from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.lower import Lowering, rule
-from fastcomb.backends.native.memory import Buffer, Space, Value, images, loops
+from fastcomb.backends.native.memory import Buffer, Space, Value, images, loops, pitch
 from fastcomb.backends.native.normalise import folded
 from fastcomb.backends.native.weights import conv_layout, linear_layout
 from fastcomb.program import Node, Weight
+
+#: Vectors of outputs above which copying a product's rows pays.
+_PANELS = 8
 
 
 def emit_layer(
@@ -96,13 +99,19 @@ def arranged(low: Lowering, value: Value, *, segment: Sequence[int], **geometry:
 
 
 def dense(low: Lowering, node: Node, x: Value, packed: Buffer, outputs: int, bias: Any) -> Value:
-    """A matrix product over up to three loops of rows; in bfloat16 rows of odd length get a zero."""
+    """A matrix product over up to three loops of rows; in bfloat16 rows of odd length get a zero.
+
+    Rows that would push one another out of the cache are copied, where several panels of outputs read them.
+    """
     inner = x.shape[-1]
     run = inner + (inner % 2 if low.dtype == torch.bfloat16 else 0)
-    if run != inner:
-        wide = low.new(x.meta.numel() // inner * run)
-        rows = torch.empty(*x.shape[:-1], run, dtype=low.dtype, device="meta")
-        low.emit("zero", low.dtype, out=wide, count=wide.count)
+    apart = pitch(run, low.dtype)
+    crowded = x.meta.ndim > 1 and x.strides[-2] == inner and outputs >= _PANELS * low.weights.width
+    if run != inner or (apart != run and crowded):
+        wide = low.new(x.meta.numel() // inner * apart)
+        rows = torch.empty(*x.shape[:-1], apart, dtype=low.dtype, device="meta")
+        if run != inner:
+            low.emit("zero", low.dtype, out=wide, count=wide.count)
         x = low.unary("identity", Value(wide, rows[..., :inner]), x)
     grid = _rows(low, x)
     if grid is None:
@@ -111,17 +120,18 @@ def dense(low: Lowering, node: Node, x: Value, packed: Buffer, outputs: int, bia
     assert grid is not None
 
     def make(key: str) -> tuple[Value, Callable[..., None]]:
-        out = low.make((*x.shape[:-1], outputs), key, dtype=low.last_dtype(key))
+        out = low.rows((*x.shape[:-1], outputs), key, low.last_dtype(key))
 
         def emit(residual: Value | None, scale: Buffer | None, shift: Buffer | None, relu: bool) -> None:
             if residual is not None and not residual.meta.is_contiguous():
                 residual = low.dense(residual, key)
             count = out.meta.numel() // outputs
-            to = (count // grid[0][0], count // grid[0][0] // grid[0][1])
-            steps = [to[0] * outputs, to[1] * outputs, outputs]
+            each = (count // grid[0][0], count // grid[0][0] // grid[0][1], 1)
+            apart = out.strides[-2] if out.meta.ndim > 1 else outputs
+            to, added = [n * apart for n in each], [n * outputs for n in each]
             low.emit(
                 "matmul", low.dtype, x=x, weights=packed, out=out, residual=residual, scale=scale,
-                shift=shift, **rows_of(grid[0], grid[1], steps, steps), outputs=outputs, relu=relu,
+                shift=shift, **rows_of(grid[0], grid[1], to, added), outputs=outputs, relu=relu,
                 out_float=low.is_float(out), run=run, segment=[0],
             )  # fmt: skip
 

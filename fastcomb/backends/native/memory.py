@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64
+#: Bytes of a line of the first-level cache, and bytes after which lines share their places in it.
+_CACHE_LINE, _CACHE_WAY = 64, 4096
 
 #: Where a value starts: memory, which of the inputs (0 elsewhere), bytes into it, bytes between blocks.
 Place = tuple[str, int, int, int]
@@ -139,6 +141,15 @@ def images(
     (top, left), wide = pad, channels or c
     frame = torch.empty(n, h + 2 * top, w + 2 * left, wide, dtype=dtype, device="meta")
     return frame[:, top : top + h, left : left + w, :c].permute(0, 3, 1, 2)
+
+
+def pitch(width: int, dtype: torch.dtype) -> int:
+    """Elements from one row of a matrix to the next that let the cache hold several rows side by side.
+
+    What lies a multiple of 4096 bytes apart falls on the same few lines of it, and a product reads a dozen
+    rows at a time.
+    """
+    return width if width * dtype.itemsize % _CACHE_WAY else width + _CACHE_LINE // dtype.itemsize
 
 
 def image_strides(x: Value, out: Value) -> dict[str, int]:
