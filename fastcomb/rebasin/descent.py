@@ -3,7 +3,9 @@
 Of Ainsworth, Hayase and Srinivasa, "Git Re-Basin: merging models modulo permutation symmetries" (ICLR
 2023): with all other permutations held, the best one for a group is a linear assignment problem, solved
 exactly. A group is visited again only if one that it shares a weight with has moved since, and then only
-the weights that moved are compared anew.
+the weights that moved are compared anew. Of groups inside units, such as the features of attention heads or
+the channels of a grouped convolution's groups, those that stay where they are move more often than the units
+that hold them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastcomb.rebasin.assignment import best_step, outer_groups
+from fastcomb.rebasin.assignment import assign, best_step, outer_groups
 from fastcomb.rebasin.method import Match, Problem
 from fastcomb.rebasin.symmetries import Matching, Member
 
@@ -46,8 +48,9 @@ class Descent:
         self._b = problem.symmetries.permute(b, start)
         self._sizes = {name: float(self._a[name].norm() * b[name].norm()) for name in b}
         self._kept: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
-        self._seen: dict[int, list[Tensor]] = {}
+        self._seen: dict[tuple[int, bool], list[Tensor]] = {}
         self._members: dict[int, list[int]] = {}
+        self._units_of_a: dict[tuple[int, ...], Tensor] = {}
         self.measure()
 
     def measure(self) -> float:
@@ -72,20 +75,29 @@ class Descent:
         return Match(self.matching, history)
 
     def settle(self, sweeps: int, generator: np.random.Generator) -> list[float]:
-        """Visit all groups in random orders until none improves; the value after each sweep that gained."""
+        """Visit all groups in random orders until none improves; the value after each sweep that gained.
+
+        Units with groups inside are compared with one another, all with all, when nothing else gains.
+        """
         outer = outer_groups(self.problem.symmetries)
         history = []
         for _ in range(sweeps):
-            if not self.sweep(outer[i] for i in generator.permutation(len(outer))):
+            order = [outer[i] for i in generator.permutation(len(outer))]
+            if not self.sweep(order, inside=True) and not self.sweep(order):
                 break
             history.append(self.value)
         return history
 
-    def sweep(self, groups: Iterable[int]) -> bool:
-        """Take the best step in each group in turn; whether any gained."""
+    def sweep(self, groups: Iterable[int], *, inside: bool = False) -> bool:
+        """Take the best step in each group in turn; whether any gained.
+
+        ``inside``: of units with groups inside, move these alone.
+        """
         before = self.value
         for number in groups:
-            self.value += self._visit(number)
+            self.value += self._visit(
+                number, inside and bool(self.problem.symmetries.groups[number].families)
+            )
         return self.value > before
 
     def open(self, groups: Iterable[int]) -> None:
@@ -157,10 +169,10 @@ class Descent:
         owners = self.problem.owners
         return [i for i in self._counted(number) if owners[members[i].name] <= done]
 
-    def _visit(self, number: int) -> float:
-        """Take the best step in one group; what it gained."""
+    def _visit(self, number: int, inside: bool) -> float:
+        """Take the best step in one group, or in those inside its units; what it gained."""
         now = [self._b[name] for name in self._touched(number)]
-        if all(map(operator.is_, now, self._seen.get(number, [None] * len(now)))):
+        if all(map(operator.is_, now, self._seen.get((number, inside), [None] * len(now)))):
             return 0.0  # nothing it depends on has changed since it was last found optimal
         own: list[Tensor] = []
 
@@ -170,13 +182,22 @@ class Descent:
             own.append(self._own(number))
             return own[0][None, None]
 
-        step = best_step(self.problem.symmetries, number, similarity)
+        step = self._inside(number) if inside else best_step(self.problem.symmetries, number, similarity)
         gain = 0.0
         if any(not torch.equal(p, torch.arange(len(p))) for p in step.values()):
             gain = self._step(number, step, own[0] if self._exact(number) else None)
         if not gain or self._exact(number):
-            self._seen[number] = [self._b[name] for name in self._touched(number)]
+            self._seen[number, inside] = [self._b[name] for name in self._touched(number)]
         return gain
+
+    def _inside(self, number: int) -> dict[int, Tensor]:
+        """The best permutations of the groups inside a group's units, which stay where they are."""
+        step: dict[int, Tensor] = {}
+        for family in self.problem.symmetries.groups[number].families:
+            a, b = self._sides(family, family, self._counted(family[0]))
+            self.work += len(family) * (_ASSIGNING * a.shape[1] ** 2 + _STARTING) + b.numel()
+            step |= dict(zip(family, map(assign, a @ b.mT), strict=True))
+        return step
 
     def _step(self, number: int, step: dict[int, Tensor], similarity: Tensor | None) -> float:
         """Apply a step if it gains, by its similarities where these tell exactly."""
@@ -227,12 +248,21 @@ class Descent:
 
     def _products(self, ones: Sequence[int], others: Sequence[int], counted: list[int]) -> Tensor:
         """⟨unit of A, unit of B⟩ [ones, others, units, units] for groups of one kind, summed over members."""
-        groups = self.problem.symmetries.groups
-        a = torch.stack([_joined(groups[n].members, counted, self._a) for n in ones])
-        b = torch.stack([_joined(groups[n].members, counted, self._b) for n in others])
+        a, b = self._sides(ones, others, counted)
         self.work += len(ones) * len(others) * (_ASSIGNING * a.shape[1] * b.shape[1] + _STARTING)
         products = a.flatten(0, 1) @ b.flatten(0, 1).T
         return products.reshape(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
+
+    def _sides(
+        self, ones: Sequence[int], others: Sequence[int], counted: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Units of A and of B with all their weights [groups, units, weights], for groups of one kind."""
+        groups = self.problem.symmetries.groups
+        key = (*ones, -1, *counted)
+        if key not in self._units_of_a:
+            self._units_of_a[key] = torch.stack([_joined(groups[n].members, counted, self._a) for n in ones])
+        b = torch.stack([_joined(groups[n].members, counted, self._b) for n in others])
+        return self._units_of_a[key], b
 
     def _own(self, number: int) -> Tensor:
         """Σ over members of ⟨unit of A, unit of B⟩; inner parts of units count in their own groups."""
@@ -275,7 +305,7 @@ class Descent:
         return self._members[number]
 
 
-def _joined(members: Sequence[Member], which: list[int], state: Mapping[str, Tensor]) -> Tensor:
+def _joined(members: Sequence[Member], which: Sequence[int], state: Mapping[str, Tensor]) -> Tensor:
     """Units of several members side by side: [units, all their weights]."""
     rows = [members[i].units(state[members[i].name]) for i in which]
     return torch.cat(rows, 1) if rows else torch.zeros(len(members[0].index), 0)

@@ -73,7 +73,7 @@ class WeightMatching(Method):
         """After an opening and one whole sweep, whose result tells more."""
         descent = start.copy()
         descent.open(order)
-        descent.sweep(outer_groups(descent.problem.symmetries))
+        descent.sweep(outer_groups(descent.problem.symmetries), inside=True)
         return descent
 
     def _improved(self, descent: Descent, history: list[float], generator: np.random.Generator) -> Match:
