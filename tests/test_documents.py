@@ -16,6 +16,7 @@ from fastcomb.models import MLP
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 6

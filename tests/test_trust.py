@@ -364,9 +364,9 @@ def test_samples_that_meet_and_networks_that_count_them(make):
             with torch.no_grad():
                 expected = functional_call(a, mix[k], (x,))
             torch.testing.assert_close(outputs[k], expected, rtol=1e-4, atol=1e-5)
-    x, y = samples(1500)
+    x, y = samples(600)
     if make is Similarity:
-        y = torch.zeros(1500, dtype=torch.int64)
+        y = torch.zeros(600, dtype=torch.int64)
     sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2)
     for k in range(2):
         with torch.no_grad():

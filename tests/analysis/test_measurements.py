@@ -25,6 +25,7 @@ from fastcomb.rebasin.perturb import KINDS
 from fastcomb.similarity import linear_cka, linear_cka_matrix
 from fastcomb.similarity.functional import error_correlation
 from tests.networks import inputs, randomised, shuffled
+from tests.quick import mostly_slow
 
 WIDTHS = (20, 17, 13, 5)
 #: Mean of float32 losses against float64: the relative bound that DESIGN states for the engines.
@@ -332,7 +333,7 @@ def plain_geometry(modules):
     }
 
 
-@pytest.mark.parametrize("block", [1, 1 << 26])
+@pytest.mark.parametrize("block", mostly_slow([1, 1 << 26], 1))
 def test_diversity_equals_its_definitions(mlps, block, monkeypatch):
     monkeypatch.setattr(weight_distance, "_BLOCK_BYTES", block)
     (a, b, _), data = mlps

@@ -30,6 +30,7 @@ from fastcomb.models import MLP
 from fastcomb.sweep.measures import accuracy_of, loss_of
 from tests.backends.test_gpu import DEVICE, agree, both, vectors
 from tests.networks import randomised
+from tests.quick import mostly_slow
 
 MODULE = cuda.kernels(torch.device(DEVICE))
 LAWS = {
@@ -51,7 +52,7 @@ def fused(make, x, y, **options):
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("per", ["element", "neuron", "layer", "model"])
-@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("bits", mostly_slow([16, 32], 0))
 @pytest.mark.parametrize(
     "dtype",
     [torch.float32, *(pytest.param(d, marks=pytest.mark.slow) for d in (torch.bfloat16, torch.float16))],
@@ -93,21 +94,24 @@ def test_rounding_to_halves():
         assert torch.equal(found[0].cpu().view(torch.int16), values.to(dtype).view(torch.int16))
 
 
-@pytest.mark.parametrize("per", ["element", "neuron", "layer", "model"])
+@pytest.mark.parametrize("per", mostly_slow(["element", "neuron", "layer", "model"], 0, 1))
 def test_mlp_at_every_granularity(per):
     fused(lambda: MLP((7, 63, 3, 5)), *vectors(100, 7), sampler=fc.Bernoulli(0.4, per=per), n=5)
 
 
 @pytest.mark.parametrize(
     "widths",
-    [(1, 1), (3, 5), (64, 32, 10), (100, 128, 5), (17, 64, 64, 128), (500, 9, 5), (8, *[16] * 11, 5)],
+    mostly_slow(
+        [(1, 1), (3, 5), (64, 32, 10), (100, 128, 5), (17, 64, 64, 128), (500, 9, 5), (8, *[16] * 11, 5)],
+        *(0, 1, 3, 5),
+    ),
 )
 @pytest.mark.parametrize("samples", [pytest.param(1, marks=pytest.mark.slow), 100])
 def test_widths(widths, samples):
     fused(lambda: MLP(widths), *vectors(samples, widths[0], widths[-1]))
 
 
-@pytest.mark.parametrize("samples", [15, 16, 17, 255, 500])
+@pytest.mark.parametrize("samples", mostly_slow([15, 16, 17, 255, 500], 0, 2, 4))
 def test_any_number_of_samples(samples):
     fused(lambda: MLP((7, 20, 5)), *vectors(samples, 7))
 
@@ -162,7 +166,7 @@ class Residual(nn.Module):
         return self.last(x)
 
 
-@pytest.mark.parametrize("choice", ["a", "lerp", "recompute"])
+@pytest.mark.parametrize("choice", mostly_slow(["a", "lerp", "recompute"], 1, 2))
 def test_norms_and_additions(choice):
     calibration = vectors(20, 9)[0] if choice == "recompute" else None
     fused(lambda: Residual(30), *vectors(40, 9), batch_norm=choice, calibration=calibration, n=4)

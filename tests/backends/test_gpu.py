@@ -13,6 +13,7 @@ from torch.func import functional_call
 import fastcomb as fc
 from fastcomb.models import MLP
 from tests.networks import randomised
+from tests.quick import mostly_slow
 
 pytest.importorskip("triton")
 
@@ -50,14 +51,22 @@ def pictures(samples=5, size=8):
     return x, torch.randint(0, 5, (samples,), generator=generator)
 
 
-@pytest.mark.parametrize("per", ["element", "neuron", "layer", "model"])
+@pytest.mark.parametrize("per", mostly_slow(["element", "neuron", "layer", "model"], 0, 2))
 def test_mlp_at_every_granularity(per):
     agree(lambda: MLP((7, 63, 3, 5)), *vectors(100, 7), sampler=fc.Bernoulli(0.4, per=per), n=5)
 
 
 @pytest.mark.parametrize(
     "loss",
-    [nn.CrossEntropyLoss(ignore_index=2), "cross_entropy(label_smoothing=0.2)", "bce_with_logits", "huber"],
+    mostly_slow(
+        [
+            nn.CrossEntropyLoss(ignore_index=2),
+            "cross_entropy(label_smoothing=0.2)",
+            "bce_with_logits",
+            "huber",
+        ],
+        0,
+    ),
     ids=str,
 )
 def test_losses_that_no_kernel_computes(loss):
@@ -65,7 +74,7 @@ def test_losses_that_no_kernel_computes(loss):
     agree(lambda: MLP((7, 20, 5)), x, y if "ross" in str(loss) else torch.eye(5)[y], loss=loss)
 
 
-@pytest.mark.parametrize("samples", [1, 256, 257, 700])
+@pytest.mark.parametrize("samples", mostly_slow([1, 256, 257, 700], 0, 2))
 def test_any_number_of_samples(samples):
     agree(lambda: MLP((7, 20, 5)), *vectors(samples, 7))
 
@@ -173,7 +182,7 @@ class Transformer(nn.Module):
         return self.last(x[:, 0] + x.mean(1))
 
 
-@pytest.mark.parametrize("samples", [6, 60])  # 60 · 5 tokens: more than a tile
+@pytest.mark.parametrize("samples", mostly_slow([6, 60], 0))  # 60 · 5 tokens: more than a tile
 def test_transformer(samples):
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(0, 11, (samples, 5), generator=generator)
@@ -243,7 +252,7 @@ def test_results_do_not_depend_on_how_a_range_is_divided():
     ("dtype", "rtol"),
     [
         (torch.float32, 1e-5),
-        (torch.float16, 3e-3),
+        pytest.param(torch.float16, 3e-3, marks=pytest.mark.slow),
         pytest.param(
             torch.bfloat16,
             3e-2,

@@ -21,7 +21,7 @@ from fastcomb.kernels import native
 from fastcomb.mixing import ops
 from fastcomb.models import MLP, ResNet20, Tiny10
 from fastcomb.sampling.rules import encoded
-from tests.quick import levels, mostly_slow
+from tests.quick import levels, levels_and_dtypes, mostly_slow
 
 LEVELS = native.extension().levels()
 SAMPLERS = [
@@ -66,8 +66,8 @@ class TestStream:
                     slow = ops.reference(index, a, b, table, draw, unit, dtype)
                     assert torch.equal(fast, slow), (size, unit, dtype)
 
-    @pytest.mark.parametrize("sampler", mostly_slow(SAMPLERS, 1, 2, 4, 5), ids=str)
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("sampler", mostly_slow(SAMPLERS, 1, 2, 4), ids=str)
+    @pytest.mark.parametrize(("level", "dtype"), levels_and_dtypes(), indirect=["level"], ids=str)
     def test_weights_inside_the_engine_are_those_of_the_mixture(self, level, sampler, dtype):
         """A unit vector through a layer yields one row of its weight, exactly: all other products are 0."""
         for inner, outputs in ((1, 1), (3, 63), (63, 3), (8, 16), (100, 33), (24, 500)):
@@ -79,8 +79,8 @@ class TestStream:
                 for k, i in enumerate((0, 2**40 + 1)):
                     assert torch.equal(rows[k].T, mix[i]["weight"]), (inner, outputs, per)
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-    @pytest.mark.parametrize("groups", [1, 2, 4])
+    @pytest.mark.parametrize(("level", "dtype"), levels_and_dtypes(), indirect=["level"], ids=str)
+    @pytest.mark.parametrize("groups", mostly_slow([1, 2, 4], 0, 2))
     @pytest.mark.parametrize("bits", [16, 32])
     def test_kernels_inside_the_engine_are_those_of_the_mixture(self, level, dtype, groups, bits):
         for channels, outputs, kernel in ((4, 4, (3, 3)), (8, 36, (1, 1)), (12, 8, (5, 2)), (16, 20, (3, 1))):
@@ -227,7 +227,7 @@ def check(make, x, dtype=torch.float32, sampler=None, **arguments):
 
 
 class TestOperations:
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize(("level", "dtype"), levels_and_dtypes(), indirect=["level"], ids=str)
     @pytest.mark.parametrize("name", MODULES)
     def test_modules(self, level, name, dtype):
         make, shape = MODULES[name]
@@ -392,7 +392,7 @@ class TestLosses:
 
 
 class TestThreads:
-    @pytest.mark.parametrize("n", mostly_slow([1, 2, 5, 64], 0, 2))
+    @pytest.mark.parametrize("n", mostly_slow([1, 2, 5, 64], 2))
     @pytest.mark.parametrize("make", [lambda: MLP((7, 640, 640, 5)), Tiny10], ids=["mlp", "conv"])
     def test_results_do_not_depend_on_the_number_of_threads(self, make, n, data, images):
         a, b = pair_of(make)
@@ -432,7 +432,7 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 class TestRecompute:
-    @pytest.mark.parametrize("make", [Tiny10, ResNet20])
+    @pytest.mark.parametrize("make", mostly_slow([Tiny10, ResNet20], 0))
     def test_statistics_equal_update_bn_in_float64(self, level, make, images):
         x, y = images
         a, b = pair_of(make)

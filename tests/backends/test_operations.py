@@ -9,7 +9,7 @@ from torch import nn
 
 import fastcomb as fc
 from fastcomb.kernels import native
-from tests.quick import levels
+from tests.quick import levels, levels_and_dtypes
 
 WEIGHTS = {
     "square": (7, 7), "into": (7, 5), "bias": (5,), "row": (7,), "slope": (1,), "slopes": (6,),
@@ -395,7 +395,7 @@ def level(request, monkeypatch) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("level", "dtype"), levels_and_dtypes(), indirect=["level"], ids=str)
 @pytest.mark.parametrize("group", GROUPS)
 def test_operations(level, group, dtype):
     shape, functions = GROUPS[group]
@@ -484,7 +484,7 @@ class Padded(nn.Module):
         return self.head(torch.where((ids > 3)[..., None], x, -x)).amax(1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("level", "dtype"), levels_and_dtypes(), indirect=["level"], ids=str)
 def test_tokens_that_are_compared(level, dtype):
     torch.manual_seed(3)
     a, b = (Padded().to(dtype).eval() for _ in range(2))

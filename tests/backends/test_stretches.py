@@ -15,6 +15,7 @@ import fastcomb as fc
 from fastcomb.backends.batch_norm import Normalisation
 from fastcomb.backends.native import Native
 from fastcomb.utils.inputs import Inputs
+from tests.quick import mostly_slow
 
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 0.05}
 
@@ -340,7 +341,7 @@ def test_what_depends_on_shapes_alone_becomes_a_constant():
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("both", mostly_slow([False, True], 0))
 def test_recurrent_layers_run_on_the_engine(kind, both):
     class Recurrent(nn.Module):
         def __init__(self):

@@ -23,6 +23,7 @@ from fastcomb.mixing.ops import reference
 pytest.importorskip("triton")
 
 from fastcomb.kernels.triton import kernels
+from tests.quick import mostly_slow
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAWS = {
@@ -55,7 +56,7 @@ def both(mix, name="m.w", ends=None, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("per", GRANULARITIES)
+@pytest.mark.parametrize("per", mostly_slow(GRANULARITIES, 0, 2))
 @pytest.mark.parametrize("bits", [16, pytest.param(32, marks=pytest.mark.slow)])
 def test_coefficients_agree_bit_for_bit(law, per, bits):
     if bits == 32 and law == "law":
@@ -137,7 +138,7 @@ def close(found, expected, size, products):
     assert float((found.double() - expected).abs().max()) <= 2.0**-23 * (products + 4) * size
 
 
-@pytest.mark.parametrize("per", GRANULARITIES)
+@pytest.mark.parametrize("per", mostly_slow(GRANULARITIES, 0, 1))
 @pytest.mark.parametrize("bits", [16, pytest.param(32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("sizes", CONVOLUTIONS)
 @pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("per", ["element", "neuron"])
+@pytest.mark.parametrize("per", mostly_slow(["element", "neuron"], 0))
 def test_conv2d(sizes, own, per):
     samples, inputs, height, width, outputs, kernel, *geometry = sizes
     generator = torch.Generator().manual_seed(5)

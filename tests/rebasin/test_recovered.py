@@ -9,6 +9,7 @@ from torch.func import functional_call
 import fastcomb as fc
 from fastcomb.rebasin import align, symmetries
 from tests.networks import randomise
+from tests.quick import mostly_slow
 from tests.rebasin.test_symmetries import CLOSE, Made
 
 
@@ -95,7 +96,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("turn", [None, halves, neighbours])
+@pytest.mark.parametrize("turn", mostly_slow([None, halves, neighbours], 0, 1))
 def test_query_heads_that_share_keys_and_values(way, turn):
     repeat, written = WAYS[way]
     groups = recovered(

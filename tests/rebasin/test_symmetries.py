@@ -14,6 +14,7 @@ import fastcomb as fc
 from fastcomb.models import MLP, ViT
 from fastcomb.rebasin import symmetries
 from tests.networks import FAMILIES, MAKERS, VIT, inputs, randomise, randomised
+from tests.quick import mostly_slow
 
 #: Of the outputs' size; float64 rounds at 1e-16, and sums in another order gather some hundred of these.
 CLOSE = 1e-11
@@ -456,7 +457,7 @@ STEPS = {
 @example(["scaled in turn", "couple"])
 @example(["gated", "couple", "pairs", "scaled in turn"])
 @example(["largest of blocks", "padded", "scaled in turn", "pairs"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_random_networks_keep_their_function(names):
     torch.manual_seed(0)
     made = [STEPS[name]() for name in names]
@@ -525,7 +526,7 @@ def test_constants_let_only_alike_entries_change_places():
 
 
 @pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.RNN])
-@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("both", mostly_slow([False, True], 0))
 def test_units_of_recurrent_layers(make, both):
     net = Made(
         lambda n, x: n.out(n.body(x)[0][:, -1]),

@@ -165,7 +165,7 @@ def test_channels_are_read_off_the_operations(make, name, axis):
     ("name", "layer", "channels"),
     [
         ("resnet18", "layer2.0.bn1", None),
-        ("resnet18", "layer3", 1),
+        slow("resnet18", "layer3", 1),
         slow("densenet121", "features.transition1", 1),
         slow("convnext_tiny", "features.1.2", 1),
         slow("swin_t", "features.1", 3),

@@ -225,13 +225,17 @@ class TestPlanted:
 
 @pytest.mark.parametrize(
     ("make", "layer", "positional"),
-    [
-        (Tiny10, "bn3", True),
-        (ResNet20, "layer2.0.add", True),
-        (lambda: VGG(batch_norm=True), "features.1", True),
-        (ViT, "encoder.layers.0", True),
-        (lambda: MLP((20, 7, 5)), "2", False),
-    ],
+    mostly_slow(
+        [
+            (Tiny10, "bn3", True),
+            (ResNet20, "layer2.0.add", True),
+            (lambda: VGG(batch_norm=True), "features.1", True),
+            (ViT, "encoder.layers.0", True),
+            (lambda: MLP((20, 7, 5)), "2", False),
+        ],
+        *(0, 3, 4),
+        several=True,
+    ),
 )
 def test_one_pass_gives_what_all_activations_at_once_would(make, layer, positional):
     models = [randomised(make, seed) for seed in (0, 1)]
@@ -403,7 +407,7 @@ def test_directions_without_variation_do_no_harm():
         assert np.isfinite(solve(method, x, y)[0]).all()
 
 
-@pytest.mark.parametrize("kind", mostly_slow(KINDS, 0, 3, 6))
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, 0, 6))
 def test_stitched_networks_survive_the_disk(kind, tmp_path):
     a, b = randomised(Tiny10, 0), randomised(ResNet20, 1)
     x = inputs(a, 3)

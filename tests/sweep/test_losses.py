@@ -16,7 +16,7 @@ import fastcomb as fc
 from fastcomb.kernels import native
 from fastcomb.models import MLP
 from fastcomb.sweep import criteria
-from tests.quick import levels
+from tests.quick import levels, mostly_slow
 
 BACKENDS = ["native", "torch_reference"]
 LEVELS = native.extension().levels()
@@ -292,7 +292,7 @@ def test_left_out_targets_count_once_however_the_data_come(backend):
 
 @pytest.mark.filterwarnings("ignore:the pilot alone evaluates")
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "bce_with_logits"])
+@pytest.mark.parametrize("loss", mostly_slow(["cross_entropy", "bce_with_logits"], 0))
 def test_questions_about_tokens(loss, metric):
     """Answers are those of the sweep, exactly where all samples were taken; some tokens are left out."""
     nets = pair(lambda: ClassesLast(5))
