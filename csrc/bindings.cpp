@@ -136,14 +136,13 @@ void finish(Held& h, int64_t weight_bytes, const std::vector<Given>& setup, cons
 // (channels, per_sample, statistics, eps, gamma, beta, scale, shift) of a norm whose moments are collected
 typedef std::tuple<int64_t, int64_t, int64_t, double, py::object, py::object, py::object, py::object> Norm;
 
-int add_pass(Held& h, int64_t samples, int64_t block, const std::vector<Given>& whole, const std::vector<Given>& last,
-             std::vector<int64_t> ends, const std::vector<Norm>& norms, int64_t arena, int64_t lasting,
-             std::vector<std::string> inputs, const std::string& output) {
+int add_pass(Held& h, int64_t samples, int64_t block, const std::vector<Given>& whole, std::vector<int64_t> ends,
+             const std::vector<Given>& last, std::vector<int64_t> last_ends, const std::vector<Norm>& norms,
+             int64_t arena, int64_t lasting, std::vector<std::string> inputs, const std::string& output) {
   Pass p{samples,
          block,
-         instructions(whole),
-         instructions(last),
-         std::move(ends),
+         {instructions(whole), std::move(ends)},
+         {instructions(last), std::move(last_ends)},
          {},
          arena,
          lasting,
@@ -292,8 +291,8 @@ PYBIND11_MODULE(_native, m) {
            py::arg("inner"), py::arg("first"), py::arg("place"), py::arg("inverse"))
       .def("finish", &finish, py::kw_only(), py::arg("weight_bytes"), py::arg("setup"), py::arg("constants"))
       .def("add_pass", &add_pass, py::kw_only(), py::arg("samples"), py::arg("block"), py::arg("whole"),
-           py::arg("last"), py::arg("ends"), py::arg("norms"), py::arg("arena"), py::arg("lasting"), py::arg("inputs"),
-           py::arg("output"))
+           py::arg("ends"), py::arg("last"), py::arg("last_ends"), py::arg("norms"), py::arg("arena"),
+           py::arg("lasting"), py::arg("inputs"), py::arg("output"))
       .def("run", &run, py::kw_only(), py::arg("index"), py::arg("number"), py::arg("inputs"),
            py::arg("own_inputs") = std::vector<bool>(), py::arg("statistics") = py::none(),
            py::arg("sums") = py::none(), py::arg("outputs") = py::none(), py::arg("threads"))

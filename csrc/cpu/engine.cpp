@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <functional>
 #include <new>
 #include <stdexcept>
 
@@ -129,18 +130,20 @@ void Engine::finish(int64_t weight_bytes, std::vector<Instruction> setup, const 
 int Engine::add_pass(Pass pass) {
   if (pass.samples < 1 || pass.block < 1 || pass.arena < 0 || pass.lasting < 0)
     throw std::invalid_argument("a pass without samples");
-  if (pass.ends.empty() || !std::is_sorted(pass.ends.begin(), pass.ends.end()) || pass.ends.front() < 0 ||
-      pass.ends.back() > (int64_t)std::min(pass.whole.size(), pass.last.size()) ||
-      pass.collected.size() > pass.ends.size())
-    throw std::invalid_argument("a pass whose stages end beyond its instructions");
+  for (const Code& code : {std::cref(pass.whole), std::cref(pass.last)})
+    if (code.ends.empty() || !std::is_sorted(code.ends.begin(), code.ends.end()) || code.ends.front() < 0 ||
+        code.ends.back() > (int64_t)code.instructions.size())
+      throw std::invalid_argument("a pass whose stages end beyond its instructions");
+  if (pass.whole.ends.size() != pass.last.ends.size() || pass.collected.size() > pass.whole.ends.size())
+    throw std::invalid_argument("a pass of blocks with other stages");
   const int64_t blocks = (pass.samples + pass.block - 1) / pass.block;
   Extents extents = extents_;
   extents.arena = pass.arena, extents.lasting = pass.lasting * blocks;
   const bool shorter = pass.samples % pass.block != 0;
   if (blocks > 1 || !shorter)
-    for (const Instruction& i : pass.whole) verify(i, *k_, blocks - 1 - shorter, extents);
+    for (const Instruction& i : pass.whole.instructions) verify(i, *k_, blocks - 1 - shorter, extents);
   if (shorter)
-    for (const Instruction& i : pass.last) verify(i, *k_, blocks - 1, extents);
+    for (const Instruction& i : pass.last.instructions) verify(i, *k_, blocks - 1, extents);
   for (const Collected& c : pass.collected) {
     if (c.channels < 0 || c.statistics < 0) throw std::invalid_argument("a norm without channels");
     if (c.scale.space < 0 || c.shift.space < 0) throw std::invalid_argument("a norm without a scale and a shift");
@@ -227,8 +230,7 @@ void Engine::stages(const Team& team, const Pass& pass, Combination& c, Frame& f
   frame.base.resize(kInput);
   for (const char* input : *frame.data) frame.base.push_back((char*)input);
   frame.sums.assign(2 * blocks, 0);
-  int64_t begin = 0;
-  for (size_t s = 0; s < pass.ends.size(); ++s) {
+  for (size_t s = 0; s < pass.whole.ends.size(); ++s) {
     const Collected* collected = s < pass.collected.size() ? &pass.collected[s] : nullptr;
     const int64_t channels = collected ? collected->channels : 0;
     frame.moments = (double*)c.moments.get(blocks * 3 * channels * sizeof(double));
@@ -236,10 +238,10 @@ void Engine::stages(const Team& team, const Pass& pass, Combination& c, Frame& f
       Worker& w = workers_[worker];
       char* arena = w.arena.get(pass.arena);
       const bool shorter = (block + 1) * pass.block > pass.samples;
-      const auto& list = shorter ? pass.last : pass.whole;
-      for (int64_t i = begin; i < pass.ends[s]; ++i) execute(list[i], frame, arena, block, w);
+      const Code& code = shorter ? pass.last : pass.whole;
+      for (int64_t i = s ? code.ends[s - 1] : 0; i < code.ends[s]; ++i)
+        execute(code.instructions[i], frame, arena, block, w);
     });
-    begin = pass.ends[s];
     if (!collected) continue;
     // moments of the blocks, in order: Chan, Golub and LeVeque's update
     const auto address = [&](const Address& a) {

@@ -48,11 +48,16 @@ struct Collected {
   Address gamma, beta, scale, shift;
 };
 
+// Instructions for a block of samples, and where each stage ends among them.
+struct Code {
+  std::vector<Instruction> instructions;
+  std::vector<int64_t> ends;
+};
+
 // One way through the program for a number of samples: whole blocks, and the last, shorter one.
 struct Pass {
   int64_t samples, block;
-  std::vector<Instruction> whole, last;
-  std::vector<int64_t> ends;  // of stages; instructions of `whole` and `last` alike
+  Code whole, last;  // as many stages; blocks of other sizes may take other instructions
   std::vector<Collected> collected;
   int64_t arena, lasting;           // bytes: per worker; per block
   std::string output;               // dtype of the outputs, "" where a pass has none

@@ -284,7 +284,8 @@ class Atoms:
                 parents |= dict.fromkeys(row.tolist(), carrier)
                 family |= dict.fromkeys(row.tolist(), number)
         entries = self._entries()
-        whole = {number for number, (place, _) in enumerate(self._places) if place.rows is None}
+        everywhere = set(range(len(self._places)))
+        whole = {number for number in everywhere if self._places[number][0].rows is None}
 
         def alike(one: int, other: int) -> bool:
             return one not in pinned and other not in pinned and bool(base[one] == base[other])
@@ -294,8 +295,12 @@ class Atoms:
 
         def carried(root: int, inside: set[int]) -> dict[int, list[int]]:
             """Entries that move with a root: its own, and in places ``inside`` those of what it carries."""
-            moving = {number: list(where) for number, where in entries.get(root, {}).items()}
-            for child in bundles.parts(root)[1:]:
+            own = entries.get(root, {})
+            parts = bundles.parts(root)[1:]
+            if not parts:
+                return own
+            moving = {number: list(where) for number, where in own.items()}
+            for child in parts:
                 for number, where in entries.get(child, {}).items():
                     if number in inside:
                         moving.setdefault(number, []).extend(where)
@@ -303,9 +308,9 @@ class Atoms:
 
         def together(units: list[Unit]) -> list[Unit]:
             """Units with what they carry in places of some rows, which moves by itself unless the rows do."""
-            if len(whole) == len(self._places):
+            if whole == everywhere:
                 return units
-            everything = [(root, carried(root, set(range(len(self._places))))) for root, _ in units]
+            everything = [(root, carried(root, everywhere)) for root, _ in units]
             shared = Counter(number for _, moved in everything for number in moved)
             alone = {n for n, count in shared.items() if count == 1 and n not in whole}
             return [(root, {n: w for n, w in moved.items() if n not in alone}) for root, moved in everything]

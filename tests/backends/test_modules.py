@@ -57,10 +57,11 @@ class TestModules:
 
         self.check(Odd, torch.randn(6, 5), torch.randint(0, 3, (6,)))
 
-    @pytest.mark.parametrize("tokens", [None, 3])
+    @pytest.mark.parametrize("tokens", [None, 5])
     def test_rows_of_whole_pages(self, tokens):
         """Widths whose rows fill 4096 bytes, which the engine keeps further apart: from layers, norms and
-        pointwise operations, reshaped, added, and in several dimensions."""
+        pointwise operations, reshaped, added, attended to, in several dimensions and in blocks of one
+        sample, whose rows lie otherwise."""
 
         class Wide(nn.Module):
             def __init__(self):
@@ -68,9 +69,12 @@ class TestModules:
                 self.first, self.gate = nn.Linear(6, 1024), nn.Linear(6, 1024, bias=False)
                 self.norm, self.middle = nn.LayerNorm(1024), nn.Linear(1024, 1024)
                 self.last, self.head = nn.Linear(1024, 200), nn.Linear(200, 4)
+                self.attention = nn.MultiheadAttention(1024, 4, batch_first=True) if tokens else None
 
             def forward(self, x):
                 h = F.silu(self.gate(x)) * self.first(x)
+                if self.attention is not None:
+                    h = h + self.attention(h, h, h, need_weights=False)[0]
                 h = self.norm(h + torch.sigmoid(self.middle(h)))
                 h = F.gelu(self.middle(h)).reshape(*h.shape[:-1], 2, 512).flatten(-2) + self.first(x)
                 h = self.head(torch.relu(self.last(h)))

@@ -18,8 +18,8 @@ from fastcomb.backends.native.normalise import folded
 from fastcomb.backends.native.weights import conv_layout, linear_layout
 from fastcomb.program import Node, Weight
 
-#: Vectors of outputs above which copying a product's rows pays.
-_PANELS = 8
+#: Lines that the first-level cache keeps in one place, and vectors of outputs for which copying rows pays.
+_WAYS, _PANELS = 8, 8
 
 
 def emit_layer(
@@ -105,18 +105,18 @@ def dense(low: Lowering, node: Node, x: Value, packed: Buffer, outputs: int, bia
     """
     inner = x.shape[-1]
     run = inner + (inner % 2 if low.dtype == torch.bfloat16 else 0)
-    apart = pitch(run, low.dtype)
-    crowded = x.meta.ndim > 1 and x.strides[-2] == inner and outputs >= _PANELS * low.weights.width
-    if run != inner or (apart != run and crowded):
-        wide = low.new(x.meta.numel() // inner * apart)
-        rows = torch.empty(*x.shape[:-1], apart, dtype=low.dtype, device="meta")
+    grid = _rows(x)
+    if (
+        run != inner
+        or grid is None
+        or (_crowded(*grid, low.dtype) and outputs >= _PANELS * low.weights.width)
+    ):
+        wide = low.new(x.meta.numel() // inner * pitch(run, low.dtype))
+        rows = torch.empty(*x.shape[:-1], pitch(run, low.dtype), dtype=low.dtype, device="meta")
         if run != inner:
             low.emit("zero", low.dtype, out=wide, count=wide.count)
         x = low.unary("identity", Value(wide, rows[..., :inner]), x)
-    grid = _rows(low, x)
-    if grid is None:
-        x = low.dense(x, node.name)
-        grid = _rows(low, x)
+        grid = _rows(x)
     assert grid is not None
 
     def make(key: str) -> tuple[Value, Callable[..., None]]:
@@ -140,7 +140,12 @@ def dense(low: Lowering, node: Node, x: Value, packed: Buffer, outputs: int, bia
     return emit_layer(low, node, bias, make)
 
 
-def _rows(low: Lowering, x: Value) -> tuple[list[int], list[int]] | None:
+def _crowded(sizes: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> bool:
+    """Whether rows side by side share their places in the cache, and are more than it keeps there."""
+    return sizes[-1] > _WAYS and strides[-1] > 0 and pitch(strides[-1], dtype) != strides[-1]
+
+
+def _rows(x: Value) -> tuple[list[int], list[int]] | None:
     """Rows of the last dimension as up to three loops: sizes and strides."""
     if x.strides[-1] != 1 and x.shape[-1] != 1:
         return None
