@@ -1,5 +1,6 @@
 """Networks with known symmetries, and ways to disturb them."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -22,6 +23,8 @@ FAMILIES = {
 VIT = [32, *([4] + [8] * 8 + [128]) * 2]
 
 MAKERS = {name: make for name, (make, _) in FAMILIES.items()} | {"vit": ViT}
+#: Their names, the deepest one's marked slow.
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n == "resnet20" else n for n in MAKERS]
 
 
 def randomise(model, seed):

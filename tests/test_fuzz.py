@@ -4,6 +4,7 @@ import pytest
 
 from tests.fuzz.checks import findings
 from tests.fuzz.networks import make
+from tests.quick import mostly_slow
 
 #: Networks of one test: it should take a few seconds.
 _SLICE = 5
@@ -19,7 +20,7 @@ def faults(numbers: range, seed: int, extras: int) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("first", range(0, 2 * _SLICE, _SLICE))
+@pytest.mark.parametrize("first", mostly_slow(range(0, 2 * _SLICE, _SLICE), 0))
 @pytest.mark.filterwarnings("ignore")
 def test_random_networks(first: int) -> None:
     found = faults(range(first, first + _SLICE), seed=0, extras=0)

@@ -279,7 +279,15 @@ ZERO = ("zero", "float32", {"out": ("arena", 0, 0, 0), "count": 4})
 )  # fmt: skip
 def test_a_wrong_instruction_is_an_error_that_says_what_is_wrong(instruction, message):
     engine = native.extension().Engine(level="portable", seed=0, laws=native.laws(law_of(fc.Uniform())))
-    rest = {"ends": [1], "last_ends": [1], "norms": [], "arena": 64, "lasting": 0, "inputs": [], "output": "float32"}
+    rest = {
+        "ends": [1],
+        "last_ends": [1],
+        "norms": [],
+        "arena": 64,
+        "lasting": 0,
+        "inputs": [],
+        "output": "float32",
+    }
     with pytest.raises(ValueError, match=message):
         engine.add_pass(samples=1, block=1, whole=[instruction], last=[instruction], **rest)
     assert engine.add_pass(samples=1, block=1, whole=[ZERO], last=[ZERO], **rest) == 0

@@ -8,6 +8,7 @@ import fastcomb as fc
 from fastcomb.models import MLP, VGG, ResNet20, Tiny10, ViT
 from fastcomb.program import CaptureError, Weight
 from fastcomb.program.cache import captured
+from tests.quick import mostly_slow
 
 FAMILIES = {
     "mlp": lambda: MLP((20, 16, 5)),
@@ -150,7 +151,7 @@ def test_what_cannot_be_captured_is_one_clear_error():
         fc.capture(nn.Identity())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", mostly_slow(["resnet18", "mobilenet_v3_small"], 0))
 def test_torchvision_models(name, vision):
     torch.manual_seed(0)
     model = getattr(vision, name)(weights=None).eval()

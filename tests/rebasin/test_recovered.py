@@ -95,7 +95,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", mostly_slow(WAYS, 0, 2))
 @pytest.mark.parametrize("turn", mostly_slow([None, halves, neighbours], 0, 1))
 def test_query_heads_that_share_keys_and_values(way, turn):
     repeat, written = WAYS[way]
@@ -111,7 +111,7 @@ def test_query_heads_that_share_keys_and_values(way, turn):
     assert {"v.weight", "v.bias", "out.weight"} in members(groups, 4)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", mostly_slow(WAYS, 0, 2))
 def test_query_heads_that_share_one_key_and_value(way):
     repeat, written = WAYS[way]
     make = lambda: Grouped(1, repeat, written=written)  # noqa: E731
@@ -168,7 +168,7 @@ class Fused(nn.Module):
         return self.last(torch.relu(h + self.out(seen.transpose(1, 2).flatten(2))).mean(1))
 
 
-@pytest.mark.parametrize("turn", [halves, neighbours])
+@pytest.mark.parametrize("turn", mostly_slow([halves, neighbours], 0))
 def test_fused_heads_that_turn_some_features(turn):
     # the stream, heads, in each of them the two features that are not turned, and those of values
     groups = recovered(lambda: Fused(turn=turn), torch.randn(3, 7, 5), sizes=[10, 3, *[2, 6] * 3])

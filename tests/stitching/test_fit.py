@@ -20,6 +20,7 @@ from fastcomb.stitching import training as training_module
 from fastcomb.stitching.cache import Cache
 from fastcomb.stitching.gather import as_data
 from tests.networks import randomised
+from tests.quick import mostly_slow
 
 WIDTHS = (12, 9, 8, 4)
 LAYER = "2"  # after the first ReLU
@@ -140,7 +141,9 @@ class TestAgainstHooks:
         assert found.epochs == 3
         assert found.loss[0, -1] < found.loss[0, 0]
 
-    @pytest.mark.parametrize("layer", ["features.1", "features.2", "features.3", "classifier.0"])
+    @pytest.mark.parametrize(
+        "layer", mostly_slow(["features.1", "features.2", "features.3", "classifier.0"], 0, 3)
+    )
     def test_a_convolutional_network(self, layer):
         models = [randomised(small_vgg, seed) for seed in (0, 1)]
         generator = torch.Generator().manual_seed(0)

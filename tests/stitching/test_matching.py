@@ -407,7 +407,7 @@ def test_directions_without_variation_do_no_harm():
         assert np.isfinite(solve(method, x, y)[0]).all()
 
 
-@pytest.mark.parametrize("kind", mostly_slow(KINDS, 0, 6))
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, 0))
 def test_stitched_networks_survive_the_disk(kind, tmp_path):
     a, b = randomised(Tiny10, 0), randomised(ResNet20, 1)
     x = inputs(a, 3)
