@@ -102,3 +102,15 @@ def test_the_benchmark_table_measures_agreeing_contenders():
     rate, where = peak(torch.float32, rounds=1)
     assert rate > 0
     assert "×" in where
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_fine_tuned_pair_beside_a_loop(monkeypatch, capsys):
+    """It compares losses and accuracies itself."""
+    pytest.importorskip("transformers")
+    from benchmarks import fine_tuned
+
+    monkeypatch.setattr("sys.argv", ["fine_tuned", "--combinations", "20", "--looped", "3"])
+    fine_tuned.main()
+    assert "fastcomb.evaluate (native)" in capsys.readouterr().out
