@@ -421,8 +421,11 @@ class Reader:
                         lone[id(one.block)] = one.block
             if a.block is not None and b.block is not None:
                 _, _, dims = shared.setdefault((id(a.block), id(b.block)), (a.block, b.block, []))
-                dims.append((a.dim, b.dim))
+                if (a.dim, b.dim) not in dims:  # products of a value with itself hold a dimension twice
+                    dims.append((a.dim, b.dim))
         for first, second, dims in shared.values():
+            if any(len(set(side)) < len(dims) for side in zip(*dims, strict=True)):
+                raise ViewError
             kept = zip((first, second), zip(*dims, strict=True), strict=True)
             self._union(*(self.carriers(block, list(keep), id(block) in lone) for block, keep in kept))
         for key, block in lone.items():

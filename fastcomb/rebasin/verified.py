@@ -64,7 +64,7 @@ def verified(
         programs.append(further)
         _further[program] = tuple(programs[1:])
         groups = _read(module, programs)
-    return groups, trials
+    return groups, trials if groups.groups else None
 
 
 def misread(how: str) -> str:

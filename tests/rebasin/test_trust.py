@@ -625,3 +625,33 @@ def test_random_networks_keep_their_function_beyond_the_example(seed):
     assert len(found.symmetries.groups) >= 1
     for training in (False, True):
         same(found, b, *(normal(3, length, 4) for length in (1, 5, 12)), training=training)
+
+
+class Squared(nn.Module):
+    """Products of all pairs of features that are means over tokens: a dimension that meets itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = nn.Linear(4, 6), nn.Linear(36, 3)
+
+    def forward(self, x):
+        h = self.inner(x.reshape(-1, 4)).view(-1, 5, 6).mean(1)
+        return self.last((h[:, :, None] * h[:, None, :]).flatten(1))
+
+
+class OneStep(nn.Module):
+    """Units that are free for one step, and not for more."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.places = nn.LSTM(2, 5), nn.Parameter(torch.randn(3, 5))
+
+    def forward(self, x):
+        return torch.cdist(self.layer(x.transpose(0, 1))[1][0][0], self.places)
+
+
+@pytest.mark.parametrize(("make", "shape"), [(Squared, (7, 5, 4)), (OneStep, (7, 1, 2))])
+def test_networks_without_symmetries_that_hold_are_refused(make, shape):
+    a, b = make().eval(), make().eval()
+    with pytest.raises(ValueError, match="no permutation symmetry that could be used"):
+        align(a, b, data=torch.randn(shape), progress=False)
