@@ -52,13 +52,17 @@ def check(
                 f"{type(module).__name__} does not run on {structure(x)} ({_line(error)}); inputs are its "
                 "arguments: by position from a tuple, by name from a dict"
             ) from error
+        kind = dtype_name(x.dtype)
+        if x.is_floating_point() and not mixture.uniform:
+            raise ValueError(
+                f"{type(module).__name__} has parameters of several dtypes, so x stays {kind}, on which it "
+                f"does not run ({_line(error)}); pass x in the dtype that its forward takes"
+            ) from error
         if x.is_floating_point() or x.dtype == torch.int64:
             raise
-        kind = dtype_name(x.dtype)
         raise ValueError(
-            f"{type(module).__name__} does not run on x of {kind} ({_line(error)}); pass "
-            "what it "
-            "was trained on: images as floating-point numbers (often x.float() / 255), tokens as int64"
+            f"{type(module).__name__} does not run on x of {kind} ({_line(error)}); pass what it was trained "
+            "on: images as floating-point numbers (often x.float() / 255), tokens as int64"
         ) from error
     for label, theta in thetas.items():
         if not isinstance(theta, nn.Module):
@@ -74,10 +78,8 @@ def check(
                 continue  # it draws random numbers, which is said where it runs
         raise ValueError(
             f"{label} computes something else than {type(module).__name__} does with its weights: the "
-            "modules "
-            "differ in code or in attributes that are neither parameters nor buffers (an activation, a "
-            "scale, "
-            "values kept from an earlier call). Give both networks the same"
+            "modules differ in code or in attributes that are neither parameters nor buffers (an activation, "
+            "a scale, values kept from an earlier call). Give both networks the same"
         )
     if dtype == torch.float16:
         _check_precision(mixture, module, x)

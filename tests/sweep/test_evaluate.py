@@ -491,3 +491,23 @@ def test_progress_shows_combinations_per_second(pair, data, capsys):
     fc.evaluate(*pair, fc.Uniform(), data=data, n=10, progress=False)
     fc.evaluate(*pair, fc.Uniform(), data=data, n=10)
     assert capsys.readouterr().err == ""
+
+
+def test_several_dtypes_and_inputs_of_another():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.last(self.first(x).double())
+
+    torch.manual_seed(0)
+    a, b, x, y = Two().eval(), Two().eval(), torch.randn(6, 4), torch.randint(0, 3, (6,))
+    with pytest.warns(fc.BackendNotice):
+        sweep = fc.evaluate(a, b, fc.Uniform(), data=(x, y), n=2, dtype=torch.float64)
+    with torch.no_grad():
+        expected = F.cross_entropy(functional_call(a, sweep.mixture[1], (x,)), y).item()
+    assert sweep.loss[1] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match=r"parameters of several dtypes, so x stays float64.*pass x in"):
+        fc.evaluate(a, b, fc.Uniform(), data=(x.double(), y), n=2)
