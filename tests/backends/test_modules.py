@@ -83,6 +83,23 @@ class TestModules:
         shape = (7, 6) if tokens is None else (7, tokens, 6)
         self.check(Wide, torch.randn(shape), torch.randint(0, 4, (7,)))
 
+    @pytest.mark.parametrize("samples", [1, 4])
+    def test_additions_of_fewer_dimensions(self, samples):
+        """One sample has as many entries as what is the same for all; it lies otherwise nevertheless."""
+
+        class Added(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 5, (3, 1), padding=(1, 0))
+                self.places = nn.Parameter(torch.randn(5, 4, 1))
+                self.last, self.row = nn.Linear(20, 4), nn.Parameter(torch.randn(4))
+
+            def forward(self, x):
+                places, row = torch.tanh(self.places), self.row.exp()
+                return self.last((self.conv(x) + places).flatten(1)) + row
+
+        self.check(Added, torch.randn(samples, 3, 4, 1), torch.randint(0, 4, (samples,)))
+
     def test_convolutions_of_all_kinds(self):
         def make():
             return nn.Sequential(

@@ -472,13 +472,10 @@ class Lowering:
 
         def addable(name: str) -> bool:
             value = self.values.get(name)
-            return (
-                isinstance(value, Value)
-                and shape[-len(value.shape) :] == value.shape
-                and value.meta.numel() == math.prod(shape)
-                and value.meta.dtype == self.dtype
-                and value.strides[channels] == 1
-            )
+            if not isinstance(value, Value) or value.meta.dtype != self.dtype:
+                return False
+            fits = shape[-len(value.shape) :] == value.shape and value.meta.numel() == math.prod(shape)
+            return fits and value.meta.expand(shape).stride()[channels] == 1
 
         return match_epilogue(self.program, node, norms=norms, residual=addable, activations=("relu",))
 

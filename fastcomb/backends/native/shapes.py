@@ -16,7 +16,7 @@ from fastcomb.program import Node, Program, Weight
 from fastcomb.program import Value as Ref
 
 #: What operations make of what they were given, by both: networks repeat their layers, and programs are
-#: lowered for several numbers of samples. The oldest go first.
+#: lowered for several numbers of samples.
 _known: dict[Hashable, Any] = {}
 _KEPT = 1 << 14
 
@@ -68,14 +68,14 @@ def _result(program: Program, node: Node, state: Mapping[str, Tensor], values: M
     )
     key = (node.target, structure, *map(_form, read))
     try:
-        if key in _known:
-            return _known[key]
+        known = _known.get(key)
     except TypeError:  # an argument that has no hash
         return program.apply(_on_meta(node), state, values)
-    result = program.apply(_on_meta(node), state, values)
-    _known[key] = result
-    if len(_known) > _KEPT:
-        _known.pop(next(iter(_known)), None)
+    if known is not None:
+        return known
+    if len(_known) >= _KEPT:
+        _known.clear()
+    result = _known[key] = program.apply(_on_meta(node), state, values)
     return result
 
 
