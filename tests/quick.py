@@ -15,17 +15,12 @@ def mostly_slow(values, *quick, several=False):
 
 
 def levels():
-    """Instruction levels: the best of this processor, and AVX2, which most laptops have."""
-    known = native.extension().levels() if native.extension() else []
-    return mostly_slow(known, 0, _common(known))
+    """Instruction levels, all but the best of this processor slow."""
+    return mostly_slow(native.extension().levels() if native.extension() else [], 0)
 
 
 def levels_and_dtypes():
-    """Levels of the engine in float32, as :func:`levels`, and in bfloat16, of which the best one."""
+    """Instruction levels with dtypes, all but those of the best one slow."""
     known = native.extension().levels() if native.extension() else []
-    pairs = [(level, dtype) for dtype in (torch.float32, torch.bfloat16) for level in known]
-    return mostly_slow(pairs, 0, _common(known), len(known), several=True)
-
-
-def _common(known):
-    return known.index("avx2") if "avx2" in known else len(known) - 1
+    pairs = [(level, dtype) for level in known for dtype in (torch.float32, torch.bfloat16)]
+    return mostly_slow(pairs, 0, 1, several=True)

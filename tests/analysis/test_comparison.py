@@ -159,7 +159,7 @@ def test_intervals_of_two_samples_cover(name, n, monkeypatch):
     assert misses[3] <= close
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("sign", [-1, pytest.param(1, marks=pytest.mark.slow)])
 def test_intervals_of_samples_that_hang_together_cover(sign):
     """B is −A, or A: the first makes the ordinary intervals too narrow, the second far too wide."""
     a = drawn(scipy.stats.norm(), (1000, 60), 2)

@@ -166,7 +166,7 @@ class Residual(nn.Module):
         return self.last(x)
 
 
-@pytest.mark.parametrize("choice", mostly_slow(["a", "lerp", "recompute"], 1, 2))
+@pytest.mark.parametrize("choice", mostly_slow(["a", "lerp", "recompute"], 1))
 def test_norms_and_additions(choice):
     calibration = vectors(20, 9)[0] if choice == "recompute" else None
     fused(lambda: Residual(30), *vectors(40, 9), batch_norm=choice, calibration=calibration, n=4)

@@ -340,7 +340,7 @@ def test_what_depends_on_shapes_alone_becomes_a_constant():
         assert sweep.loss[i] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("kind", mostly_slow([nn.LSTM, nn.GRU, nn.RNN], 0))
 @pytest.mark.parametrize("both", mostly_slow([False, True], 0))
 def test_recurrent_layers_run_on_the_engine(kind, both):
     class Recurrent(nn.Module):

@@ -140,7 +140,7 @@ def close(found, expected, size, products):
 
 @pytest.mark.parametrize("per", mostly_slow(GRANULARITIES, 0, 1))
 @pytest.mark.parametrize("bits", [16, pytest.param(32, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", mostly_slow([False, True], 1))
 @pytest.mark.parametrize(
     "sizes",
     [

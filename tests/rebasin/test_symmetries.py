@@ -525,7 +525,7 @@ def test_constants_let_only_alike_entries_change_places():
     assert "whose entries differ (1 of 6 entries)" in groups.pinned["a.weight", 0]
 
 
-@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("make", mostly_slow([nn.LSTM, nn.GRU, nn.RNN], 0))
 @pytest.mark.parametrize("both", mostly_slow([False, True], 0))
 def test_units_of_recurrent_layers(make, both):
     net = Made(

@@ -316,12 +316,15 @@ def old(norm):
 
 @pytest.mark.parametrize(
     "norm",
-    [
-        nn.utils.weight_norm,
-        nn.utils.spectral_norm,
-        parametrizations.weight_norm,
-        parametrizations.spectral_norm,
-    ],
+    mostly_slow(
+        [
+            nn.utils.weight_norm,
+            nn.utils.spectral_norm,
+            parametrizations.weight_norm,
+            parametrizations.spectral_norm,
+        ],
+        *(0, 3),
+    ),
 )
 def test_normalised_weights(norm):
     a, b = old(norm).eval(), old(norm).eval()

@@ -225,6 +225,7 @@ def test_a_run_that_has_only_begun(problem, tmp_path):
         opened.plot(tmp_path / "taken.png")
 
 
+@pytest.mark.slow
 def test_recomputed_statistics_regression_and_losses_of_ones_own(problem, images):
     torch.manual_seed(0)
     a, b = Tiny10().eval(), Tiny10().eval()

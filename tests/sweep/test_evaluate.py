@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fastcomb as fc
 from fastcomb.models import MLP, VGG, ResNet20, Tiny10, ViT
+from tests.quick import mostly_slow
 
 SAMPLERS = [
     fc.Uniform(),
@@ -91,7 +92,10 @@ def test_the_last_indices_of_the_stream(pair, data, backend):
 
 
 @pytest.mark.parametrize(
-    "make", [Tiny10, ResNet20, VGG, lambda: VGG(batch_norm=True), ViT, lambda: VGG((8, "M"), hidden=7)]
+    "make",
+    mostly_slow(
+        [Tiny10, ResNet20, VGG, lambda: VGG(batch_norm=True), ViT, lambda: VGG((8, "M"), hidden=7)], 0, 3, 5
+    ),
 )
 def test_network_families(make, images, backend):
     torch.manual_seed(0)
