@@ -20,7 +20,12 @@ CLASSES = 10
 
 @functools.cache
 def declare_operators() -> torch.library.Library | None:
-    """Declare torchvision's compiled operators where its package, made for another torch, lacks them."""
+    """Declare torchvision's compiled operators where its package, made for another torch, lacks them.
+
+    transformers imports it where it is installed.
+    """
+    if not importlib.util.find_spec("torchvision"):
+        return None
     library = torch.library.Library("torchvision", "FRAGMENT")
     try:
         importlib.import_module("torchvision")
@@ -48,8 +53,7 @@ def hugging_face(family: str) -> Callable[[], nn.Module]:
     """A small classifier of a family: "bert", "gpt2", "llama" or "vit"."""
 
     def make() -> nn.Module:
-        if importlib.util.find_spec("torchvision"):  # which transformers imports too
-            declare_operators()
+        declare_operators()
         import transformers
 
         config: Any

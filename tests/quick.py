@@ -16,11 +16,14 @@ def mostly_slow(values, *quick, several=False):
 
 def levels():
     """Instruction levels, all but the best of this processor slow."""
-    return mostly_slow(native.extension().levels() if native.extension() else [], 0)
+    return mostly_slow(_levels(), 0)
 
 
 def levels_and_dtypes():
     """Instruction levels with dtypes, all but those of the best one slow."""
-    known = native.extension().levels() if native.extension() else []
-    pairs = [(level, dtype) for level in known for dtype in (torch.float32, torch.bfloat16)]
+    pairs = [(level, dtype) for level in _levels() for dtype in (torch.float32, torch.bfloat16)]
     return mostly_slow(pairs, 0, 1, several=True)
+
+
+def _levels():
+    return native.extension().levels() if native.extension() else []

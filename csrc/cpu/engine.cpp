@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <functional>
 #include <new>
 #include <stdexcept>
 
@@ -130,9 +129,9 @@ void Engine::finish(int64_t weight_bytes, std::vector<Instruction> setup, const 
 int Engine::add_pass(Pass pass) {
   if (pass.samples < 1 || pass.block < 1 || pass.arena < 0 || pass.lasting < 0)
     throw std::invalid_argument("a pass without samples");
-  for (const Code& code : {std::cref(pass.whole), std::cref(pass.last)})
-    if (code.ends.empty() || !std::is_sorted(code.ends.begin(), code.ends.end()) || code.ends.front() < 0 ||
-        code.ends.back() > (int64_t)code.instructions.size())
+  for (const Code* code : {&pass.whole, &pass.last})
+    if (code->ends.empty() || !std::is_sorted(code->ends.begin(), code->ends.end()) || code->ends.front() < 0 ||
+        code->ends.back() > (int64_t)code->instructions.size())
       throw std::invalid_argument("a pass whose stages end beyond its instructions");
   if (pass.whole.ends.size() != pass.last.ends.size() || pass.collected.size() > pass.whole.ends.size())
     throw std::invalid_argument("a pass of blocks with other stages");

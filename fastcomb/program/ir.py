@@ -76,6 +76,15 @@ class Node:
         """Dotted name of the submodule that called it, "" for the network itself."""
         return self.calls[-1][0] if self.calls else ""
 
+    def call(self, arguments: dict[str, Any]) -> Any:
+        """Result for arguments by name, in their order; none of their tensors changes."""
+        if not hasattr(self.target, "_schema"):
+            return self.target(*arguments.values())
+        written = {a.name for a in self.target._schema.arguments if a.alias_info and a.alias_info.is_write}
+        return self.target(
+            **{name: value.clone() if name in written else value for name, value in arguments.items()}
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """With an operator by its name, since torch's operators cannot be pickled."""
         if isinstance(self.target, OpOverload):
@@ -223,6 +232,10 @@ class Program:
 
     def apply(self, node: Node, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> Any:
         """Result of one node, given the inputs and the results of those before it by name."""
+        return node.call(self.resolved(node, state, values))
+
+    def resolved(self, node: Node, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a node is called with, given the inputs and the results of those before it by name."""
 
         def resolve(leaf: Any) -> Any:
             if isinstance(leaf, Value):
@@ -231,13 +244,8 @@ class Program:
                 return state[leaf.name] if leaf.name in state else self.constants[leaf.name]
             return leaf
 
-        arguments = tree_map(resolve, dict(node.arguments))
-        if not hasattr(node.target, "_schema"):
-            return node.target(*arguments.values())
-        for argument in node.target._schema.arguments:  # in-place forms must not touch their input
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                arguments[argument.name] = arguments[argument.name].clone()
-        return node.target(**arguments)
+        arguments: dict[str, Any] = tree_map(resolve, dict(node.arguments))
+        return arguments
 
     def __str__(self) -> str:
         rows = [("value", "operation", "reads", "weights", "shape", "in module")]

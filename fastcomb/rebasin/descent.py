@@ -50,7 +50,7 @@ class Descent:
         self._kept: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
         self._seen: dict[tuple[int, bool], list[Tensor]] = {}
         self._members: dict[int, list[int]] = {}
-        self._units_of_a: dict[tuple[int, ...], Tensor] = {}
+        self._units_of_a: dict[tuple[int, ...], Tensor] = {}  # of families, with all that is counted
         self.measure()
 
     def measure(self) -> float:
@@ -258,11 +258,16 @@ class Descent:
     ) -> tuple[Tensor, Tensor]:
         """Units of A and of B with all their weights [groups, units, weights], for groups of one kind."""
         groups = self.problem.symmetries.groups
-        key = (*ones, -1, *counted)
+
+        def units(numbers: Sequence[int], state: Mapping[str, Tensor]) -> Tensor:
+            return torch.stack([_joined(groups[n].members, counted, state) for n in numbers])
+
+        if counted != self._counted(ones[0]):  # in an opening, where no two groups have the same
+            return units(ones, self._a), units(others, self._b)
+        key = tuple(ones)
         if key not in self._units_of_a:
-            self._units_of_a[key] = torch.stack([_joined(groups[n].members, counted, self._a) for n in ones])
-        b = torch.stack([_joined(groups[n].members, counted, self._b) for n in others])
-        return self._units_of_a[key], b
+            self._units_of_a[key] = units(ones, self._a)
+        return self._units_of_a[key], units(others, self._b)
 
     def _own(self, number: int) -> Tensor:
         """Σ over members of ⟨unit of A, unit of B⟩; inner parts of units count in their own groups."""

@@ -29,7 +29,7 @@ from fastcomb.utils.dtypes import dtype_name, narrowed
 from fastcomb.utils.rule_table import registering
 
 #: Operations that only name entries anew, and products whose first operand's rows lie as they are.
-SHAPES, PRODUCTS = {"reshape", "flatten", "unflatten"}, {"linear", "matmul", "addmm"}
+_SHAPES, _PRODUCTS = {"reshape", "flatten", "unflatten"}, {"linear", "matmul", "addmm"}
 #: Operations that read images with the channels innermost.
 _IMAGE_READERS = {
     "conv2d", "conv_transpose2d", "batch_norm", "group_norm", "instance_norm", "max_pool2d", "avg_pool2d",
@@ -166,7 +166,7 @@ class Lowering:
             return self.value(next(iter(arguments.values())))
         if op == "cast":
             return self._cast(node, self.value(next(iter(arguments.values()))))
-        if op in SHAPES:
+        if op in _SHAPES:
             return self.reshaped(self.value(next(iter(arguments.values()))), self.shapes[node.name].shape)
         if op not in RULES:
             raise Unsupported(f"the operation {node.label}")
@@ -295,23 +295,23 @@ class Lowering:
             )
         return Value(buffer, meta, key, whole=True)
 
-    def rows(self, shape: Sequence[int], key: str, dtype: torch.dtype | None = None) -> Value:
-        """A new value, with a gap after each row of its last dimension where products that read it want one.
+    def rows(
+        self, shape: Sequence[int], key: str, *, image: bool = False, dtype: torch.dtype | None = None
+    ) -> Value:
+        """As :meth:`make`, with a gap after each row where products that read it want one.
 
         Values that are reshaped have none, for they would have to be copied.
         """
         dtype = dtype or self.dtype
         readers = {node.op for node in self.program.readers.get(key, ())}
-        if not shape or not readers & PRODUCTS or readers & SHAPES or key in self.program.returned:
-            return self.make(shape, key, dtype=dtype)
+        if image or not shape or not readers & _PRODUCTS or readers & _SHAPES or key in self.program.returned:
+            return self.make(shape, key, image=image, dtype=dtype)
         wide = self.make((*shape[:-1], pitch(shape[-1], dtype)), key, dtype=dtype)
         return Value(wide.buffer, wide.meta[..., : shape[-1]], key)
 
     def like(self, value: Value, key: str) -> Value:
         """A new value of the same shape, and as images where that is how the given one lies."""
-        if value.images and value.shape[1] > 1:
-            return self.make(value.shape, key, image=True)
-        return self.rows(value.shape, key)
+        return self.rows(value.shape, key, image=value.images and value.shape[1] > 1)
 
     def emit(self, op: str, dtype: torch.dtype, **fields: Any) -> None:
         """Add an instruction; operands are values, buffers, or buffers and elements; None is none."""

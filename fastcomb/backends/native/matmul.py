@@ -111,8 +111,8 @@ def dense(low: Lowering, node: Node, x: Value, packed: Buffer, outputs: int, bia
         or grid is None
         or (_crowded(*grid, low.dtype) and outputs >= _PANELS * low.weights.width)
     ):
-        wide = low.new(x.meta.numel() // inner * pitch(run, low.dtype))
         rows = torch.empty(*x.shape[:-1], pitch(run, low.dtype), dtype=low.dtype, device="meta")
+        wide = low.new(rows.numel())
         if run != inner:
             low.emit("zero", low.dtype, out=wide, count=wide.count)
         x = low.unary("identity", Value(wide, rows[..., :inner]), x)
@@ -120,7 +120,7 @@ def dense(low: Lowering, node: Node, x: Value, packed: Buffer, outputs: int, bia
     assert grid is not None
 
     def make(key: str) -> tuple[Value, Callable[..., None]]:
-        out = low.rows((*x.shape[:-1], outputs), key, low.last_dtype(key))
+        out = low.rows((*x.shape[:-1], outputs), key, dtype=low.last_dtype(key))
 
         def emit(residual: Value | None, scale: Buffer | None, shift: Buffer | None, relu: bool) -> None:
             if residual is not None and not residual.meta.is_contiguous():

@@ -102,7 +102,7 @@ def result_of(low: Lowering, node: Node, *operands: Value) -> Value:
     """A new value for a node's result: as images where an operand of its shape lies so."""
     shape = tuple(low.shapes[node.name].shape)
     image = any(v.images and v.shape == shape and shape[1] > 1 for v in operands)
-    return low.make(shape, node.name, image=True) if image else low.rows(shape, node.name)
+    return low.rows(shape, node.name, image=image)
 
 
 @rule("pow")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from fastcomb.backends.base import Unsupported
 from fastcomb.backends.native.weights import Weights
-from fastcomb.program import Node, Program, Weight
-from fastcomb.program import Value as Ref
+from fastcomb.program import Node, Program
 
 #: What operations make of what they were given, by both: networks repeat their layers, and programs are
 #: lowered for several numbers of samples.
@@ -61,21 +59,21 @@ def inferred(
 
 
 def _result(program: Program, node: Node, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> Any:
-    leaves, structure = tree_flatten(dict(node.arguments))
-    read = (
-        values[leaf.name] if isinstance(leaf, Ref) else state[leaf.name] if isinstance(leaf, Weight) else leaf
-        for leaf in leaves
-    )
-    key = (node.target, structure, *map(_form, read))
+    arguments = program.resolved(node, state, values)
+    for name, value in arguments.items():
+        if isinstance(value, torch.device):
+            arguments[name] = torch.device("meta")
+    leaves, structure = tree_flatten(arguments)
+    key = (node.target, structure, *map(_form, leaves))
     try:
         known = _known.get(key)
     except TypeError:  # an argument that has no hash
-        return program.apply(_on_meta(node), state, values)
+        return node.call(arguments)
     if known is not None:
         return known
     if len(_known) >= _KEPT:
         _known.clear()
-    result = _known[key] = program.apply(_on_meta(node), state, values)
+    result = _known[key] = node.call(arguments)
     return result
 
 
@@ -84,10 +82,3 @@ def _form(leaf: Any) -> Hashable:
     if isinstance(leaf, Tensor):
         return Tensor, leaf.shape, leaf.stride(), leaf.dtype
     return type(leaf), leaf  # 1, 1.0 and True are equal
-
-
-def _on_meta(node: Node) -> Node:
-    """As it runs there: on no device."""
-    devices = {name for name, value in node.arguments.items() if isinstance(value, torch.device)}
-    moved = {**node.arguments, **dict.fromkeys(devices, torch.device("meta"))}
-    return dataclasses.replace(node, arguments=moved) if devices else node
