@@ -105,6 +105,19 @@ void mix(const std::string& name, const std::vector<HeldLaw>& held, uint64_t see
   for (size_t i = 0; i < index.size(); ++i) one((int64_t)i, 0);
 }
 
+// The columns int64 [count, n] of largest similarity for the rows of each matrix of similarity [count, n, n].
+void match(const std::string& name, const Tensor& similarity, const Tensor& columns) {
+  const Kernels* k = level(name);
+  const bool wide = similarity.dtype == "float64";
+  if (similarity.shape.size() != 3) throw std::invalid_argument("similarity: not [count, n, n]");
+  const int64_t count = similarity.shape[0], n = similarity.shape[1];
+  const void* from = values<const char>(similarity, "similarity", wide ? "float64" : "float32", {count, n, n});
+  int64_t* to = values<int64_t>(columns, "columns", "int64", {count, n});
+  py::gil_scoped_release release;
+  std::vector<char> scratch(assignment_scratch(n, wide));
+  k->match({from, wide, count, n, scratch.data(), to});
+}
+
 // Adds a parameter in one form. `outputs` rows of `inner` entries from row `first` on; `place` and `inverse` say
 // where entries lie in the packed form. The tensors are kept.
 int add(Held& h, const py::object& a, const py::object& others, const std::string& form, const std::string& dtype,
@@ -278,6 +291,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("mix", &mix, py::kw_only(), py::arg("level"), py::arg("laws"), py::arg("seed"), py::arg("unit"),
         py::arg("index"), py::arg("sharing"), py::arg("draws"), py::arg("a"), py::arg("others"), py::arg("out"),
         py::arg("threads"));
+
+  m.def("match", &match, py::kw_only(), py::arg("level"), py::arg("similarity"), py::arg("columns"));
 
   py::class_<Held>(m, "Engine")
       .def(py::init([](const std::string& name, uint64_t seed, const py::list& held) {

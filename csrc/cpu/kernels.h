@@ -61,6 +61,16 @@ struct ChannelMoments {
   double* squares;
 };
 
+// Linear assignments of one size.
+struct Assignment {
+  const void* similarity;  // [count, n, n], double or float
+  bool wide;
+  int64_t count, n;
+  char* scratch;     // see assignment_scratch
+  int64_t* columns;  // [count, n]: of each row
+};
+inline int64_t assignment_scratch(int64_t n, bool wide) { return (n * (wide ? 8 : 4) + 8 * 8) * (n + 8); }
+
 // The kernels of one instruction level. `dtype` (of Dtype) is that of operands without a type of their own.
 struct Kernels {
   const char* name;
@@ -103,6 +113,7 @@ struct Kernels {
   void (*order)(const Order&, int dtype);
   void (*fold_batch_norm)(const FoldBatchNorm&);
   void (*transpose)(const Transpose&);
+  void (*match)(const Assignment&);
 };
 
 extern const Kernels kPortable;

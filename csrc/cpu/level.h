@@ -1,6 +1,7 @@
 // The table of one instruction level; included by exactly one source file for each level.
 #pragma once
 
+#include "assignment.h"
 #include "attention.h"
 #include "elementwise.h"
 #include "generate.h"
@@ -51,6 +52,7 @@ static constexpr fastcomb::Kernels table(const char* name) {
   k.order = order;
   k.fold_batch_norm = fold_batch_norm;
   k.transpose = transpose;
+  k.match = match;
   return k;
 }
 

@@ -110,6 +110,17 @@ def mix(indices: list[int], mixed: Mixed, arguments: Laws, dtype: torch.dtype) -
     return out.to(dtype)
 
 
+def match(similarity: Tensor) -> Tensor:
+    """The permutation of largest similarity for each matrix: [count, n, n] → int64 [count, n].
+
+    Args:
+        similarity: float32 or float64, finite.
+    """
+    columns = torch.empty(similarity.shape[:2], dtype=torch.int64)
+    _module().match(level=cpu_capability(), similarity=similarity.contiguous(), columns=columns)
+    return columns
+
+
 def _module() -> ModuleType:
     module = extension()
     assert module is not None

@@ -10,6 +10,7 @@ that hold them.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from fastcomb.rebasin.assignment import assign, best_step, outer_groups
 from fastcomb.rebasin.method import Match, Problem
-from fastcomb.rebasin.symmetries import Matching, Member
+from fastcomb.rebasin.symmetries import Matching, Member, Together
 
 #: Work of assigning one similarity, where comparing a weight is 1; and of starting any assignment.
 _ASSIGNING = 8
 _STARTING = 4000
+#: Weights of a unit in a tensor from which on they are multiplied by themselves, not beside others.
+_WIDE = 128
 
 
 class Descent:
@@ -50,7 +53,8 @@ class Descent:
         self._kept: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
         self._seen: dict[tuple[int, bool], list[Tensor]] = {}
         self._members: dict[int, list[int]] = {}
-        self._units_of_a: dict[tuple[int, ...], Tensor] = {}  # of families, with all that is counted
+        self._together: dict[tuple[int, ...], Together] = {}  # of families, and the number of a member
+        self._units_of_a: dict[tuple[int, ...], list[Tensor]] = {}  # of families, with all that is counted
         self.measure()
 
     def measure(self) -> float:
@@ -118,7 +122,9 @@ class Descent:
             def similarity(
                 ones: Sequence[int], others: Sequence[int], counted: Mapping[int, list[int]] = counted
             ) -> Tensor:
-                return self._products(ones, others, counted[ones[0]])
+                if len(ones) > 1:
+                    return self._products(ones, others, counted[ones[0]])
+                return self._own(ones[0], counted[ones[0]])[None, None]
 
             self._move(best_step(symmetries, number, similarity), self._touched(number))
         self.measure()
@@ -195,8 +201,11 @@ class Descent:
         step: dict[int, Tensor] = {}
         for family in self.problem.symmetries.groups[number].families:
             a, b = self._sides(family, family, self._counted(family[0]))
-            self.work += len(family) * (_ASSIGNING * a.shape[1] ** 2 + _STARTING) + b.numel()
-            step |= dict(zip(family, map(assign, a @ b.mT), strict=True))
+            compared = sum(y.numel() for y in b)
+            self.work += len(family) * (_ASSIGNING * a[0].shape[1] ** 2 + _STARTING) + compared
+            step |= dict(
+                zip(family, assign(_summed(x @ y.mT for x, y in zip(a, b, strict=True))), strict=True)
+            )
         return step
 
     def _step(self, number: int, step: dict[int, Tensor], similarity: Tensor | None) -> float:
@@ -233,8 +242,8 @@ class Descent:
         for number, order in step.items():
             if number in self._kept and self._exact(number):  # its own step permutes its similarities
                 members = self.problem.symmetries.groups[number].members
-                used = {i: self._b[members[i].name] for i in self._counted(number)}
-                self._kept[number] = self._kept[number][0][:, order], used
+                total, used = self._kept[number]
+                self._kept[number] = total[:, order], {i: self._b[members[i].name] for i in used}
 
     def _exact(self, number: int) -> bool:
         """Whether similarities tell a step's gain: no inner groups, one dimension of each tensor."""
@@ -249,45 +258,62 @@ class Descent:
     def _products(self, ones: Sequence[int], others: Sequence[int], counted: list[int]) -> Tensor:
         """⟨unit of A, unit of B⟩ [ones, others, units, units] for groups of one kind, summed over members."""
         a, b = self._sides(ones, others, counted)
-        self.work += len(ones) * len(others) * (_ASSIGNING * a.shape[1] * b.shape[1] + _STARTING)
-        products = a.flatten(0, 1) @ b.flatten(0, 1).T
-        return products.reshape(*a.shape[:2], *b.shape[:2]).transpose(1, 2)
+        size = a[0].shape[1]
+        self.work += len(ones) * len(others) * (_ASSIGNING * size * size + _STARTING)
+        products = _summed(x.flatten(0, 1) @ y.flatten(0, 1).T for x, y in zip(a, b, strict=True))
+        return products.reshape(len(ones), size, len(others), size).transpose(1, 2)
 
     def _sides(
         self, ones: Sequence[int], others: Sequence[int], counted: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Units of A and of B with all their weights [groups, units, weights], for groups of one kind."""
-        groups = self.problem.symmetries.groups
-
-        def units(numbers: Sequence[int], state: Mapping[str, Tensor]) -> Tensor:
-            return torch.stack([_joined(groups[n].members, counted, state) for n in numbers])
-
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Units of A and of B with their weights, as of :meth:`_weights`."""
         if counted != self._counted(ones[0]):  # in an opening, where no two groups have the same
-            return units(ones, self._a), units(others, self._b)
+            return self._weights(ones, counted, self._a), self._weights(others, counted, self._b)
         key = tuple(ones)
         if key not in self._units_of_a:
-            self._units_of_a[key] = units(ones, self._a)
-        return self._units_of_a[key], units(others, self._b)
+            self._units_of_a[key] = self._weights(ones, counted, self._a)
+        return self._units_of_a[key], self._weights(others, counted, self._b)
 
-    def _own(self, number: int) -> Tensor:
-        """Σ over members of ⟨unit of A, unit of B⟩; inner parts of units count in their own groups."""
-        counted = self._counted(number)
+    def _weights(
+        self, numbers: Sequence[int], which: Sequence[int], state: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        """Units of several members, for groups of one kind, in some tensors [groups, units, weights]."""
+        groups = [self.problem.symmetries.groups[n] for n in numbers]
+        parts = [] if which else [torch.zeros(len(numbers), groups[0].size, 0)]
+        for i in which:
+            key = (*numbers, i)
+            if key not in self._together:
+                self._together[key] = Together([group.members[i] for group in groups])
+            parts.append(self._together[key].units(state))
+        return _grouped(parts)
+
+    def _own(self, number: int, counted: Sequence[int] | None = None) -> Tensor:
+        """Σ over members (all if None) of ⟨unit of A, unit of B⟩; inner parts count in their own groups.
+
+        What has been compared before is kept, and only what moved since is compared anew.
+        """
+        counted = self._counted(number) if counted is None else counted
         members = self.problem.symmetries.groups[number].members
         self.work += _ASSIGNING * len(members[0].index) ** 2
         total, used = self._kept.get(number, (None, {}))
         stale = [i for i in counted if used.get(i) is not self._b[members[i].name]]
         self.work += sum(self._b[members[i].name].numel() for i in stale)
         if total is None:
-            total = _joined(members, stale, self._a) @ _joined(members, stale, self._b).T
-        elif stale:
-            weights, changes = zip(*(self._change(members[i], used[i]) for i in stale), strict=True)
-            total = total.addmm(torch.cat(weights, 1), torch.cat(changes, 1).T)
-        self._kept[number] = total, {i: self._b[members[i].name] for i in counted}
+            total = torch.zeros(2 * [len(members[0].index)])
+        if stale:
+            weights, changes = zip(*(self._change(members[i], used.get(i)) for i in stale), strict=True)
+            for one, change in zip(_grouped(weights), _grouped(changes), strict=True):
+                total = total.addmm(one, change.T)
+        self._kept[number] = total, used | {i: self._b[members[i].name] for i in stale}
         return total
 
-    def _change(self, member: Member, before: Tensor) -> tuple[Tensor, Tensor]:
+    def _change(self, member: Member, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """Units of A and what was added to those of B since, where anything was: [units, changed entries]."""
-        sides = [self._a[member.name], self._b[member.name], before]
+        sides = [self._a[member.name], self._b[member.name]]
+        if before is None:
+            a, now = map(member.units, sides)
+            return a, now
+        sides.append(before)
         if member.dim < 2 <= before.ndim and member.rows is None:
             # another group permutes the other dimension, and late in a descent few of its units move
             other = 1 - member.dim
@@ -310,7 +336,17 @@ class Descent:
         return self._members[number]
 
 
-def _joined(members: Sequence[Member], which: Sequence[int], state: Mapping[str, Tensor]) -> Tensor:
-    """Units of several members side by side: [units, all their weights]."""
-    rows = [members[i].units(state[members[i].name]) for i in which]
-    return torch.cat(rows, 1) if rows else torch.zeros(len(members[0].index), 0)
+def _grouped(parts: Sequence[Tensor]) -> list[Tensor]:
+    """The same weights in fewer tensors [..., units, weights]: those with few of them side by side.
+
+    Each costs a pass over all similarities, but to join large ones costs a copy.
+    """
+    narrow = [part for part in parts if part.shape[-1] < _WIDE]
+    return [
+        *([torch.cat(narrow, -1)] if narrow else []),
+        *(part for part in parts if part.shape[-1] >= _WIDE),
+    ]
+
+
+def _summed(parts: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(Tensor.add, parts)

@@ -88,6 +88,41 @@ class Member:
         return text + (f" in blocks of {each}" if each > 1 else "")
 
 
+class Together:
+    """The same member of several groups, whose units are taken at once where they lie alike.
+
+    Args:
+        members: one of each group; units and entries as many in all.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        first = members[0]
+        self._members = members
+        self._all: Member | None = None
+        self._rows = 0  # of dimension 0 for each group, where every group has its own
+        each = first.rows[1] if first.rows else 0
+        if len({(m.name, m.dim) for m in members}) > 1:
+            return
+        if all(m.rows is None for m in members):
+            self._all = Member(first.name, first.dim, torch.cat([m.index for m in members]))
+        elif all(
+            m.rows == (i * each, (i + 1) * each) and torch.equal(m.index, first.index)
+            for i, m in enumerate(members)
+        ):
+            self._all, self._rows = Member(first.name, first.dim + 1, first.index), each
+
+    def units(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Entries of the members' tensors: [groups, units, r * other entries]."""
+        count, units = len(self._members), len(self._members[0].index)
+        if self._all is None:
+            return torch.stack([m.units(state[m.name]) for m in self._members])
+        tensor = state[self._all.name]
+        if not self._rows:
+            return self._all.units(tensor).reshape(count, units, -1)
+        tensor = tensor[: count * self._rows].unflatten(0, (count, self._rows))
+        return self._all.units(tensor).reshape(units, count, -1).transpose(0, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """Entries of a value of the Program that belong to a group's units.
@@ -280,13 +315,17 @@ def _reordered(tensor: Tensor, moves: Sequence[tuple[Member, Tensor]]) -> Tensor
         order[member.index.flatten()] = order[member.index[permutation.cpu()].flatten()]
     if None in parts:
         tensor = tensor.index_select(dim, parts.pop(None).to(tensor.device))
-    if parts:
-        tensor = tensor.clone()
-    for rows, order in parts.items():
-        assert rows is not None
-        part = tensor[rows[0] : rows[1]]
-        tensor[rows[0] : rows[1]] = part.index_select(dim, order.to(tensor.device))
-    return tensor
+    if not parts:
+        return tensor
+    rows, size = len(tensor), tensor.shape[dim]
+    places = torch.arange(rows * size if dim else rows).reshape(rows, -1)  # of entries, or of whole rows
+    for each, order in parts.items():
+        assert each is not None
+        part = places[each[0] : each[1]]
+        places[each[0] : each[1]] = part[:, order] if dim else part[order]
+    moved = tensor.movedim(dim, 1).flatten(0, 1) if dim else tensor
+    moved = moved.index_select(0, places.flatten().to(tensor.device))
+    return moved.unflatten(0, (rows, size)).movedim(1, dim).contiguous() if dim else moved
 
 
 #: Symmetries of programs that still exist.

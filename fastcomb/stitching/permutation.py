@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastcomb.rebasin.assignment import assign
 from fastcomb.rebasin.sinkhorn import sinkhorn
@@ -162,7 +162,8 @@ def paired(similarity: Tensor) -> Tensor:
     outputs, inputs = similarity.shape
     if outputs > inputs:
         raise ValueError(f"{inputs} channels cannot be paired with {outputs}: each is used at most once")
-    return assign(similarity.detach().cpu().double())
+    square = nn.functional.pad(similarity.detach().cpu().double(), (0, 0, 0, inputs - outputs))
+    return assign(square)[:outputs]
 
 
 def one_hot(index: Tensor, inputs: int) -> Tensor:
