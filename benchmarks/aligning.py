@@ -1,10 +1,10 @@
-"""How long capture and alignment take, on one core, with default settings and no data.
+"""How long capture and alignment take, with default settings and no data.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.aligning [--only resnet18 bert …]
+    python -m benchmarks.aligning [--threads 1] [--only resnet18 bert …]
 
 Two randomly initialised networks of a kind. "Capture" is :func:`fastcomb.capture` of one; "second" is what
 finding the Program again takes for the other, which must be the same object; "align" is all of
-:func:`fastcomb.rebasin.align` on fresh modules, with nothing kept from before. Seconds of processor time.
+:func:`fastcomb.rebasin.align` on fresh modules, with nothing kept from before. Seconds of the clock.
 "Result" is a hash of the groups and of the permutations that were found: changes that only save time leave it
 as it is. Needs torchvision and transformers.
 """
@@ -57,17 +57,17 @@ def measure(name: str) -> str:
     """A row of the table."""
     a, b = made(name, 0), made(name, 1)
     (x,) = example_inputs(a)
-    began = time.process_time()
+    began = time.perf_counter()
     fc.capture(a, x)
-    capture = time.process_time() - began
+    capture = time.perf_counter() - began
     first = cache.captured(a, x)
-    began = time.process_time()
+    began = time.perf_counter()
     again = cache.captured(b, x)
-    second = time.process_time() - began
+    second = time.perf_counter() - began
     cache._programs.clear()
-    began = time.process_time()
+    began = time.perf_counter()
     alignment = fc.rebasin.align(made(name, 2), made(name, 3), progress=False)
-    align = time.process_time() - began
+    align = time.perf_counter() - began
     kept = "" if again is first else " (captured anew)"
     return f"| {name} | {capture:.2f} | {second:.2f}{kept} | {align:.1f} | {digest(alignment)} |"
 
@@ -75,8 +75,9 @@ def measure(name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time capture and alignment.")
     parser.add_argument("--only", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(chosen.threads)
     warnings.simplefilter("ignore")
     declare_operators()
     small = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
