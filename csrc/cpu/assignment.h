@@ -25,8 +25,7 @@ struct Cheapest {
   D first, second, free;  // of each lane: the two smallest, and the smallest of free columns
   N at, free_at;
 
-  FASTCOMB_INLINE_MEMBER Cheapest()
-      : first(set1d(HUGE_VAL)), second(first), free(first), at{}, free_at{} {}
+  FASTCOMB_INLINE_MEMBER Cheapest() : first(set1d(HUGE_VAL)), second(first), free(first), at{}, free_at{} {}
 
   FASTCOMB_INLINE_MEMBER void show(D price, D taken, N column) {
     const D higher = price > first ? price : first;
@@ -135,10 +134,8 @@ static void match(const fastcomb::Assignment& a) {
   const int64_t each = a.n * a.n;
   for (int64_t m = 0; m < a.count; ++m) {
     int64_t* columns = a.columns + m * a.n;
-    if (a.wide)
-      match_rows((const double*)a.similarity + m * each, a.n, a.scratch, columns);
-    else
-      match_rows((const float*)a.similarity + m * each, a.n, a.scratch, columns);
+    if (a.wide) match_rows((const double*)a.similarity + m * each, a.n, a.scratch, columns);
+    else match_rows((const float*)a.similarity + m * each, a.n, a.scratch, columns);
   }
 }
 

@@ -111,6 +111,7 @@ class Descent:
         change. A group of which only biases and scales are matched yet is matched by all its weights.
         """
         done: set[int] = set()
+        self._kept = {}  # of other members perhaps
         symmetries = self.problem.symmetries
         for number in groups:
             nest = [number, *symmetries.inside(number)]
