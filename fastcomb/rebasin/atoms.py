@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from fastcomb.rebasin.bundles import DEPTH, Bundles, Ids, Row, ranks_among
 
+#: Numbers of entries; tuples of numbers, unlike lists, are passed over by the garbage collector.
+Entries = tuple[int, ...]
 #: A root, and the entries that move with it by the number of their place.
-Unit = tuple[int, dict[int, list[int]]]
+Unit = tuple[int, dict[int, Entries]]
 
 _CONFLICT = "moves with two sets of entries that do not fit each other"
 
@@ -293,7 +295,7 @@ class Atoms:
         def bare(root: int) -> bool:
             return root not in entries
 
-        def carried(root: int, inside: set[int]) -> dict[int, list[int]]:
+        def carried(root: int, inside: set[int]) -> dict[int, Entries]:
             """Entries that move with a root: its own, and in places ``inside`` those of what it carries."""
             own = entries.get(root, {})
             parts = bundles.parts(root)[1:]
@@ -304,7 +306,7 @@ class Atoms:
                 for number, where in entries.get(child, {}).items():
                     if number in inside:
                         moving.setdefault(number, []).extend(where)
-            return {number: list(dict.fromkeys(where)) for number, where in moving.items()}
+            return {number: tuple(dict.fromkeys(where)) for number, where in moving.items()}
 
         def together(units: list[Unit]) -> list[Unit]:
             """Units with what they carry in places of some rows, which moves by itself unless the rows do."""
@@ -366,12 +368,15 @@ class Atoms:
                 if each and (high - low == each).all():
                     groups[number].views[view] = order[low[:, None] + np.arange(each)]
 
-    def _entries(self) -> dict[int, dict[int, list[int]]]:
+    def _entries(self) -> dict[int, dict[int, Entries]]:
         """Root → number of the place → its entries there."""
-        entries: dict[int, dict[int, list[int]]] = {}
+        entries: dict[int, dict[int, Entries]] = {}
         for number, (_, ids) in enumerate(self._places):
+            there: dict[int, list[int]] = {}
             for entry, root in enumerate(self.find(ids).tolist()):
-                entries.setdefault(root, {}).setdefault(number, []).append(entry)
+                there.setdefault(root, []).append(entry)
+            for root, where in there.items():
+                entries.setdefault(root, {})[number] = tuple(where)
         return entries
 
     def _left(self, bundles: Bundles, groups: list[Found], pinned: dict[int, str]) -> dict[int, str]:
