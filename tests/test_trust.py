@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
 import fastcomb as fc
+from tests.quick import mostly_slow
 
 
 def pair(make):
@@ -352,7 +353,7 @@ class Single(nn.Module):
 COUPLED = [Similarity, Centred, ByCount, CountAsTensor, WholeNumber, Loop, MixedUp, Single]
 
 
-@pytest.mark.parametrize("make", COUPLED)
+@pytest.mark.parametrize("make", mostly_slow(COUPLED, 0, 1, 2, 4, 6))
 @pytest.mark.filterwarnings("ignore::fastcomb.BackendNotice")
 def test_samples_that_meet_and_networks_that_count_them(make):
     a, b = pair(make)

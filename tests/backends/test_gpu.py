@@ -74,7 +74,7 @@ def test_losses_that_no_kernel_computes(loss):
     agree(lambda: MLP((7, 20, 5)), x, y if "ross" in str(loss) else torch.eye(5)[y], loss=loss)
 
 
-@pytest.mark.parametrize("samples", mostly_slow([1, 256, 257, 700], 0, 2))
+@pytest.mark.parametrize("samples", mostly_slow([1, 256, 257, 700], 2))
 def test_any_number_of_samples(samples):
     agree(lambda: MLP((7, 20, 5)), *vectors(samples, 7))
 

@@ -136,6 +136,7 @@ def test_the_objective_is_at_least_that_of_the_plain_algorithm(make):
     assert objective(a, weights_of(align(a, b).model)) >= max(published)
 
 
+@pytest.mark.slow
 def test_more_rounds_are_never_worse():
     a, b = randomised(ResNet20, 0), randomised(ResNet20, 1)
     runs = [align(a, b, rounds=rounds).objective for rounds in (0, 5, 30)]

@@ -283,7 +283,11 @@ RECURRENT = {
 
 @pytest.mark.parametrize(
     ("make", "way"),
-    [*((nn.RNN, way) for way in RECURRENT), *((m, "the last states") for m in (nn.LSTM, nn.GRU))],
+    [
+        *((nn.RNN, way) for way in RECURRENT),
+        (nn.LSTM, "the last states"),
+        pytest.param(nn.GRU, "the last states", marks=pytest.mark.slow),
+    ],
 )
 def test_units_of_recurrent_layers(make, way):
     read, width, sizes = RECURRENT[way]

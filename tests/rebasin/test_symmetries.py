@@ -81,10 +81,10 @@ RESNET50 = [64] * 7 + [256] + [128] * 8 + [512] + [256] * 12 + [1024] + [512] * 
     ("name", "options", "side"),
     [
         ("resnet18", {}, 64),
-        ("mobilenet_v3_small", {}, 64),
         *(
             pytest.param(name, options, side, marks=pytest.mark.slow)
             for name, options, side in [
+                ("mobilenet_v3_small", {}, 64),
                 ("resnet50", {}, 64),
                 ("densenet121", {}, 64),
                 ("convnext_tiny", {}, 64),
