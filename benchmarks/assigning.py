@@ -8,13 +8,11 @@ Medians of runs that take turns; both must find permutations of the same value.
 
 from __future__ import annotations
 
-import statistics
-import time
-
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from benchmarks.engine import medians
 from fastcomb.kernels import native
 
 SIZES = (16, 64, 256, 512, 1024, 2048)
@@ -26,24 +24,16 @@ def matrices(size: int) -> dict[str, Tensor]:
     return {"random": random, "diagonal": random + 6 * torch.eye(size)}
 
 
-def seconds(similarity: Tensor) -> tuple[float, float]:
+def seconds(similarity: Tensor) -> dict[str, float]:
     """Of scipy, and of the kernel."""
     numbers = similarity.numpy()
-    ways = (
-        lambda: torch.from_numpy(linear_sum_assignment(numbers, maximize=True)[1]),
-        lambda: native.match(similarity[None])[0],
-    )
-    times: list[list[float]] = [[], []]
-    values = [0.0, 0.0]
-    for _ in range(ROUNDS):
-        for i, way in enumerate(ways):
-            began = time.perf_counter()
-            found = way()
-            times[i].append(time.perf_counter() - began)
-            values[i] = float(similarity.double().gather(1, found[:, None]).sum())
-    assert abs(values[0] - values[1]) <= 1e-12 * abs(values[0]), values
-    scipy, kernel = map(statistics.median, times)
-    return scipy, kernel
+    ways = {
+        "scipy": lambda: torch.from_numpy(linear_sum_assignment(numbers, maximize=True)[1]),
+        "kernel": lambda: native.match(similarity[None])[0],
+    }
+    one, other = (float(similarity.double().gather(1, way()[:, None]).sum()) for way in ways.values())
+    assert abs(one - other) <= 1e-12 * abs(one), (one, other)
+    return medians(ways, ROUNDS)
 
 
 def main() -> None:
@@ -54,8 +44,9 @@ def main() -> None:
     for size in SIZES:
         cells = [str(size)]
         for similarity in matrices(size).values():
-            scipy, kernel = seconds(similarity)
-            cells += [f"{1e3 * scipy:.3f}", f"{1e3 * kernel:.3f}", f"{scipy / kernel:.1f}"]
+            took = seconds(similarity)
+            ratio = took["scipy"] / took["kernel"]
+            cells += [f"{1e3 * took['scipy']:.3f}", f"{1e3 * took['kernel']:.3f}", f"{ratio:.1f}"]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

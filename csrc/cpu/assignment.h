@@ -18,7 +18,6 @@ typedef float Few __attribute__((vector_size(W * 2)));
 FASTCOMB_INLINE D wide(const float* p) { return __builtin_convertvector(load_as<Few>(p), D); }
 FASTCOMB_INLINE D wide(const double* p) { return load_as<D>(p); }
 FASTCOMB_INLINE D set1d(double x) { return x - (D){}; }
-FASTCOMB_INLINE void store_d(double* p, D x) { memcpy(p, &x, sizeof x); }
 
 // The cheapest columns that were shown.
 struct Cheapest {
@@ -107,8 +106,7 @@ static void match_rows(const T* similarity, int64_t n, char* scratch, int64_t* c
         const N before = load_as<N>(from + k);
         const N by = now < old ? i - (N){} : before;
         const D least = now < old ? now : old;
-        store_d(distance + k, least);
-        memcpy(from + k, &by, sizeof by);
+        store_as(distance + k, least), store_as(from + k, by);
         seen.show(least + open, load_as<D>(taken + k), lanes + k);
       }
       j = seen.choose(length, next);

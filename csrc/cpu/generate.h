@@ -354,7 +354,7 @@ static void generate_any(const Source& s, const Packed& p, int64_t g, const floa
     }
     for_draws<D>(s.stream, begin, begin + p.inner, [&](int64_t e, U drawn, int n) __attribute__((always_inline)) {
       uint32_t own[W];
-      store_bits(own, drawn);
+      store_as(own, drawn);
       for (int i = 0; i < n; ++i) draws[(e - begin + i) * W + l] = own[i];
     });
   }

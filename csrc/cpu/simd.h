@@ -41,7 +41,10 @@ FASTCOMB_INLINE V load_as(const void* p) {
   memcpy(&v, p, sizeof v);
   return v;
 }
-FASTCOMB_INLINE void store_bits(void* p, U v) { memcpy(p, &v, sizeof v); }
+template <class V>
+FASTCOMB_INLINE void store_as(void* p, V v) {
+  memcpy(p, &v, sizeof v);
+}
 
 FASTCOMB_INLINE F select(I mask, F yes, F no) { return mask ? yes : no; }
 

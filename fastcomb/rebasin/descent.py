@@ -119,15 +119,7 @@ class Descent:
             counted = {n: self._settled(n, done) for n in nest}
             if not any(self._matrices(n, which) for n, which in counted.items()):
                 counted = {n: self._counted(n) for n in nest}
-
-            def similarity(
-                ones: Sequence[int], others: Sequence[int], counted: Mapping[int, list[int]] = counted
-            ) -> Tensor:
-                if len(ones) > 1:
-                    return self._products(ones, others, counted[ones[0]])
-                return self._own(ones[0], counted[ones[0]])[None, None]
-
-            self._move(best_step(symmetries, number, similarity), self._touched(number))
+            self._move(self._best(number, counted), self._touched(number))
         self.measure()
 
     def scramble(self, number: int, generator: np.random.Generator) -> None:
@@ -137,7 +129,7 @@ class Descent:
         before = self._b
         self._b = dict(before)
         if self._exact(number):
-            self._own(number)  # what is kept moves along
+            self._own(number, self._counted(number))  # what is kept moves along
         self._move({number: order}, names)
         self.value += self._difference(before, names)
 
@@ -181,21 +173,24 @@ class Descent:
         now = [self._b[name] for name in self._touched(number)]
         if all(map(operator.is_, now, self._seen.get((number, inside), [None] * len(now)))):
             return 0.0  # nothing it depends on has changed since it was last found optimal
-        own: list[Tensor] = []
-
-        def similarity(ones: Sequence[int], others: Sequence[int]) -> Tensor:
-            if len(ones) > 1:
-                return self._products(ones, others, self._counted(ones[0]))
-            own.append(self._own(number))
-            return own[0][None, None]
-
-        step = self._inside(number) if inside else best_step(self.problem.symmetries, number, similarity)
+        nest = [number, *self.problem.symmetries.inside(number)]
+        step = self._inside(number) if inside else self._best(number, {n: self._counted(n) for n in nest})
         gain = 0.0
         if any(not torch.equal(p, torch.arange(len(p))) for p in step.values()):
-            gain = self._step(number, step, own[0] if self._exact(number) else None)
+            gain = self._step(number, step, self._kept[number][0] if self._exact(number) else None)
         if not gain or self._exact(number):
             self._seen[number, inside] = [self._b[name] for name in self._touched(number)]
         return gain
+
+    def _best(self, number: int, counted: Mapping[int, list[int]]) -> dict[int, Tensor]:
+        """The best permutations of a group and of those inside it, by these members of each."""
+
+        def similarity(ones: Sequence[int], others: Sequence[int]) -> Tensor:
+            if len(ones) > 1:
+                return self._products(ones, others, counted[ones[0]])
+            return self._own(ones[0], counted[ones[0]])[None, None]
+
+        return best_step(self.problem.symmetries, number, similarity)
 
     def _inside(self, number: int) -> dict[int, Tensor]:
         """The best permutations of the groups inside a group's units, which stay where they are."""
@@ -288,12 +283,11 @@ class Descent:
             parts.append(self._together[key].units(state))
         return _grouped(parts)
 
-    def _own(self, number: int, counted: Sequence[int] | None = None) -> Tensor:
-        """Σ over members (all if None) of ⟨unit of A, unit of B⟩; inner parts count in their own groups.
+    def _own(self, number: int, counted: Sequence[int]) -> Tensor:
+        """Σ over these members of ⟨unit of A, unit of B⟩; inner parts of units count in their own groups.
 
         What has been compared before is kept, and only what moved since is compared anew.
         """
-        counted = self._counted(number) if counted is None else counted
         members = self.problem.symmetries.groups[number].members
         self.work += _ASSIGNING * len(members[0].index) ** 2
         total, used = self._kept.get(number, (None, {}))

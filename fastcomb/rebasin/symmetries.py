@@ -315,17 +315,13 @@ def _reordered(tensor: Tensor, moves: Sequence[tuple[Member, Tensor]]) -> Tensor
         order[member.index.flatten()] = order[member.index[permutation.cpu()].flatten()]
     if None in parts:
         tensor = tensor.index_select(dim, parts.pop(None).to(tensor.device))
-    if not parts:
-        return tensor
-    rows, size = len(tensor), tensor.shape[dim]
-    places = torch.arange(rows * size if dim else rows).reshape(rows, -1)  # of entries, or of whole rows
-    for each, order in parts.items():
-        assert each is not None
-        part = places[each[0] : each[1]]
-        places[each[0] : each[1]] = part[:, order] if dim else part[order]
-    moved = tensor.movedim(dim, 1).flatten(0, 1) if dim else tensor
-    moved = moved.index_select(0, places.flatten().to(tensor.device))
-    return moved.unflatten(0, (rows, size)).movedim(1, dim).contiguous() if dim else moved
+    if parts:
+        tensor = tensor.clone()
+    for rows, order in parts.items():
+        assert rows is not None
+        part = tensor[rows[0] : rows[1]]
+        tensor[rows[0] : rows[1]] = part.index_select(dim, order.to(tensor.device))
+    return tensor
 
 
 #: Symmetries of programs that still exist.

@@ -82,7 +82,7 @@ class Trials:
         self._rounded: dict[bool, list[_Network]] = {}
         self.trials: list[Trial] = []
         self.training = self._trains(example)
-        rows = _rows(example, _count(example))
+        rows = _rows(example)
         try:
             self._add("the example", rows, "evaluation", other=False)
         except Exception:  # a network may be made for one number of samples
@@ -123,7 +123,7 @@ class Trials:
 
     def _trains(self, example: Samples) -> bool:
         """Whether training mode yields something else than evaluation mode, and always the same."""
-        x = _rows(example, _count(example))
+        x = _rows(example)
         try:
             expected = self._original.run(x, "evaluation", wide=False)
             with torch.random.fork_rng(devices=[]):
@@ -265,13 +265,9 @@ def _alike(one: Sequence[Tensor], other: Sequence[Tensor], within: float) -> boo
     )
 
 
-def _count(x: Samples) -> int:
-    """How many samples of an example are tried."""
-    return 3 if _entries(x) <= _LARGE else 2
-
-
-def _rows(x: Samples, count: int) -> Samples:
-    """The first samples, repeated where there are fewer; repeated numbers are scaled, or none would vary."""
+def _rows(x: Samples) -> Samples:
+    """A few samples, repeated where there are fewer; repeated numbers are scaled, or none would vary."""
+    count = 3 if _entries(x) <= _LARGE else 2
     return mapped(lambda t: _taken(t, count), x)
 
 
